@@ -1,0 +1,57 @@
+# Two commands on a fresh machine with Python 3.11+, a C++ compiler and make:
+#   make demo    train a network on real digits, draw it, measure the speed
+#   make test    the whole test suite
+# Each sets up what it needs in .venv first: pinned packages, and fastxent built from this tree.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.installed
+SOURCES := pyproject.toml setup.py constraints.txt $(wildcard src_cython/*.pyx src_cython/*.?pp)
+
+.PHONY: help setup demo test test-wheel test-levels lint format build clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1|/' | \
+		column -t -s '|'
+
+setup: $(SETUP)  ## Create .venv, install the pinned packages, build and install fastxent in it
+
+$(SETUP): $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fastxent needs Python 3.11 or later; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
+		--editable '.[demo]'
+	touch $@
+
+demo: $(SETUP)  ## Train on real digits, compare with the textbook, draw it, measure the speed
+	$(BIN)/fastxent demo
+
+test: $(SETUP)  ## Run the test suite and the doctests
+	$(BIN)/python -m pytest
+
+test-levels: $(SETUP)  ## Run the conformance suite on every instruction level this CPU has
+	for level in baseline v3 v4; do \
+		FASTXENT_ISA=$$level $(BIN)/python -m pytest -q tests/test_conformance.py -k cython || exit 1; \
+	done
+
+test-wheel: $(SETUP)  ## Build sdist and wheel, test the wheel where the source tree is absent
+	sh tests/wheel.sh $(abspath $(BIN)/python)
+
+lint: $(SETUP)  ## Style, types, Cython
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint src_cython
+
+format: $(SETUP)  ## Rewrite the Python files in the project's style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+build: $(SETUP)  ## Build sdist and wheel into dist/
+	$(BIN)/python -m build --no-isolation
+
+clean:  ## Remove everything that was built, .venv too
+	rm -rf $(VENV) build dist *.egg-info fastxent/backends/*.so src_cython/_kernels.cpp

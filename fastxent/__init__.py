@@ -1,0 +1,56 @@
+"""Softmax, cross-entropy and its gradient in one pass over the logits.
+
+>>> import fastxent as fx
+>>> import numpy as np
+>>> loss, grad = fx.cross_entropy_and_grad(np.zeros((4, 10), "float32"), [3, 1, 4, 1])
+>>> round(float(loss), 4)
+2.3026
+"""
+
+from fastxent.api import (
+    check_labels,
+    cross_entropy,
+    cross_entropy_and_grad,
+    log_softmax,
+    logsumexp,
+    softmax,
+)
+from fastxent.backends import backends, use_backend
+from fastxent.config import show_config
+from fastxent.errors import (
+    BackendError,
+    CallOrderError,
+    DTypeError,
+    FastxentError,
+    LabelError,
+    OptionError,
+    OutputError,
+    ShapeError,
+)
+from fastxent.loss import CrossEntropyLoss
+from fastxent.threads import get_num_threads, set_num_threads
+from fastxent.version import __version__
+
+__all__ = [
+    "BackendError",
+    "CallOrderError",
+    "CrossEntropyLoss",
+    "DTypeError",
+    "FastxentError",
+    "LabelError",
+    "OptionError",
+    "OutputError",
+    "ShapeError",
+    "__version__",
+    "backends",
+    "check_labels",
+    "cross_entropy",
+    "cross_entropy_and_grad",
+    "get_num_threads",
+    "log_softmax",
+    "logsumexp",
+    "set_num_threads",
+    "show_config",
+    "softmax",
+    "use_backend",
+]

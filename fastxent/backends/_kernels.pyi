@@ -1,0 +1,42 @@
+from fastxent.precision import Array
+
+BLOCK: int
+LABEL_CHUNK: int
+
+def levels() -> tuple[tuple[str, ...], int]: ...
+def level() -> str: ...
+def lower_level(name: str) -> None: ...
+def openmp_version() -> int: ...
+def openmp_limit() -> int: ...
+def check_labels(
+    target: Array,
+    classes: int,
+    skip: int | None,
+    class_mass: Array | None,
+    row_mass: Array | None,
+    threads: int,
+) -> tuple[int, int, float]: ...
+def forward(
+    logits: Array,
+    target: Array | None,
+    skip: int | None,
+    soft: Array | None,
+    spike: float | Array,
+    background: float | Array | None,
+    background_total: float,
+    gain: float | Array | None,
+    row_scale: float | Array,
+    loss: Array | None,
+    grad: Array | None,
+    row_max: Array | None,
+    row_sum: Array | None,
+    threads: int,
+) -> None: ...
+def softmax(
+    logits: Array,
+    proba: Array | None,
+    log_proba: Array | None,
+    row_max: Array | None,
+    row_sum: Array | None,
+    threads: int,
+) -> None: ...

@@ -1,0 +1,89 @@
+"""The compiled backend: C++ row math behind Cython, OpenMP threads, one build for all CPUs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastxent import environment, threads
+from fastxent.backends.contract import LabelSummary, Outputs
+from fastxent.precision import Array
+
+if TYPE_CHECKING:
+    from fastxent.problem import Problem
+
+_missing: str | None = None
+try:
+    from fastxent.backends import _kernels
+except ImportError as error:  # not built, or libgomp.so.1 is missing
+    _missing = f"the compiled extension cannot be loaded ({error}); build it: pip install ."
+else:
+    _level = environment.instruction_level()
+    if _level is not None:
+        _kernels.lower_level(_level)
+    threads.register_openmp(_kernels.openmp_limit)
+
+__all__ = ["BACKEND"]
+
+
+class CythonBackend:
+    """See `fastxent.backends.contract.Backend`."""
+
+    name = "cython"
+
+    def why_not(self, problem: Problem | None = None) -> str | None:
+        """Only a missing extension keeps it from running."""
+        return _missing
+
+    def info(self) -> dict[str, str]:
+        """Facts for a bug report."""
+        if _missing is not None:
+            return {}
+        built, supported = _kernels.levels()
+        openmp = _kernels.openmp_version()
+        return {
+            "instruction level": _kernels.level(),
+            "levels built": ", ".join(built),
+            "levels this CPU runs": ", ".join(built[:supported]),
+            "OpenMP": str(openmp) if openmp else "built without: one thread",
+        }
+
+    def check_labels(
+        self,
+        target: Array,
+        num_classes: int,
+        skip: int | None,
+        class_mass: Array | None,
+        row_mass: Array | None,
+        num_threads: int,
+    ) -> LabelSummary:
+        """Find the first bad label, count the live rows and add up their mass."""
+        found = _kernels.check_labels(target, num_classes, skip, class_mass, row_mass, num_threads)
+        return LabelSummary(*found)
+
+    def forward(self, problem: Problem, out: Outputs) -> None:
+        """Fill `loss`, `grad`, `row_max`, `row_sum`, as far as they are not None."""
+        _kernels.forward(
+            problem.logits,
+            problem.target,
+            problem.skip,
+            problem.soft,
+            problem.spike,
+            problem.background,
+            problem.background_total,
+            problem.gain,
+            problem.row_scale,
+            out.loss,
+            out.grad,
+            out.row_max,
+            out.row_sum,
+            problem.num_threads,
+        )
+
+    def softmax(self, problem: Problem, out: Outputs) -> None:
+        """Fill `proba`, `log_proba`, `row_max`, `row_sum`, as far as they are not None."""
+        _kernels.softmax(
+            problem.logits, out.proba, out.log_proba, out.row_max, out.row_sum, problem.num_threads
+        )
+
+
+BACKEND = CythonBackend()

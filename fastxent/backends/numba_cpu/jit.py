@@ -1,0 +1,44 @@
+"""How functions are compiled. Numba's type hints are partial, so here it loses them altogether."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba as _numba
+import numba.extending as _extending
+
+__all__ = ["inlined", "intrinsic", "numba", "parallel", "serial"]
+
+numba: Any = _numba
+extending: Any = _extending
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# A division by zero gives inf or NaN; the default raises, and no loop runs in parallel then.
+_OPTIONS = {"error_model": "numpy", "no_cfunc_wrapper": True}
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """Function that writes its own LLVM instructions."""
+    return extending.intrinsic(function)
+
+
+def inlined(function: _Function) -> _Function:
+    """Compile a function into each of its callers."""
+    compiled: _Function = numba.njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)(
+        function
+    )
+    return compiled
+
+
+def serial(function: _Function) -> _Function:
+    """Compile a function that runs on the calling thread, without the GIL."""
+    compiled: _Function = numba.njit(nogil=True, **_OPTIONS)(function)
+    return compiled
+
+
+def parallel(function: _Function) -> _Function:
+    """Compile a function whose `prange` runs on Numba's threads, without the GIL."""
+    compiled: _Function = numba.njit(nogil=True, parallel=True, **_OPTIONS)(function)
+    return compiled

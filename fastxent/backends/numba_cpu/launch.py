@@ -1,0 +1,69 @@
+"""Which twin of a kernel runs, and on how many threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding
+
+from fastxent import threads
+from fastxent.backends.numba_cpu import cache
+from fastxent.backends.numba_cpu.jit import numba
+from fastxent.backends.numba_cpu.kernels import CHECK_LABELS, FORWARD, SOFTMAX, Twins
+
+__all__ = ["CHECK_LABELS", "FORWARD", "SOFTMAX", "info", "run", "workers_for"]
+
+# Where compiled kernels are kept, or why they are not.
+_CACHE = cache.attach([kernel for twins in (CHECK_LABELS, FORWARD, SOFTMAX) for kernel in twins])
+
+
+def workers_for(num_threads: int, chunks: int) -> int:
+    """Threads that can be had and have something to do."""
+    if threads.forked():
+        return 1
+    most: int = numba.config.NUMBA_NUM_THREADS
+    return max(1, min(num_threads, chunks, most))
+
+
+def run(twins: Twins, workers: int, *arguments: Any) -> Any:
+    """Run a kernel on so many threads, and give what it returns.
+
+    Numba's workqueue layer aborts the process when two threads launch into it together: there,
+    one caller at a time gets the parallel twin. No other library that uses the layer is kept out.
+    """
+    if workers == 1:
+        return twins.serial(*arguments)
+    before = numba.get_num_threads()  # starts Numba's threads, if nobody has: the layer is known
+    if numba.threading_layer() != "workqueue":
+        return _on_threads(twins.parallel, workers, before, arguments)
+    with threads.only_caller() as alone:
+        if alone:
+            return _on_threads(twins.parallel, workers, before, arguments)
+        return twins.serial(*arguments)
+
+
+def _on_threads(
+    kernel: Callable[..., Any], workers: int, before: int, arguments: tuple[Any, ...]
+) -> Any:
+    numba.set_num_threads(workers)
+    try:
+        return kernel(*arguments)
+    finally:
+        numba.set_num_threads(before)
+
+
+def info() -> dict[str, str]:
+    """Versions, threads, cache and CPU, for `fastxent info`."""
+    try:
+        layer = numba.threading_layer()
+    except ValueError:  # nothing parallel has run yet
+        layer = f"{numba.config.THREADING_LAYER} (configured, not started)"
+    return {
+        "numba": numba.__version__,
+        "llvmlite": llvmlite.__version__,
+        "threading layer": layer,
+        "NUMBA_NUM_THREADS": str(numba.config.NUMBA_NUM_THREADS),
+        "cache": _CACHE,
+        "CPU": numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name(),
+    }

@@ -1,0 +1,97 @@
+"""Arithmetic on LLVM vectors, written down as arithmetic: what the intrinsics of lanes.py emit.
+
+No fast-math flag is ever set: an operation is exactly the one that is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+
+__all__ = ["Vector", "call", "constant", "suffix"]
+
+_INT32 = ir.IntType(32)
+
+
+def suffix(kind: Any) -> str:
+    """How LLVM writes a type in the names of its intrinsics."""
+    if isinstance(kind, ir.VectorType):
+        return f"v{kind.count}{suffix(kind.element)}"
+    if isinstance(kind, ir.IntType):
+        return f"i{kind.width}"
+    return "f32" if isinstance(kind, ir.FloatType) else "f64"
+
+
+def call(builder: Any, name: str, result: Any, arguments: Sequence[Any]) -> Any:
+    """Call an LLVM intrinsic by its full name."""
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    return builder.call(function, arguments)
+
+
+def constant(kind: Any, number: float) -> Any:
+    """The same number in every lane of this type, which may be a scalar's."""
+    return ir.Constant(kind, [number] * kind.count if isinstance(kind, ir.VectorType) else number)
+
+
+class Vector:
+    """A value of an LLVM vector type, or of its scalar: the operators emit instructions."""
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        self.builder, self.value = builder, value
+
+    def like(self, number: float) -> Vector:
+        """The same number in every lane."""
+        return Vector(self.builder, constant(self.value.type, number))
+
+    def __add__(self, other: Vector) -> Vector:
+        return Vector(self.builder, self.builder.fadd(self.value, other.value))
+
+    def __sub__(self, other: Vector) -> Vector:
+        return Vector(self.builder, self.builder.fsub(self.value, other.value))
+
+    def __mul__(self, other: Vector) -> Vector:
+        return Vector(self.builder, self.builder.fmul(self.value, other.value))
+
+    def times_plus(self, factor: Vector, term: Vector) -> Vector:
+        """self * factor + term, fused where the machine has the instruction."""
+        kind = self.value.type
+        operands = [self.value, factor.value, term.value]
+        return Vector(
+            self.builder, call(self.builder, f"llvm.fmuladd.{suffix(kind)}", kind, operands)
+        )
+
+    def or_larger(self, other: Vector) -> Vector:
+        """The larger of the two; `other` where either is NaN, which is what one vmaxps does."""
+        larger = self.builder.fcmp_ordered(">", self.value, other.value)
+        return Vector(self.builder, self.builder.select(larger, self.value, other.value))
+
+    def where_nonzero(self, condition: Vector) -> Vector:
+        """self where `condition` is not zero (NaN is not), else 0."""
+        zero = self.like(0.0).value
+        nonzero = self.builder.fcmp_unordered("!=", condition.value, zero)
+        return Vector(self.builder, self.builder.select(nonzero, self.value, zero))
+
+    def with_bits_shifted_left(self, places: int) -> Vector:
+        """The number whose bits are these, shifted."""
+        kind = self.value.type
+        element = kind.element if isinstance(kind, ir.VectorType) else kind
+        bits: Any = _INT32 if isinstance(element, ir.FloatType) else ir.IntType(64)
+        if isinstance(kind, ir.VectorType):
+            bits = ir.VectorType(bits, kind.count)
+        shifted = self.builder.shl(self.builder.bitcast(self.value, bits), constant(bits, places))
+        return Vector(self.builder, self.builder.bitcast(shifted, kind))
+
+    def _some_lanes(self, places: range) -> Vector:
+        indices = ir.Constant(ir.VectorType(_INT32, len(places)), list(places))
+        return Vector(self.builder, self.builder.shuffle_vector(self.value, self.value, indices))
+
+    def folded(self, combine: Callable[[Vector, Vector], Vector]) -> Any:
+        """One number from all lanes by halves: lane i with lane i + count/2, and so on."""
+        whole = self
+        while (half := whole.value.type.count // 2) > 0:
+            low, high = whole._some_lanes(range(half)), whole._some_lanes(range(half, 2 * half))
+            whole = combine(low, high)
+        return self.builder.extract_element(whole.value, ir.Constant(_INT32, 0))

@@ -1,0 +1,104 @@
+"""CrossEntropyLoss: forward keeps the gradient, backward gives it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastxent import checks
+from fastxent.api import cross_entropy_and_grad
+from fastxent.precision import Array
+
+__all__ = ["CrossEntropyLoss"]
+
+
+class CrossEntropyLoss:
+    """The loss as an object: `forward` runs the fused pass, `backward` returns its gradient.
+
+    Parameters
+    ----------
+    weight, ignore_index, label_smoothing, reduction, normalizer, sample_weight, axis, \
+all_ignored, backend, num_threads
+        As in `fastxent.cross_entropy`; checked when `forward` runs.
+
+    Examples
+    --------
+    >>> import fastxent as fx
+    >>> import numpy as np
+    >>> loss = fx.CrossEntropyLoss()
+    >>> A = np.array([[2.0, 1.0, 0.1], [0.1, 2.0, 1.9]])
+    >>> Y = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    >>> round(float(loss(A, Y)), 3)
+    2.019
+    >>> loss.backward().round(2)
+    array([[ 0.33, -0.38,  0.05],
+           [-0.46,  0.24,  0.22]])
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: Any = None,
+        ignore_index: int | None = -100,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean",
+        normalizer: float | None = None,
+        sample_weight: Any = None,
+        axis: int = -1,
+        all_ignored: str = "nan",
+        backend: str | None = None,
+        num_threads: int | None = None,
+    ) -> None:
+        self.options: dict[str, Any] = {
+            "weight": weight,
+            "ignore_index": ignore_index,
+            "label_smoothing": label_smoothing,
+            "reduction": reduction,
+            "normalizer": normalizer,
+            "sample_weight": sample_weight,
+            "axis": axis,
+            "all_ignored": all_ignored,
+            "backend": backend,
+            "num_threads": num_threads,
+        }
+        self._grad: Array | None = None
+
+    def forward(self, logits: Any, target: Any) -> Any:
+        """Compute the loss and keep its gradient.
+
+        Parameters
+        ----------
+        logits, target
+            As in `fastxent.cross_entropy`.
+
+        Returns
+        -------
+        numpy scalar or array
+            The loss. When an argument is wrong the gradient of the forward before is kept.
+        """
+        loss, self._grad = cross_entropy_and_grad(logits, target, **self.options)
+        return loss
+
+    def backward(self) -> Array:
+        """Give the gradient of the last `forward`; the same array until the next one.
+
+        Returns
+        -------
+        numpy.ndarray
+            dL/dlogits, in the shape and dtype of the logits.
+
+        Raises
+        ------
+        CallOrderError
+            If there was no `forward`. Also a ``ValueError``.
+        """
+        if self._grad is None:
+            checks.raise_call_order(
+                "backward() was called before forward(): call forward(logits, target) first"
+            )
+        return self._grad
+
+    __call__ = forward
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"CrossEntropyLoss({shown})"

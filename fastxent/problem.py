@@ -1,0 +1,209 @@
+"""Problem: the public arguments turned into the one formula that kernels know.
+
+    t[i,k]      = [k = label] * spike[label] + background[k] + gain[k] * soft[i,k]
+    loss[i]     = T * log s - sum_k t[i,k] * (z[k] - m)          T = sum_k t[i,k]
+    grad[i,k]   = row_scale[i] * (T * exp(z[k] - m) / s - t[i,k])
+
+with m the row's maximum and s = sum_k exp(z[k] - m); docs/math.md derives it. Weights, smoothing,
+soft labels, ignored labels, row weights and reductions only choose these factors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastxent import checks, threads
+from fastxent.layout import rows_of, vector_of
+from fastxent.precision import Array, Precision, precision_of
+from fastxent.reduction import REDUCTIONS, WHEN_ALL_IGNORED, Reduction
+
+if TYPE_CHECKING:
+    from fastxent.backends.contract import Backend
+
+__all__ = ["Problem", "representable"]
+
+
+def representable(label: int | None, dtype: np.dtype[Any]) -> int | None:
+    """`label` if an array of this integer dtype can hold it: no other label can ever match."""
+    if label is None or not np.iinfo(dtype).min <= label <= np.iinfo(dtype).max:
+        return None
+    return label
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One call, in the form that backends compute.
+
+    Attributes
+    ----------
+    given : array
+        The caller's logits, in their own shape.
+    logits : (N, C) array
+        Class stride 1, any row stride (0 too), native, aligned; maybe read-only.
+    precision : Precision
+    axis : int
+        Where the classes are in the caller's arrays.
+    target : (N,) contiguous integer array or None
+        Class indices, in the caller's dtype.
+    soft : (N, C) array or None
+        Probabilities: float32, float64, or uint8 (0 and 1); laid out as `logits`.
+    skip : int or None
+        The label whose rows count for nothing; their logits are not read.
+    spike : float or (C,) float64 array
+        Mass on the label itself.
+    background : float, (C,) array of the compute dtype, or None
+        Mass on every class.
+    background_total : float
+        Sum of `background` over the classes.
+    gain : float, (C,) array of the compute dtype, or None for 1
+        Factor of `soft`.
+    row_scale : float or (N,) float64 array
+        Factor of each row's gradient.
+    num_threads : int
+    reduction : Reduction or None
+        Not for kernels: what becomes of the rows' losses.
+    """
+
+    given: Array
+    logits: Array
+    precision: Precision
+    axis: int
+    num_threads: int
+    target: Array | None = None
+    soft: Array | None = None
+    skip: int | None = None
+    spike: float | Array = 0.0
+    background: float | Array | None = None
+    background_total: float = 0.0
+    gain: float | Array | None = None
+    row_scale: float | Array = 1.0
+    reduction: Reduction | None = None
+
+    @classmethod
+    def of_array(cls, x: Any, axis: Any, num_threads: Any, out: Any = None) -> Problem:
+        """Problem without a target: softmax and its relatives over one axis."""
+        x = checks.check_logits(x, "x")
+        axis = checks.check_axis(axis, x, "x")
+        precision = _precision(x)
+        checks.check_out(out, x, {}, x.shape, precision.storage)
+        return cls(x, rows_of(x, axis), precision, axis, threads.plan(num_threads, x.size))
+
+    @classmethod
+    def build(
+        cls,
+        logits: Any,
+        target: Any,
+        *,
+        weight: Any,
+        ignore_index: Any,
+        label_smoothing: Any,
+        reduction: Any,
+        normalizer: Any,
+        sample_weight: Any,
+        axis: Any,
+        all_ignored: Any,
+        num_threads: Any,
+        grad_output: Any = None,
+        out: Any = None,
+    ) -> Problem:
+        """Check every public argument and do the algebra; labels are checked by `with_labels`."""
+        logits = checks.check_logits(logits)
+        axis = checks.check_axis(axis, logits)
+        precision = _precision(logits)
+        rows_shape = logits.shape[:axis] + logits.shape[axis + 1 :]
+        num_classes = logits.shape[axis]
+        target = checks.check_target(target, logits, axis)
+        hard = target.dtype.kind in "iu"
+        weights = checks.check_weight(weight, num_classes)
+        smoothing = checks.check_label_smoothing(label_smoothing)
+        kind = checks.check_choice(reduction, "reduction", REDUCTIONS)
+        row_weight = checks.check_sample_weight(sample_weight, rows_shape)
+        skip = checks.check_ignore_index(ignore_index, target)
+        recipe = Reduction(
+            kind=kind,
+            normalizer=checks.check_normalizer(normalizer, kind),
+            all_ignored=checks.check_choice(all_ignored, "all_ignored", WHEN_ALL_IGNORED),
+            rows_shape=rows_shape,
+            class_mass=weights if hard else None,
+            row_weight=row_weight,
+            grad_output=checks.check_grad_output(grad_output, rows_shape),
+        )
+        others = {
+            "target": target,
+            "weight": weight,
+            "sample_weight": sample_weight,
+            "grad_output": grad_output,
+        }
+        checks.check_out(out, logits, others, logits.shape, precision.storage)
+
+        share: float | Array = 1.0 if weights is None else weights
+        on_label = share if smoothing == 0.0 else share * (1.0 - smoothing)
+        background = None if smoothing == 0.0 else share * (smoothing / num_classes)
+        if isinstance(background, np.ndarray):
+            background = background.astype(precision.compute)
+        elif background is not None:
+            background = float(precision.compute.type(background))
+        total = 0.0
+        if background is not None:
+            total = float(np.sum(np.broadcast_to(background, num_classes), dtype=np.float64))
+        gain = None
+        if not hard and not (weights is None and smoothing == 0.0):
+            gain = on_label
+            if isinstance(gain, np.ndarray):
+                gain = gain.astype(precision.compute)
+        return cls(
+            given=logits,
+            logits=rows_of(logits, axis),
+            precision=precision,
+            axis=axis,
+            num_threads=threads.plan(num_threads, logits.size),
+            target=vector_of(target) if hard else None,
+            soft=None if hard else _soft_rows(target, axis),
+            skip=representable(skip, target.dtype) if hard else None,
+            spike=on_label if hard else 0.0,
+            background=background,
+            background_total=total,
+            gain=gain,
+            reduction=recipe,
+        )
+
+    def with_labels(self, backend: Backend) -> tuple[Problem, float]:
+        """Check the labels; give the problem with its `row_scale`, and the mean's denominator."""
+        assert self.reduction is not None
+        recipe = self.reduction
+        rows, num_classes = self.logits.shape
+        if self.target is not None:
+            summary = backend.check_labels(
+                self.target,
+                num_classes,
+                self.skip,
+                recipe.class_mass if recipe.needs_mass else None,
+                recipe.row_weight if recipe.needs_mass else None,
+                self.num_threads,
+            )
+            if summary.bad_row >= 0:
+                target = self.target.reshape(recipe.rows_shape)
+                checks.raise_bad_label(target, summary.bad_row, num_classes, self.skip)
+            mass = summary.mass
+        elif recipe.row_weight is not None:
+            mass = float(np.sum(recipe.row_weight))
+        else:
+            mass = float(rows)
+        denominator = recipe.denominator(mass)
+        if denominator == 0.0:
+            return self, denominator
+        return replace(self, row_scale=recipe.row_scale(denominator)), denominator
+
+
+def _precision(logits: Array) -> Precision:
+    precision = precision_of(logits.dtype)
+    assert precision is not None  # check_logits has passed
+    return precision
+
+
+def _soft_rows(target: Array, axis: int) -> Array:
+    rows = rows_of(target, axis)
+    return rows.view(np.uint8) if rows.dtype == np.bool_ else rows

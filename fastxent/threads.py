@@ -1,0 +1,217 @@
+"""How many threads a call may use and how many it is worth; safety after fork.
+
+The limit, first that is set: the `num_threads` argument, `set_num_threads`, FASTXENT_NUM_THREADS,
+OpenMP's limit (OMP_NUM_THREADS, or what threadpoolctl sets), NUMBA_NUM_THREADS, and the CPUs that
+affinity and the cgroup quota leave to the process. One rule for every CPU backend.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastxent import checks
+
+__all__ = [
+    "ELEMENTS_PER_THREAD",
+    "available_cpus",
+    "forked",
+    "get_num_threads",
+    "limit_and_origin",
+    "most_threads",
+    "only_caller",
+    "plan",
+    "register_openmp",
+    "set_num_threads",
+]
+
+# A second thread costs a few microseconds to wake; 32,768 float32 elements take about 10 in one.
+ELEMENTS_PER_THREAD = 32_768
+
+_process_limit: int | None = None
+_openmp_limit: Callable[[], int] | None = None
+_forked = False
+_caller = threading.Lock()
+
+
+def _mark_forked() -> None:
+    # libgomp's team and Numba's OpenMP layer do not survive fork: a child that starts a parallel
+    # region hangs or is killed. Serial kernels start none. Grandchildren inherit the mark.
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_mark_forked)
+
+
+def forked() -> bool:
+    """Whether this process was forked from one that had fastxent loaded: kernels run serially."""
+    return _forked
+
+
+@contextmanager
+def only_caller() -> Iterator[bool]:
+    """Give True to one thread at a time, and False at once to any other.
+
+    Numba's workqueue layer aborts the process when two threads launch into it together; whoever
+    is told False runs the serial kernel.
+    """
+    taken = _caller.acquire(blocking=False)
+    try:
+        yield taken
+    finally:
+        if taken:
+            _caller.release()
+
+
+def register_openmp(limit: Callable[[], int]) -> None:
+    """Let the compiled extension tell OpenMP's limit for the calling thread."""
+    global _openmp_limit
+    _openmp_limit = limit
+
+
+def _quota(text: str) -> int | None:
+    """CPUs of a cgroup v2 `cpu.max` line, "quota period" or "max period"."""
+    quota, _, period = text.strip().partition(" ")
+    if quota == "max" or not period:
+        return None
+    return max(1, math.ceil(int(quota) / int(period)))
+
+
+def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    try:
+        return _quota((root / "cpu.max").read_text())
+    except (OSError, ValueError):
+        pass
+    try:
+        quota = int((root / "cpu" / "cpu.cfs_quota_us").read_text())
+        period = int((root / "cpu" / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None
+    return None if quota <= 0 else max(1, math.ceil(quota / period))
+
+
+@functools.cache
+def _quota_cpus() -> int | None:
+    return _cgroup_cpus()
+
+
+def _affinity_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def available_cpus() -> int:
+    """CPUs that affinity and the cgroup quota leave to this process."""
+    quota = _quota_cpus()
+    return _affinity_cpus() if quota is None else min(_affinity_cpus(), quota)
+
+
+def _environment(name: str) -> int | None:
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return None
+    # OMP_NUM_THREADS may list one number a nesting level; the outermost counts.
+    first = text.split(",")[0].strip()
+    if name == "FASTXENT_NUM_THREADS":
+        return checks.check_num_threads(int(first) if first.isdigit() else first, name)
+    return int(first) if first.isdigit() and int(first) > 0 else None
+
+
+def _openmp() -> int | None:
+    """OpenMP's limit, where somebody set one: unset, it is the number of CPUs."""
+    if _openmp_limit is None:
+        return _environment("OMP_NUM_THREADS")
+    limit = _openmp_limit()
+    lowered = limit < _affinity_cpus()  # by threadpoolctl or omp_set_num_threads
+    return limit if lowered or "OMP_NUM_THREADS" in os.environ else None
+
+
+def most_threads() -> int:
+    """Most threads that can be had; more than these are clamped, never an error.
+
+    The CPUs of the machine, or what OMP_NUM_THREADS or NUMBA_NUM_THREADS ask for beyond them.
+    """
+    numba_config = sys.modules.get("numba.core.config")
+    numba_threads = getattr(numba_config, "NUMBA_NUM_THREADS", None)
+    asked = (_environment("OMP_NUM_THREADS"), _environment("NUMBA_NUM_THREADS"), numba_threads)
+    return max(os.cpu_count() or 1, *(n for n in asked if n is not None), 1)
+
+
+def limit_and_origin() -> tuple[int, str]:
+    """Most threads of a call without `num_threads=`, and what sets this number."""
+    if _forked:
+        return 1, "forked child: only serial kernels run"
+    if _process_limit is not None:
+        return _process_limit, "set_num_threads"
+    for limit, origin in (
+        (_environment("FASTXENT_NUM_THREADS"), "FASTXENT_NUM_THREADS"),
+        (_openmp(), "OpenMP (OMP_NUM_THREADS or threadpoolctl)"),
+        (_environment("NUMBA_NUM_THREADS"), "NUMBA_NUM_THREADS"),
+    ):
+        if limit is not None:
+            return min(limit, most_threads()), origin
+    return available_cpus(), "CPUs that affinity and the cgroup quota leave"
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Limit the threads of every following call of this process.
+
+    Parameters
+    ----------
+    num_threads : int
+        At least 1; more than can be had is clamped.
+
+    Raises
+    ------
+    OptionError
+        If `num_threads` is below 1.
+
+    Examples
+    --------
+    >>> import fastxent as fx
+    >>> before = fx.get_num_threads()
+    >>> fx.set_num_threads(1)
+    >>> fx.get_num_threads()
+    1
+    >>> fx.set_num_threads(before)
+    """
+    global _process_limit
+    _process_limit = min(checks.check_num_threads(num_threads), most_threads())
+
+
+def get_num_threads() -> int:
+    """Give the most threads that a call without `num_threads=` uses.
+
+    Returns
+    -------
+    int
+        1 in a forked child, where only serial kernels run.
+
+    Examples
+    --------
+    >>> import fastxent as fx
+    >>> fx.get_num_threads() >= 1
+    True
+    """
+    limit, _ = limit_and_origin()
+    return limit
+
+
+def plan(num_threads: Any, elements: int) -> int:
+    """Threads for one call: as asked for, or as many as `elements` are worth."""
+    if num_threads is not None:
+        asked = min(checks.check_num_threads(num_threads), most_threads())
+        return 1 if _forked else asked
+    if _forked or elements < 2 * ELEMENTS_PER_THREAD:
+        return 1
+    return min(get_num_threads(), elements // ELEMENTS_PER_THREAD)

@@ -1,0 +1,108 @@
+"""Builds the extension: one C++ source, compiled once per instruction level into one module.
+
+Everything else is in pyproject.toml. FASTXENT_OPENMP=0 in the environment builds without OpenMP.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError
+
+SOURCES = Path("src_cython")
+# -ffast-math and its relatives never: linked in, they switch off subnormals for the whole process.
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=off",  # fused where lanes.hpp says so: the same bits on every level with FMA
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Wvla",
+]
+# -mprefer-vector-width: GCC otherwise splits 64-byte vectors in two on some CPUs
+LEVELS = {
+    "baseline": [],
+    "v3": ["-march=x86-64-v3"],
+    "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+}
+OPENMP = "-fopenmp"
+
+
+class BuildLevels(build_ext):
+    """Compiles kernels.cpp for each level that the compiler knows, and links them together."""
+
+    def build_extension(self, ext: Extension) -> None:
+        openmp = [OPENMP] if self._has_openmp() else []
+        levels = {"baseline": LEVELS["baseline"]}
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            levels |= {name: flags for name, flags in LEVELS.items() if self._compiles(flags)}
+        with ThreadPoolExecutor() as pool:  # ten seconds a level
+            objects = pool.map(
+                lambda name: self.compiler.compile(
+                    [str(SOURCES / "kernels.cpp")],
+                    output_dir=str(Path(self.build_temp) / name),
+                    macros=[("FASTXENT_LEVEL", name)],
+                    extra_postargs=FLAGS + openmp + levels[name],
+                ),
+                levels,
+            )
+            ext.extra_objects += [path for paths in objects for path in paths]
+        ext.define_macros += [(f"FASTXENT_HAVE_{name.upper()}", "1") for name in levels]
+        # the module itself is Cython's code: its unused parameters are not ours to warn about
+        ext.extra_compile_args = [f for f in FLAGS if f != "-Wextra"] + openmp
+        ext.extra_link_args = [*openmp, "-Wl,--as-needed"]
+        super().build_extension(ext)
+
+    def _compiles(self, flags: list[str], source: str = "", link: bool = False) -> bool:
+        with tempfile.TemporaryDirectory() as folder:
+            program = Path(folder) / "probe.cpp"
+            program.write_text(f"{source}\nint main() {{ return 0; }}\n")
+            try:
+                objects = self.compiler.compile([str(program)], folder, extra_postargs=flags)
+                if link:
+                    self.compiler.link_executable(
+                        objects, "probe", folder, extra_postargs=flags, target_lang="c++"
+                    )
+            except (CompileError, LinkError):
+                return False
+        return True
+
+    def _has_openmp(self) -> bool:
+        if os.environ.get("FASTXENT_OPENMP", "1") == "0":
+            return False
+        found = self._compiles([OPENMP], "#include <omp.h>", link=True)
+        if not found:
+            self.warn("OpenMP was not found: the compiled backend will use one thread")
+        return found
+
+
+# One wheel for CPython 3.11 and later; free-threaded builds have no limited API yet.
+LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+setup(
+    cmdclass={"build_ext": BuildLevels},
+    ext_modules=[
+        Extension(
+            "fastxent.backends._kernels",
+            sources=[str(SOURCES / "_kernels.pyx"), str(SOURCES / "levels.cpp")],
+            depends=[str(header) for header in SOURCES.glob("*.hpp")],
+            include_dirs=[str(SOURCES)],
+            language="c++",
+            define_macros=[("Py_LIMITED_API", "0x030B0000")] if LIMITED_API else [],
+            py_limited_api=LIMITED_API,
+        )
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED_API else {},
+)

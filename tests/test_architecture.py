@@ -1,0 +1,194 @@
+"""The rules of docs/design.md that hold the layers apart, checked on the source and at run time."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastxent
+from fastxent.backends import contract, load
+
+PACKAGE = Path(fastxent.__file__).parent
+KERNELS = Path(__file__).parent.parent / "src_cython"
+
+# What each module may import of fastxent, by the layers of docs/design.md. A name ending in "."
+# stands for the package below it.
+LEAVES = {"errors", "precision", "version"}
+DOOR = {"checks", "layout", "reduction", "problem", "threads", "environment"} | LEAVES
+ALLOWED = {
+    "errors": set(),
+    "precision": set(),
+    "version": set(),
+    "reference": set(),
+    "layout": {"precision"},
+    "checks": {"errors", "layout", "precision"},
+    "environment": {"checks"},
+    "threads": {"checks"},
+    "reduction": {"precision"},
+    "problem": {"checks", "layout", "precision", "reduction", "threads", "backends.contract"},
+    "backends.contract": {"precision", "problem"},
+    "backends": {"checks", "backends.contract", "problem"},
+    "backends.*": {"backends.contract", "problem", "precision", "threads", "environment", "own"},
+    "api": {"backends", "backends.contract"} | DOOR,
+    "loss": {"api", "checks", "precision"},
+    "cases": {"precision"},
+    "conformance": {"api", "cases", "precision", "reference"},
+}
+FRAMEWORKS = {"torch", "jax", "sklearn", "xgboost", "lightgbm", "tensorflow", "scipy"}
+OPTION_WORDS = ("label_smoothing", "ignore_index", "reduction", "class_weight", "pos_weight")
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield ".".join(parts).removesuffix("__init__").rstrip(".") or "fastxent", path
+
+
+def imported(path):
+    """Every module that a file imports, wherever in the file, as dotted names."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:
+                below = f"{node.module}.{alias.name}"
+                file = PACKAGE.parent / Path(*below.split("."))
+                is_module = file.with_suffix(".py").exists() or file.is_dir()
+                yield below if is_module or alias.name == "_kernels" else node.module
+
+
+def rule_for(name):
+    if name in ALLOWED:
+        return ALLOWED[name]
+    return ALLOWED["backends.*"] if name.startswith("backends.") else None
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules()), ids=str)
+def test_imports_go_down_the_layers(name, path):
+    allowed = rule_for(name)
+    if allowed is None:
+        return  # the entry points (cli, demo, config, adapters) may use everything
+    for target in imported(path):
+        if target == "fastxent" or not target.startswith("fastxent."):
+            continue
+        inner = target.removeprefix("fastxent.")
+        own = "own" in allowed and (
+            inner == "backends._kernels" or inner.startswith(".".join(name.split(".")[:2]))
+        )
+        assert inner in allowed or own, f"{name} must not import {inner}"
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules()), ids=str)
+def test_foreign_packages_stay_in_their_modules(name, path):
+    roots = {target.partition(".")[0] for target in imported(path)}
+    if not name.startswith("backends.numba_cpu"):
+        assert "llvmlite" not in roots
+        assert "numba" not in roots
+    if name == "reference":
+        assert roots <= {"__future__", "typing", "numpy"}
+    if not name.startswith("demo"):
+        assert not roots & FRAMEWORKS
+
+
+def test_option_words_stay_above_the_backends():
+    files = [*(PACKAGE / "backends").rglob("*.py"), *KERNELS.glob("*.?pp"), *KERNELS.glob("*.pyx")]
+    assert files
+    for path in files:
+        found = [word for word in OPTION_WORDS if word in path.read_text()]
+        assert not found or path.name == "_kernels.cpp", f"{path.name} knows {found}"
+
+
+def test_only_the_door_raises():
+    for name, path in modules():
+        if name in ("checks", "errors"):
+            continue
+        raised = [
+            node.exc.func.id
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Raise)
+            and isinstance(node.exc, ast.Call)
+            and isinstance(node.exc.func, ast.Name)
+        ]
+        ours = [error for error in raised if error in fastxent.errors.__all__]
+        assert not ours, f"{name} raises {ours}: its message belongs into checks.py"
+
+
+@pytest.mark.parametrize("name", fastxent.backends())
+def test_backend_signatures_equal_the_contract(name):
+    backend = load(name)
+    for verb, declared in inspect.getmembers(contract.Backend, inspect.isfunction):
+        if verb.startswith("_"):
+            continue
+        assert inspect.signature(getattr(type(backend), verb)) == inspect.signature(declared), verb
+    assert backend.name == name
+
+
+def test_public_names_are_those_of_the_contract():
+    expected = {
+        *("cross_entropy", "cross_entropy_and_grad", "softmax", "log_softmax", "logsumexp"),
+        *("CrossEntropyLoss", "check_labels", "backends", "use_backend", "show_config"),
+        *("set_num_threads", "get_num_threads", "FastxentError", "BackendError", "DTypeError"),
+        *("CallOrderError", "LabelError", "OptionError", "OutputError", "ShapeError"),
+        "__version__",
+    }
+    assert set(fastxent.__all__) == expected
+    assert all(hasattr(fastxent, name) for name in expected)
+
+
+def test_public_signatures_are_those_of_the_contract():
+    shared = (
+        "weight=None, ignore_index=-100, label_smoothing=0.0, reduction='mean', normalizer=None, "
+        "sample_weight=None, axis=-1, all_ignored='nan', backend=None, num_threads=None"
+    )
+    expected = {
+        "cross_entropy": f"(logits, target, *, {shared})",
+        "cross_entropy_and_grad": f"(logits, target, *, {shared}, grad_output=None, out=None)",
+        "softmax": "(x, axis=-1, *, out=None, backend=None, num_threads=None)",
+        "log_softmax": "(x, axis=-1, *, out=None, backend=None, num_threads=None)",
+        "logsumexp": "(x, axis=-1, *, backend=None, num_threads=None)",
+        "check_labels": "(target, num_classes, ignore_index=-100)",
+        "CrossEntropyLoss": f"(*, {shared})",
+    }
+    for name, text in expected.items():
+        signature = inspect.signature(getattr(fastxent, name))
+        bare = signature.replace(
+            parameters=[p.replace(annotation=p.empty) for p in signature.parameters.values()],
+            return_annotation=signature.empty,
+        )
+        assert str(bare) == text, name
+
+
+def test_import_is_light():
+    code = (
+        "import sys; before = set(sys.modules); import numpy; base = set(sys.modules)\n"
+        "import fastxent\n"
+        "new = {m.partition('.')[0] for m in set(sys.modules) - base}\n"
+        "heavy = {'numba', 'llvmlite', 'scipy', 'sklearn', 'matplotlib', 'rich', 'torch', 'jax'}\n"
+        "assert not new & heavy, new & heavy\n"
+        "assert 'fastxent.backends._kernels' not in sys.modules\n"
+        "import warnings\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_files_are_of_one_screenful_of_ideas():
+    for path in [*PACKAGE.rglob("*.py"), *KERNELS.glob("*.?pp"), *KERNELS.glob("*.pyx")]:
+        if path.name == "_kernels.cpp":
+            continue
+        lines = len(path.read_text().splitlines())
+        assert lines <= 400, f"{path.name} has {lines} lines"
+
+
+def test_block_is_the_same_on_both_sides():
+    header = KERNELS / "kernels.hpp"
+    if not header.exists():
+        pytest.skip("the source tree is absent: a wheel is being tested")
+    text = header.read_text()
+    assert f"fastxent_block = {contract.BLOCK};" in text
+    assert f"fastxent_label_chunk = {contract.LABEL_CHUNK};" in text
+    assert re.search(r"fastxent_\w+ = \d+;", text)

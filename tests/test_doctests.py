@@ -1,0 +1,36 @@
+"""Every example in a docstring or in the README runs as it stands."""
+
+import doctest
+import importlib
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import fastxent
+
+MODULES = [
+    name
+    for _, name, _ in pkgutil.walk_packages(fastxent.__path__, "fastxent.")
+    if not name.endswith(("__main__", "_kernels"))
+]
+PAGES = sorted(Path(__file__).parent.parent.glob("README.md"))
+
+
+@pytest.mark.parametrize("name", ["fastxent", *MODULES])
+def test_docstrings(name):
+    module = importlib.import_module(name)
+    assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages(page):
+    result = doctest.testfile(str(page), module_relative=False)
+    assert result.failed == 0
+
+
+def test_public_functions_have_examples():
+    for name in fastxent.__all__:
+        thing = getattr(fastxent, name)
+        if callable(thing) and not (isinstance(thing, type) and issubclass(thing, Exception)):
+            assert ">>>" in (thing.__doc__ or ""), f"{name} has no example"

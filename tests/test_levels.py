@@ -1,0 +1,174 @@
+"""The compiled extension: instruction levels, what is linked in, what it does to the process."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastxent as fx
+
+REASON = fx.backends()["cython"]
+pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+X86 = platform.machine() in ("x86_64", "AMD64")
+
+
+def kernels():
+    from fastxent.backends import _kernels
+
+    return _kernels
+
+
+def run(code, **environment):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def tool(name):
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} (binutils) is not installed")
+    return path
+
+
+@pytest.mark.skipif(not X86, reason="levels are those of x86-64")
+def test_three_levels_are_built():
+    assert kernels().levels()[0] == ("baseline", "v3", "v4")
+
+
+@pytest.mark.skipif(not X86, reason="levels are those of x86-64")
+def test_environment_lowers_the_level():
+    names, supported = kernels().levels()
+    code = (
+        "import fastxent as fx; assert fx.backends()['cython'] is None\n"
+        "from fastxent.backends import _kernels; print(_kernels.level())"
+    )
+    for wish in names:
+        highest = names[min(names.index(wish), supported - 1)]
+        assert run(code, FASTXENT_ISA=wish).strip() == highest
+    assert run(code, FASTXENT_ISA="").strip() == names[supported - 1]
+
+
+def test_unknown_level_is_an_error():
+    code = (
+        "import fastxent as fx\n"
+        "for attempt in (fx.backends, lambda: fx.softmax([1.0])):\n"
+        "    try: attempt()\n"
+        "    except fx.OptionError as error: assert all(w in str(error) for w in ('v3', 'avx'))\n"
+        "    else: raise SystemExit('no error')"
+    )
+    run(code, FASTXENT_ISA="avx")
+
+
+@pytest.mark.skipif(not X86, reason="levels are those of x86-64")
+def test_avx2_and_avx512_give_the_same_bits():
+    if kernels().levels()[1] < 3:
+        pytest.skip("this CPU has no AVX-512")
+    code = """
+import hashlib
+import numpy as np
+import fastxent as fx
+rng = np.random.default_rng(4)
+digest = hashlib.blake2b()
+for dtype in ("f4", "f8"):
+    for shape in ((20, 7), (20, 100), (9, 1025), (3, 40001)):
+        logits = (rng.standard_normal(shape) * 6).astype(dtype)
+        for target in (np.arange(shape[0]) % 7, rng.random(shape)):
+            for options in ({}, {"label_smoothing": 0.1}, {"weight": rng.random(shape[1])}):
+                loss, grad = fx.cross_entropy_and_grad(logits, target, backend="cython", **options)
+                digest.update(loss.tobytes() + grad.tobytes())
+        digest.update(fx.log_softmax(logits, backend="cython").tobytes())
+print(digest.hexdigest())
+"""
+    assert run(code, FASTXENT_ISA="v3") == run(code, FASTXENT_ISA="v4")
+
+
+@pytest.mark.skipif(not X86, reason="registers of x86-64")
+def test_each_level_uses_its_own_registers(tmp_path):
+    """The kernels of a level are the functions between its markers in the disassembly."""
+    listing = subprocess.run(
+        [tool("objdump"), "-d", "--no-show-raw-insn", kernels().__file__],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert len(re.findall(r"vfmadd\w+ps .*%zmm", listing)) > 50
+    assert len(re.findall(r"vmaxps .*%zmm", listing)) >= 2
+    assert len(re.findall(r"vfmadd\w+ps .*%ymm", listing)) > 50
+    assert len(re.findall(r"vmaxps .*%ymm", listing)) >= 2
+    assert len(re.findall(r"\bmaxps .*%xmm", listing)) >= 2
+
+
+def test_exports_and_imports():
+    symbols = subprocess.run(
+        [tool("nm"), "-D", kernels().__file__], capture_output=True, text=True, check=True
+    ).stdout
+    exported = re.findall(r" [TDBV] (\w+)", symbols)
+    assert exported == ["PyInit__kernels"]
+    # GCC's vector math library: absent on musl and on older glibc
+    assert "_ZGV" not in symbols
+    needed = subprocess.run(
+        [tool("readelf"), "-d", kernels().__file__], capture_output=True, text=True, check=True
+    ).stdout
+    libraries = re.findall(r"NEEDED.*\[(.+?)\]", needed)
+    # a renamed copy of libgomp would mean two pools of spinning threads in one process
+    assert {name for name in libraries if "gomp" in name} <= {"libgomp.so.1"}
+    assert not any("stdc++" in name for name in libraries)
+
+
+def test_floating_point_mode_is_left_alone():
+    """-ffast-math, linked in, would flush subnormals in the whole process."""
+    code = (
+        "import sys, numpy as np, fastxent as fx\n"
+        "tiny = np.array([sys.float_info.min])\n"
+        "assert tiny / 2 != 0\n"
+        "for backend, why in fx.backends().items():\n"
+        "    if why is None:\n"
+        "        fx.cross_entropy_and_grad(np.zeros((99, 2000)), [0] * 99, backend=backend,\n"
+        "                                  num_threads=2)\n"
+        "    assert tiny / 2 != 0 and np.float32(1e-38) / np.float32(1000) != 0"
+    )
+    run(code)
+
+
+def test_without_the_extension_the_reason_is_said():
+    code = (
+        "import sys; sys.modules['fastxent.backends._kernels'] = None\n"
+        "import fastxent as fx\n"
+        "reason = fx.backends()['cython']\n"
+        "assert 'cannot be loaded' in reason and 'pip install' in reason, reason\n"
+        "try: fx.softmax([1.0], backend='cython')\n"
+        "except fx.BackendError as error: assert reason in str(error)\n"
+        "else: raise SystemExit('no error')\n"
+        "assert abs(fx.cross_entropy([0.0, 0.0], 0) - 0.6931) < 1e-4"
+    )
+    run(code)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exponential_is_good_to_one_unit_in_the_last_place(dtype):
+    """Through softmax: two classes, the larger at 0, so that p is exp(x) / (1 + exp(x))."""
+    lowest, highest = (-87.0, -25.0) if dtype == np.float32 else (-708.0, -45.0)
+    x = np.linspace(lowest, 0, 200_001).astype(dtype)
+    logits = np.stack([np.zeros_like(x), x], axis=1)
+    exps = np.exp(x.astype(np.longdouble))
+    exact = exps / (1 + exps)
+    error = np.abs(fx.softmax(logits, backend="cython")[:, 1] - exact)
+    error /= np.spacing(exact.astype(dtype))
+    # below `highest` the sum rounds to 1 by far and p is exp itself
+    assert error[x < highest].max() <= 1.0
+    # half from the sum, its reciprocal and the product each
+    assert error.max() <= 2.5
+    assert fx.softmax(np.array([0.0, -np.inf], dtype))[1] == 0

@@ -1,0 +1,332 @@
+"""How many threads: the order of the limits, clamping, and what survives a fork."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+
+import numpy as np
+import pytest
+
+import fastxent as fx
+from fastxent import threads
+
+BACKENDS = [name for name, why in fx.backends().items() if why is None]
+COMPILED = [name for name in BACKENDS if name != "numpy"]
+
+
+def run(code, **environment):
+    """Run code in a process of its own, with none of the thread variables but those given."""
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OMP_", "NUMBA_NUM", "FASTXENT_"))
+    }
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+SHOW = "import fastxent as fx; fx.backends(); print(fx.get_num_threads())"
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"FASTXENT_NUM_THREADS": "1", "OMP_NUM_THREADS": "3"}, 1),
+        ({"FASTXENT_NUM_THREADS": "3", "OMP_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "3", "NUMBA_NUM_THREADS": "5"}, 3),
+        ({"OMP_NUM_THREADS": "4,2"}, 4),
+        ({"NUMBA_NUM_THREADS": "5"}, 5),
+        ({"FASTXENT_NUM_THREADS": "999", "NUMBA_NUM_THREADS": "7"}, 7),
+    ],
+)
+def test_order_of_the_environment(environment, expected):
+    assert run(SHOW, **environment) == str(expected)
+
+
+def test_default_is_what_the_process_may_use():
+    assert run(SHOW) == str(threads.available_cpus())
+
+
+def test_affinity_counts():
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n" + SHOW
+    assert run(code) == "1"
+
+
+def test_threadpoolctl_counts():
+    pytest.importorskip("threadpoolctl")
+    code = """
+        import fastxent as fx
+        import threadpoolctl
+        fx.backends()
+        with threadpoolctl.threadpool_limits(1):
+            print(fx.get_num_threads())
+    """
+    if "cython" not in COMPILED:
+        pytest.skip("no OpenMP to limit: " + str(fx.backends()["cython"]))
+    assert run(code) == "1"
+
+
+def test_bad_environment_is_an_error_that_names_it():
+    code = """
+        import fastxent as fx
+        import numpy as np
+        for attempt in (fx.get_num_threads, lambda: fx.softmax(np.zeros((1000, 1000)))):
+            try:
+                attempt()
+            except (ValueError, TypeError) as error:
+                assert "FASTXENT_NUM_THREADS" in str(error), error
+            else:
+                raise SystemExit("no error")
+    """
+    run(code, FASTXENT_NUM_THREADS="0")
+    run(code, FASTXENT_NUM_THREADS="two")
+
+
+def test_set_num_threads():
+    before = threads._process_limit
+    try:
+        fx.set_num_threads(1)
+        assert fx.get_num_threads() == 1
+        fx.set_num_threads(100_000)
+        assert fx.get_num_threads() == threads.most_threads()
+        for wrong in (0, -3):
+            with pytest.raises(fx.OptionError, match="at least 1"):
+                fx.set_num_threads(wrong)
+        with pytest.raises(fx.DTypeError, match="num_threads"):
+            fx.set_num_threads("2")
+        assert fx.get_num_threads() == threads.most_threads()
+    finally:
+        threads._process_limit = before
+
+
+def test_plan():
+    assert threads.plan(None, 100) == 1
+    assert threads.plan(2, 100) == 2
+    assert threads.plan(10_000, 100) == threads.most_threads()
+    many = threads.ELEMENTS_PER_THREAD * 1000
+    assert threads.plan(None, many) == fx.get_num_threads()
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"),
+    [("max 100000", None), ("200000 100000", 2), ("150000 100000", 2), ("5000 100000", 1)],
+)
+def test_cgroup_quota(text, cpus, tmp_path):
+    (tmp_path / "cpu.max").write_text(text + "\n")
+    assert threads._cgroup_cpus(tmp_path) == cpus
+
+
+@pytest.mark.parametrize(("quota", "cpus"), [("-1", None), ("300000", 3), ("250000", 3)])
+def test_cgroup_quota_of_version_1(quota, cpus, tmp_path):
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota)
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
+    assert threads._cgroup_cpus(tmp_path) == cpus
+    assert threads._cgroup_cpus(tmp_path / "cpu") is None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(300, 10), (64, 1000), (40, 5003), (3, 70001)])
+def test_same_bits_for_any_number_of_threads(shape, dtype, backend):
+    rng = np.random.default_rng(3)
+    logits = (rng.standard_normal(shape) * 8).astype(dtype)
+    labels = rng.integers(0, shape[1], shape[0])
+    labels[::5] = -100
+    weight = rng.random(shape[1])
+    for target in (labels, rng.random(shape), labels % 3 == 0):
+        if target.dtype == bool:
+            target = np.broadcast_to(target[:, None], shape)
+        results = []
+        for num_threads in (1, 2, 5):
+            options = {"num_threads": num_threads, "backend": backend}
+            loss, grad = fx.cross_entropy_and_grad(
+                logits, target, weight=weight, label_smoothing=0.1, **options
+            )
+            results.append(
+                [
+                    np.asarray(loss).tobytes(),
+                    grad.tobytes(),
+                    fx.softmax(logits, **options).tobytes(),
+                    fx.log_softmax(logits, **options).tobytes(),
+                    fx.logsumexp(logits, **options).tobytes(),
+                ]
+            )
+        assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_row_depends_on_itself_alone(backend):
+    rng = np.random.default_rng(8)
+    logits = rng.standard_normal((50, 1500)).astype(np.float32)
+    labels = rng.integers(0, 1500, 50)
+    losses, grad = fx.cross_entropy_and_grad(logits, labels, reduction="none", backend=backend)
+    order = rng.permutation(50)
+    permuted = fx.cross_entropy_and_grad(
+        logits[order], labels[order], reduction="none", backend=backend
+    )
+    assert np.array_equal(permuted[0], losses[order])
+    assert np.array_equal(permuted[1], grad[order])
+    alone = fx.cross_entropy_and_grad(logits[7], labels[7], reduction="none", backend=backend)
+    assert alone[0] == losses[7]
+    assert np.array_equal(alone[1], grad[7])
+
+
+def test_choice_of_backend_follows_the_context():
+    seen = {}
+
+    def worker():
+        seen["worker"] = fx.backends() and _current()
+
+    with fx.use_backend("numpy"):
+        assert _current() == "numpy"
+        thread = threading.Thread(target=worker)
+        thread.start()
+        thread.join()
+        with fx.use_backend(BACKENDS[0]):
+            assert _current() == BACKENDS[0]
+        assert _current() == "numpy"
+    assert _current() == BACKENDS[0]
+    assert seen["worker"] == BACKENDS[0]
+    fx.use_backend("numpy")
+    assert _current() == "numpy"
+    fx.use_backend(None)
+    assert _current() == BACKENDS[0]
+
+
+def _current():
+    from fastxent.backends import pick
+
+    return pick(None).name
+
+
+FORK = """
+    import os, signal, sys
+    import numpy as np
+    import fastxent as fx
+    backend = sys.argv[1] if len(sys.argv) > 1 else {backend!r}
+    logits = np.random.default_rng(0).standard_normal((400, 1000)).astype("f4")
+    labels = np.arange(400)
+
+    def result(num_threads):
+        loss, grad = fx.cross_entropy_and_grad(
+            logits, labels, backend=backend, num_threads=num_threads
+        )
+        return loss.tobytes() + grad.tobytes()
+
+    expected = result(4)
+
+    def child(depth):
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)
+            right = result(4) == expected and fx.get_num_threads() == 1
+            if right and depth > 1:
+                right = child(depth - 1) == 0
+            os._exit(0 if right else 3)
+        return os.waitpid(pid, 0)[1]
+
+    assert child(1) == 0, "child"
+    assert child(2) == 0, "grandchild"
+    assert result(4) == expected
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_forked_children_compute_on_one_thread(backend):
+    run(FORK.format(backend=backend), NUMBA_NUM_THREADS="4")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_process_pools(backend, method, tmp_path):
+    module = tmp_path / "pool_of_processes.py"
+    module.write_text(
+        textwrap.dedent(
+            f"""
+            import multiprocessing, sys
+            import numpy as np
+            import fastxent as fx
+
+            def work(seed):
+                logits = np.random.default_rng(seed).standard_normal((200, 500))
+                return fx.cross_entropy(logits, [3] * 200, backend={backend!r}, num_threads=4)
+
+            if __name__ == "__main__":
+                expected = [work(seed) for seed in range(4)]
+                with multiprocessing.get_context({method!r}).Pool(2) as pool:
+                    assert pool.map_async(work, range(4)).get(60) == expected
+            """
+        )
+    )
+    environment = os.environ | {"NUMBA_NUM_THREADS": "4"}
+    done = subprocess.run(
+        [sys.executable, str(module)],
+        env=environment,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("backend", COMPILED)
+def test_gil_is_released(backend):
+    """Another thread counts while one call computes."""
+    logits = np.zeros((4000, 2000), np.float32)
+    labels = np.zeros(4000, int)
+    fx.cross_entropy_and_grad(logits[:2], labels[:2], backend=backend, num_threads=1)
+    counted, stop = [0], threading.Event()
+
+    def count():
+        while not stop.is_set():
+            counted[0] += 1
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    before = counted[0]
+    out = np.empty_like(logits)
+    fx.cross_entropy_and_grad(logits, labels, out=out, backend=backend, num_threads=1)
+    during = counted[0] - before
+    stop.set()
+    counter.join()
+    # held for the whole call, the count would not move beyond one switch of threads
+    assert during > 1000
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_many_callers_at_once(backend):
+    rng = np.random.default_rng(2)
+    logits = [rng.standard_normal((60, 300)) for _ in range(8)]
+    labels = rng.integers(0, 300, 60)
+    expected = [
+        fx.cross_entropy_and_grad(x, labels, backend=backend, num_threads=1) for x in logits
+    ]
+    wrong = []
+    barrier = threading.Barrier(8)
+
+    def caller(i):
+        barrier.wait()
+        for _ in range(30):
+            loss, grad = fx.cross_entropy_and_grad(
+                logits[i], labels, backend=backend, num_threads=3
+            )
+            if loss != expected[i][0] or not np.array_equal(grad, expected[i][1]):
+                wrong.append(i)
+
+    callers = [threading.Thread(target=caller, args=(i,)) for i in range(8)]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join()
+    assert not wrong

@@ -1,0 +1,28 @@
+#!/bin/sh
+# Build the sdist, a wheel from it, and run the tests on the installed wheel in a new environment
+# outside the source tree, which therefore cannot be imported.
+# usage: wheel.sh PYTHON   (a python that has the packages of the dev group)
+set -eu
+python=$1
+source=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+cd "$work"
+# a build from a copy: files of an earlier build in the tree must not reach the sdist
+git -C "$source" ls-files -co --exclude-standard -z | (cd "$source" && xargs -0 cp --parents -t "$work/" 2>/dev/null || true)
+mkdir tree && find . -mindepth 1 -maxdepth 1 ! -name tree -exec mv {} tree/ \;
+"$python" -m build --no-isolation --outdir dist tree
+ls -l dist
+
+"$python" -m venv clean
+clean/bin/python -m pip install --quiet --constraint tree/constraints.txt --upgrade pip
+(cd tree && ../clean/bin/python -m pip install --quiet --constraint constraints.txt --group test)
+clean/bin/python -m pip install --quiet --constraint tree/constraints.txt \
+    "$(ls dist/*.whl)[demo]"
+mv tree/tests tests
+mv tree/pyproject.toml pyproject.toml
+rm -rf tree
+# -P: the current folder is not put on the path
+clean/bin/python -P -c 'import fastxent; print(fastxent.__file__)'
+clean/bin/python -P -m pytest -q tests
