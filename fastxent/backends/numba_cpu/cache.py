@@ -28,7 +28,7 @@ import numpy as np
 
 from fastxent.backends.numba_cpu.jit import numba
 
-__all__ = ["attach", "place"]
+__all__ = ["attach"]
 
 _DIGEST_BYTES = 32
 
@@ -62,10 +62,8 @@ def _others_can_write(path: Path) -> bool:
     return not (stat.S_ISDIR(status.st_mode) and private)
 
 
-def place() -> tuple[Path | None, str]:
+def _place() -> tuple[Path | None, str]:
     """Directory for the compiled kernels, made if need be; or None and the reason."""
-    if os.environ.get("FASTXENT_NUMBA_CACHE") == "0":
-        return None, "FASTXENT_NUMBA_CACHE is 0"
     try:
         directory = _root() / f"numba-{stamp().hex()[:16]}"
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -143,7 +141,9 @@ class _KernelCache:
 
 def attach(dispatchers: Iterable[Any]) -> str:
     """Keep these kernels on disk; give the place, or why there is none."""
-    directory, reason = place()
+    if os.environ.get("FASTXENT_NUMBA_CACHE") == "0":
+        return "off: FASTXENT_NUMBA_CACHE is 0"
+    directory, reason = _place()
     if directory is None:
         if os.environ.get("FASTXENT_CACHE_DIR"):
             warnings.warn(f"kernels are compiled without a cache: {reason}", RuntimeWarning, 2)

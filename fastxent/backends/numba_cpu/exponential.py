@@ -66,7 +66,7 @@ def _constants_of(x: Vector) -> _Constants:
 
 @emitted
 def exp_of_negative(x: Vector) -> Vector:
-    """exp of x <= 0: exactly 1 at 0, exactly 0 at -inf and below the normal numbers; NaN of NaN.
+    """exp of x <= 0: exactly 1 at 0, exactly 0 at -inf and where k is -bias; NaN of NaN.
 
     Nothing else may be passed: there is no upper bound.
     """

@@ -19,12 +19,13 @@ from fastxent.backends.numba_cpu.arguments import LabelCheck, Pass
 from fastxent.backends.numba_cpu.jit import inlined, parallel, serial
 from fastxent.backends.numba_cpu.lanes import fetch_add, pointer, put
 from fastxent.backends.numba_cpu.rows import (
+    BlockSums,
     OnBackground,
     OnSoft,
-    block_factor,
     row_close,
     row_forward,
     row_log_proba,
+    share_of,
 )
 
 __all__ = ["CHECK_LABELS", "FORWARD", "SOFTMAX", "Twins"]
@@ -98,6 +99,7 @@ def forward_row(p: Pass, target: Any, label: int, row: int, scratch: Any, zero: 
 
     spike = pointer(p.spike, label * p.spike_step, 0.0)[0] if label >= 0 else 0.0
     mass = spike + p.background_total if label >= 0 else sums.mass
+    row_sums = BlockSums(sums.max, sums.sum, mass, sums.dot)
     loss = mass * math.log(sums.sum)
     if target is not None:
         loss -= sums.dot
@@ -111,15 +113,13 @@ def forward_row(p: Pass, target: Any, label: int, row: int, scratch: Any, zero: 
 
     scale = pointer(p.row_scale, row * p.row_scale_step, 0.0)[0]
     exp_at_label = np.float64(exps[label]) if label >= 0 else 0.0
-    per_exp = scale * mass / sums.sum
-    row_close(exps, p.classes, target, scale, per_exp, sums.max, blocks, zero)
+    row_close(exps, p.classes, target, scale, row_sums, blocks, zero)
     if label >= 0:
         # p - 1 cancels: the element at the label is computed in float64 before it is rounded
         t = spike
         if target is not None:
             t += np.float64(target.background[label * target.background_step])
-        factor = block_factor(blocks[4 * (label // BLOCK)], sums.max)
-        put(exps, label, scale * (mass * factor / sums.sum * exp_at_label - t))
+        put(exps, label, scale * (share_of(row_sums, blocks, label) * exp_at_label - t))
 
 
 @inlined
@@ -163,7 +163,8 @@ def softmax_row(p: Pass, row: int, scratch: int, zero: Any) -> None:
     put_at(p.row_max, row, sums.max, zero)
     put_at(p.row_sum, row, sums.sum, 0.0)
     if p.proba != 0:
-        row_close(exps, p.classes, None, 1.0, 1.0 / sums.sum, sums.max, blocks, zero)
+        row_sums = BlockSums(sums.max, sums.sum, 1.0, 0.0)
+        row_close(exps, p.classes, None, 1.0, row_sums, blocks, zero)
     if p.log_proba != 0:
         to = pointer(p.log_proba, row * p.out_stride, zero)
         row_log_proba(logits, p.classes, sums.max, math.log(sums.sum), to, zero)

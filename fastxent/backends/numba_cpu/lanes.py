@@ -25,6 +25,7 @@ __all__ = [
     "emitted",
     "fetch_add",
     "fma",
+    "fms",
     "lane_count",
     "largest",
     "load",
@@ -104,15 +105,21 @@ def fma(a: Vector, b: Vector, c: Vector) -> Vector:
 
 
 @emitted
+def fms(a: Vector, b: Vector, c: Vector) -> Vector:
+    """a * b - c, fused likewise."""
+    return a.times_plus(b, -c)
+
+
+@emitted
 def maximum(a: Vector, b: Vector) -> Vector:
     """The larger of the two; `b` where either is NaN."""
     return a.or_larger(b)
 
 
 @emitted
-def where_nonzero(condition: Vector, value: Vector) -> Vector:
-    """`value` where `condition` is not zero (NaN is not), else 0."""
-    return value.where_nonzero(condition)
+def where_nonzero(condition: Vector, value: Vector, otherwise: Vector) -> Vector:
+    """`value` where `condition` is not zero (NaN is not), else `otherwise`."""
+    return value.where_nonzero(condition, otherwise)
 
 
 @intrinsic

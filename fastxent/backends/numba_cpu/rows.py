@@ -16,6 +16,7 @@ from fastxent.backends.numba_cpu.exponential import exp_of_negative
 from fastxent.backends.numba_cpu.jit import inlined
 from fastxent.backends.numba_cpu.lanes import (
     fma,
+    fms,
     lane_count,
     largest,
     load,
@@ -31,10 +32,10 @@ __all__ = [
     "BlockSums",
     "OnBackground",
     "OnSoft",
-    "block_factor",
     "row_close",
     "row_forward",
     "row_log_proba",
+    "share_of",
 ]
 
 
@@ -112,10 +113,13 @@ def exponentials(logits: Any, k: int, some: Any, shift: Any, exps: Any, zero: An
 
 
 @inlined
-def mass_and_dot(target: Any, k: int, some: Any, shifted: Any, zero: Any) -> Any:
-    """t and t * (z - shift): no mass, no loss, for 0 * -inf must not become NaN."""
+def with_mass(
+    target: Any, k: int, some: Any, shifted: Any, mass: Any, dot: Any, zero: Any
+) -> tuple[Any, Any]:
+    """Sums of t and of t * (z - shift), with those of the classes from k on."""
     t = mass_at(target, k, some, zero)
-    return t, where_nonzero(t, t * shifted)
+    # no mass, no loss: 0 * -inf must not become NaN
+    return mass + t, where_nonzero(t, fma(t, shifted, dot), dot)
 
 
 @inlined
@@ -137,14 +141,13 @@ def block_forward(logits: Any, begin: int, n: int, target: Any, exps: Any, zero:
         shifted, e = exponentials(logits, k, None, shift, exps, zero)
         total = total + e
         if target is not None:
-            t, product = mass_and_dot(target, begin + k, None, shifted, zero)
-            mass, dot = mass + t, dot + product
+            mass, dot = with_mass(target, begin + k, None, shifted, mass, dot, zero)
     if whole < n:
         shifted, e = exponentials(logits, whole, n - whole, shift, exps, zero)
         total = total + e
         if target is not None:
-            t, product = mass_and_dot(target, begin + whole, n - whole, shifted, zero)
-            mass, dot = mass + t, dot + product
+            some = n - whole
+            mass, dot = with_mass(target, begin + whole, some, shifted, mass, dot, zero)
     return BlockSums(block_max, sum_lanes(total), sum_lanes(mass), sum_lanes(dot))
 
 
@@ -152,6 +155,12 @@ def block_forward(logits: Any, begin: int, n: int, target: Any, exps: Any, zero:
 def block_factor(block_max: float, row_max: float) -> Any:
     """exp(block maximum - row maximum), exactly 1 for the block that holds the maximum."""
     return 1.0 if block_max == row_max else exp_of_negative(block_max - row_max)
+
+
+@inlined
+def share_of(row: BlockSums, blocks: Any, k: int) -> Any:
+    """What the stored exponential of class k is multiplied by: mass / s, relative to its block."""
+    return row.mass / row.sum * block_factor(blocks[4 * (k // BLOCK)], row.max)
 
 
 @inlined
@@ -192,38 +201,33 @@ def row_forward(
 
 
 @inlined
-def gradient(exps: Any, k: int, some: Any, factor: Any, target: Any, share: Any, zero: Any) -> Any:
-    """factor * exps - share * t."""
-    g = load(exps, k, some, 0.0, zero) * factor
+def gradient(exps: Any, k: int, some: Any, target: Any, factor: Any, scale: Any, zero: Any) -> Any:
+    """scale * (factor * exps - t), or factor * exps without a target."""
+    e = load(exps, k, some, 0.0, zero)
     if target is not None:
-        g = g - share * mass_at(target, k, some, zero)
-    return g
+        return fms(e, factor, mass_at(target, k, some, zero)) * scale
+    return e * factor
 
 
 @inlined
 def row_close(
-    exps: Any,
-    classes: int,
-    target: Any,
-    scale: float,
-    per_exp: float,
-    row_max: float,
-    blocks: Any,
-    zero: Any,
+    exps: Any, classes: int, target: Any, scale: float, row: BlockSums, blocks: Any, zero: Any
 ) -> None:
-    """Turn exps into factor * exps - scale * t, block by block."""
+    """Turn exps into scale * (mass / s * exps - t), block by block."""
     lanes = lane_count(zero)
-    share = splat(scale, zero)
+    scales = splat(scale, zero)
     for begin in range(0, classes, BLOCK):
         end = begin + block_length(begin, classes)
         whole = end - end % lanes
-        factor = splat(per_exp * block_factor(blocks[4 * (begin // BLOCK)], row_max), zero)
+        share = share_of(row, blocks, begin)
+        # where t is 0 the scale goes into the one factor; where it is not, it comes last, so that
+        # the difference cancels exactly (C = 1: p = t = 1)
+        factor = splat(scale * share if target is None else share, zero)
         for k in range(begin, whole, lanes):
-            store(exps, k, None, gradient(exps, k, None, factor, target, share, zero))
+            store(exps, k, None, gradient(exps, k, None, target, factor, scales, zero))
         if whole < end:
             some = end - whole
-            g = gradient(exps, whole, some, factor, target, share, zero)
-            store(exps, whole, some, g)
+            store(exps, whole, some, gradient(exps, whole, some, target, factor, scales, zero))
 
 
 @inlined

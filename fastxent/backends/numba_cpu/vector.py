@@ -52,6 +52,9 @@ class Vector:
     def __sub__(self, other: Vector) -> Vector:
         return Vector(self.builder, self.builder.fsub(self.value, other.value))
 
+    def __neg__(self) -> Vector:
+        return Vector(self.builder, self.builder.fneg(self.value))
+
     def __mul__(self, other: Vector) -> Vector:
         return Vector(self.builder, self.builder.fmul(self.value, other.value))
 
@@ -68,11 +71,11 @@ class Vector:
         larger = self.builder.fcmp_ordered(">", self.value, other.value)
         return Vector(self.builder, self.builder.select(larger, self.value, other.value))
 
-    def where_nonzero(self, condition: Vector) -> Vector:
-        """self where `condition` is not zero (NaN is not), else 0."""
-        zero = self.like(0.0).value
+    def where_nonzero(self, condition: Vector, otherwise: Vector) -> Vector:
+        """self where `condition` is not zero (NaN is not), else `otherwise`."""
+        zero = condition.like(0.0).value
         nonzero = self.builder.fcmp_unordered("!=", condition.value, zero)
-        return Vector(self.builder, self.builder.select(nonzero, self.value, zero))
+        return Vector(self.builder, self.builder.select(nonzero, self.value, otherwise.value))
 
     def with_bits_shifted_left(self, places: int) -> Vector:
         """The number whose bits are these, shifted."""
