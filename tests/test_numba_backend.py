@@ -1,6 +1,7 @@
 """The Numba backend: its disk cache, its threads, the code that it compiles to, and its exp."""
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -311,6 +312,21 @@ def test_gil_is_released(num_threads):
 # --- what is compiled
 
 
+def has_avx2():
+    if REASON is not None:
+        return False
+    import llvmlite.binding
+
+    features = llvmlite.binding.get_host_cpu_features()
+    return bool(features.get("avx2") and features.get("fma"))
+
+
+needs_avx2 = pytest.mark.skipif(not has_avx2(), reason="the CPU has no AVX2")
+
+# 0.88 ULP with a fused multiply-add, 1.17 on the x86 CPUs that have none
+ULPS = 1.0 if has_avx2() or platform.machine() not in ("x86_64", "AMD64") else 1.25
+
+
 @pytest.fixture(scope="module")
 def exp_kernel():
     """exp of an array, by the lanes that the kernels use."""
@@ -343,18 +359,18 @@ def ulps(value, exact):
     return np.abs(value.astype(np.longdouble) - exact) / np.spacing(exact.astype(value.dtype))
 
 
-def test_exp_of_float32_is_good_to_one_ulp(exp_kernel):
+def test_exp_of_float32_is_good_to_about_one_ulp(exp_kernel):
     # every 199th number from -0 to -87.3, and all of the last 100,000
     last = int(np.float32(-87.3).view(np.uint32))
     bits = np.r_[np.arange(1 << 31, last, 199), np.arange(last - 100_000, last)]
     x = bits.astype(np.uint32).view(np.float32)
-    assert ulps(exp_of(exp_kernel, x), np.exp(x.astype(np.float64))).max() < 1.0
+    assert ulps(exp_of(exp_kernel, x), np.exp(x.astype(np.float64))).max() < ULPS
 
 
 @pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="no wider type to compare with")
-def test_exp_of_float64_is_good_to_one_ulp(exp_kernel):
+def test_exp_of_float64_is_good_to_about_one_ulp(exp_kernel):
     x = np.r_[np.linspace(-708, 0, 1_000_003), -np.logspace(-20, 0, 100_001)]
-    assert ulps(exp_of(exp_kernel, x), np.exp(x.astype(np.longdouble))).max() < 1.0
+    assert ulps(exp_of(exp_kernel, x), np.exp(x.astype(np.longdouble))).max() < ULPS
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -363,11 +379,8 @@ def test_exp_of_special_values(exp_kernel, dtype):
     assert np.array_equal(exp_of(exp_kernel, x), [1, 1, np.nan, 0, 0, 0], equal_nan=True)
 
 
+@needs_avx2
 def test_vector_instructions_are_used():
-    import llvmlite.binding
-
-    if not llvmlite.binding.get_host_cpu_features().get("fma"):
-        pytest.skip("the CPU has no AVX2")
     code = """
         import numpy as np
         import fastxent as fx
@@ -380,6 +393,19 @@ def test_vector_instructions_are_used():
         lines = [line for line in assembly.splitlines() if instruction in line]
         assert any("%zmm" in line or "%ymm" in line for line in lines), instruction
     assert not re.search(r"\bexpf?\b", assembly)  # nothing is left to a library
+
+
+@needs_avx2
+def test_bits_do_not_depend_on_the_width_of_registers():
+    code = """
+        import hashlib
+        import numpy as np
+        import fastxent as fx
+        x = 5 * np.random.default_rng(0).normal(size=(20, 3003)).astype(np.float32)
+        print(hashlib.sha256(fx.softmax(x, backend="numba", num_threads=1)).hexdigest())
+    """
+    haswell = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}  # AVX2, no AVX-512
+    assert run(code, **haswell, FASTXENT_NUMBA_CACHE=0) == run(code)
 
 
 def test_layouts_share_one_signature():

@@ -71,8 +71,12 @@ def test_threadpoolctl_counts():
         with threadpoolctl.threadpool_limits(1):
             print(fx.get_num_threads())
     """
-    if "cython" not in COMPILED:
-        pytest.skip("no OpenMP to limit: " + str(fx.backends()["cython"]))
+    reason = fx.backends()["cython"]
+    if reason is not None:
+        pytest.skip(f"no OpenMP to limit: {reason}")
+    openmp = fx.show_config("dicts")["backends"]["cython"]["facts"]["OpenMP"]
+    if "without" in openmp:
+        pytest.skip(f"no OpenMP to limit: {openmp}")
     assert run(code) == "1"
 
 

@@ -20,7 +20,8 @@ else:
     _level = environment.instruction_level()
     if _level is not None:
         _kernels.lower_level(_level)
-    threads.register_openmp(_kernels.openmp_limit)
+    if _kernels.openmp_version():
+        threads.register_openmp(_kernels.openmp_limit)
 
 __all__ = ["BACKEND"]
 

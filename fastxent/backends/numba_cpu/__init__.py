@@ -7,7 +7,6 @@ asked whether it can run, not before.
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -47,15 +46,13 @@ def _launch() -> Any:
 
 @functools.cache
 def _reason() -> str | None:
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
-        return "NUMBA_DISABLE_JIT is set"
     try:
-        _launch()
+        reason: str | None = _launch().why_not()
     except ModuleNotFoundError as error:
         return f"{error.name} is not installed"
     except Exception as error:  # for instance ImportError for a NumPy that is too new for Numba
         return f"numba cannot be used: {error}"
-    return None
+    return reason
 
 
 class NumbaBackend:

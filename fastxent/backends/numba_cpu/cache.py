@@ -54,12 +54,18 @@ def _root() -> Path:
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "fastxent"
 
 
-def _others_can_write(path: Path) -> bool:
+def _private(directory: Path) -> bool:
+    """Whether no other user can write into a directory, nor put another in its place."""
     if not hasattr(os, "geteuid"):
-        return False
-    status = path.lstat()
-    private = status.st_uid == os.geteuid() and not status.st_mode & 0o022
-    return not (stat.S_ISDIR(status.st_mode) and private)
+        return True
+    own, above = directory.lstat(), directory.parent.stat()
+    return (
+        stat.S_ISDIR(own.st_mode)
+        and own.st_uid == os.geteuid()
+        and not own.st_mode & 0o022
+        and above.st_uid in (os.geteuid(), 0)
+        and (not above.st_mode & 0o022 or bool(above.st_mode & stat.S_ISVTX))
+    )
 
 
 def _place() -> tuple[Path | None, str]:
@@ -68,8 +74,8 @@ def _place() -> tuple[Path | None, str]:
         directory = _root() / f"numba-{stamp().hex()[:16]}"
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.mkdir(mode=0o700, exist_ok=True)
-        if _others_can_write(directory):
-            return None, f"{directory} is not a directory of this user that no other may write"
+        if not _private(directory):
+            return None, f"other users could write to {directory}"
         tempfile.TemporaryFile(dir=directory).close()
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
         return None, f"no directory to write: {error}"
@@ -89,7 +95,7 @@ def _write_whole(path: Path, data: bytes) -> None:
 
 
 class _KernelCache:
-    """What a Numba dispatcher asks for compiled code: numba.core.caching._Cache without files."""
+    """What a Numba dispatcher asks for compiled code; the interface of numba.core.caching."""
 
     def __init__(self, directory: Path, dispatcher: Any) -> None:
         self.cache_path = str(directory)

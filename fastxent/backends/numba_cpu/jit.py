@@ -15,7 +15,7 @@ extending: Any = _extending
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# A division by zero gives inf or NaN; the default raises, and no loop runs in parallel then.
+# A division by zero gives inf or NaN; by default it raises, which no parallel loop may.
 _OPTIONS = {"error_model": "numpy", "no_cfunc_wrapper": True}
 
 
@@ -26,9 +26,8 @@ def intrinsic(function: Callable[..., Any]) -> Any:
 
 def inlined(function: _Function) -> _Function:
     """Compile a function into each of its callers."""
-    compiled: _Function = numba.njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)(
-        function
-    )
+    decorate = numba.njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)
+    compiled: _Function = decorate(function)
     return compiled
 
 

@@ -145,6 +145,7 @@ def forward_soft(p: Pass, stored: Any, begin: int, end: int, scratch: int, zero:
 
 @inlined
 def forward_rows(p: Pass, begin: int, end: int, scratch: int, stored: Any, zero: Any) -> None:
+    """Rows with this kind of target; the branches lie outside the loops over rows."""
     if stored is not None:
         forward_soft(p, stored, begin, end, scratch, zero)
     elif p.background != 0:
@@ -172,12 +173,14 @@ def softmax_row(p: Pass, row: int, scratch: int, zero: Any) -> None:
 
 @inlined
 def softmax_rows(p: Pass, begin: int, end: int, scratch: int, zero: Any) -> None:
+    """Rows without a target."""
     for row in range(begin, end):
         softmax_row(p, row, scratch, zero)
 
 
 @inlined
 def check_chunk(p: LabelCheck, chunk: int) -> None:
+    """Labels of one chunk, up to the first bad one."""
     begin = chunk * LABEL_CHUNK
     bad_row, live, mass = -1, 0, 0.0
     for row in range(begin, min(begin + LABEL_CHUNK, p.rows)):

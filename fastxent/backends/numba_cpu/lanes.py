@@ -19,7 +19,7 @@ from numba import types
 from numba.extending import models, overload, register_model
 
 from fastxent.backends.numba_cpu.jit import intrinsic, numba
-from fastxent.backends.numba_cpu.vector import Vector, call, constant, suffix
+from fastxent.backends.numba_cpu.vector import Vector, broadcast, call, suffix
 
 __all__ = [
     "emitted",
@@ -161,11 +161,8 @@ def splat(typing: Any, number: Any, zero: Any) -> Any:
     lanes = Lanes(zero)
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kind = context.get_value_type(lanes)
         element = context.cast(builder, values[0], number, zero)
-        first = builder.insert_element(constant(kind, 0.0), element, ir.Constant(ir.IntType(32), 0))
-        places = constant(ir.VectorType(ir.IntType(32), lanes.count), 0)
-        return builder.shuffle_vector(first, first, places)
+        return broadcast(builder, element, lanes.count)
 
     return lanes(number, zero), codegen
 
@@ -196,23 +193,15 @@ def put(typing: Any, to: Any, index: Any, number: Any) -> Any:
     return types.void(to, index, number), codegen
 
 
-def _place(context: Any, builder: Any, array: Any, index: Any, count: int) -> tuple[Any, Any, int]:
-    """Pointer to `count` elements from `index` on, their vector type, and an element's bytes."""
-    base, kind = array
-    element = context.get_value_type(kind.dtype)
-    vector = ir.VectorType(element, count)
-    place = builder.bitcast(builder.gep(base, [index]), vector.as_pointer())
-    return place, vector, kind.dtype.bitwidth // 8
+def _place(builder: Any, vector: Any, array: Any, index: Any) -> Any:
+    """Pointer to the vector that begins at element `index`."""
+    return builder.bitcast(builder.gep(array, [index]), vector.as_pointer())
 
 
 def _first_lanes(builder: Any, count: int, some: Any) -> Any:
     """Mask of the first `some` lanes."""
-    numbers = ir.VectorType(ir.IntType(32), count)
-    limit = builder.insert_element(
-        constant(numbers, 0), builder.trunc(some, ir.IntType(32)), ir.Constant(ir.IntType(32), 0)
-    )
-    limit = builder.shuffle_vector(limit, limit, constant(numbers, 0))
-    return builder.icmp_signed("<", ir.Constant(numbers, list(range(count))), limit)
+    limit = broadcast(builder, builder.trunc(some, ir.IntType(32)), count)
+    return builder.icmp_signed("<", ir.Constant(limit.type, list(range(count))), limit)
 
 
 @intrinsic
@@ -225,15 +214,14 @@ def load(typing: Any, array: Any, index: Any, some: Any, fill: Any, zero: Any) -
     lanes, stored = Lanes(zero), array.dtype
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        place, vector, size = _place(context, builder, (values[0], array), values[1], lanes.count)
+        vector = ir.VectorType(context.get_value_type(stored), lanes.count)
+        place = _place(builder, vector, values[0], values[1])
+        size = stored.bitwidth // 8
         if isinstance(some, types.NoneType):
             value = builder.load(place, align=size)
         else:
             element = context.cast(builder, values[3], fill, stored)
-            rest = ir.Constant(vector, ir.Undefined)
-            rest = builder.insert_element(rest, element, ir.Constant(ir.IntType(32), 0))
-            places = constant(ir.VectorType(ir.IntType(32), lanes.count), 0)
-            rest = builder.shuffle_vector(rest, rest, places)
+            rest = broadcast(builder, element, lanes.count)
             mask = _first_lanes(builder, lanes.count, values[2])
             name = f"llvm.masked.load.{suffix(vector)}.p0"
             align = ir.Constant(ir.IntType(32), size)
@@ -253,7 +241,9 @@ def store(typing: Any, array: Any, index: Any, some: Any, lanes: Any) -> Any:
     """Store lanes from `index` on: all, or the first `some`."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        place, vector, size = _place(context, builder, (values[0], array), values[1], lanes.count)
+        vector = values[3].type
+        place = _place(builder, vector, values[0], values[1])
+        size = lanes.dtype.bitwidth // 8
         if isinstance(some, types.NoneType):
             builder.store(values[3], place, align=size)
         else:

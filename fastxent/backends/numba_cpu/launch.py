@@ -12,10 +12,15 @@ from fastxent.backends.numba_cpu import cache
 from fastxent.backends.numba_cpu.jit import numba
 from fastxent.backends.numba_cpu.kernels import CHECK_LABELS, FORWARD, SOFTMAX, Twins
 
-__all__ = ["CHECK_LABELS", "FORWARD", "SOFTMAX", "info", "run", "workers_for"]
+__all__ = ["CHECK_LABELS", "FORWARD", "SOFTMAX", "info", "run", "why_not", "workers_for"]
 
 # Where compiled kernels are kept, or why they are not.
 _CACHE = cache.attach([kernel for twins in (CHECK_LABELS, FORWARD, SOFTMAX) for kernel in twins])
+
+
+def why_not() -> str | None:
+    """Whether Numba is told not to compile."""
+    return "NUMBA_DISABLE_JIT is set" if numba.config.DISABLE_JIT else None
 
 
 def workers_for(num_threads: int, chunks: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 
-__all__ = ["Vector", "call", "constant", "suffix"]
+__all__ = ["Vector", "broadcast", "call", "constant", "suffix"]
 
 _INT32 = ir.IntType(32)
 
@@ -34,6 +34,13 @@ def call(builder: Any, name: str, result: Any, arguments: Sequence[Any]) -> Any:
 def constant(kind: Any, number: float) -> Any:
     """The same number in every lane of this type, which may be a scalar's."""
     return ir.Constant(kind, [number] * kind.count if isinstance(kind, ir.VectorType) else number)
+
+
+def broadcast(builder: Any, element: Any, count: int) -> Any:
+    """A value in each of so many lanes."""
+    rest = ir.Constant(ir.VectorType(element.type, count), ir.Undefined)
+    first = builder.insert_element(rest, element, ir.Constant(_INT32, 0))
+    return builder.shuffle_vector(first, rest, constant(ir.VectorType(_INT32, count), 0))
 
 
 class Vector:
@@ -62,9 +69,8 @@ class Vector:
         """self * factor + term, fused where the machine has the instruction."""
         kind = self.value.type
         operands = [self.value, factor.value, term.value]
-        return Vector(
-            self.builder, call(self.builder, f"llvm.fmuladd.{suffix(kind)}", kind, operands)
-        )
+        name = f"llvm.fmuladd.{suffix(kind)}"
+        return Vector(self.builder, call(self.builder, name, kind, operands))
 
     def or_larger(self, other: Vector) -> Vector:
         """The larger of the two; `other` where either is NaN, which is what one vmaxps does."""
