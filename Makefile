@@ -12,8 +12,7 @@ SOURCES := pyproject.toml setup.py constraints.txt $(wildcard src_cython/*.pyx s
 .PHONY: help setup demo test test-wheel test-levels lint format build clean
 
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1|/' | \
-		column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(SETUP)  ## Create .venv, install the pinned packages, build and install fastxent in it
 

@@ -26,6 +26,7 @@ from typing import Any
 import llvmlite
 import numpy as np
 
+from fastxent import environment
 from fastxent.backends.numba_cpu.jit import numba
 
 __all__ = ["attach"]
@@ -47,9 +48,9 @@ def stamp() -> bytes:
 
 
 def _root() -> Path:
-    asked = os.environ.get("FASTXENT_CACHE_DIR")
-    if asked:
-        return Path(asked)
+    asked = environment.cache_directory()
+    if asked is not None:
+        return asked
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "fastxent"
 
@@ -147,11 +148,13 @@ class _KernelCache:
 
 def attach(dispatchers: Iterable[Any]) -> str:
     """Keep these kernels on disk; give the place, or why there is none."""
-    if os.environ.get("FASTXENT_NUMBA_CACHE") == "0":
+    if not environment.keep_kernels():
         return "off: FASTXENT_NUMBA_CACHE is 0"
+    if numba.config.DISABLE_JIT:
+        return "off: nothing is compiled"
     directory, reason = _place()
     if directory is None:
-        if os.environ.get("FASTXENT_CACHE_DIR"):
+        if environment.cache_directory() is not None:
             warnings.warn(f"kernels are compiled without a cache: {reason}", RuntimeWarning, 2)
         return reason
     for dispatcher in dispatchers:
