@@ -1,4 +1,4 @@
-"""The FASTXENT_* environment variables that choose code; threads.py reads those that count threads."""
+"""The FASTXENT_* environment variables that choose code; threads.py reads the one that counts."""
 
 from __future__ import annotations
 
