@@ -17,10 +17,12 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
 SOURCES = Path("src_cython")
+KERNELS = SOURCES / "kernels.cpp"
 # -ffast-math and its relatives never: linked in, they switch off subnormals for the whole process.
 FLAGS = [
     "-std=c++17",
     "-O3",
+    "-g0",  # Python's own flags say -g, which makes 9 MB of it
     "-fno-math-errno",
     "-fno-trapping-math",
     "-ffp-contract=off",  # fused where lanes.hpp says so: the same bits on every level with FMA
@@ -51,7 +53,7 @@ class BuildLevels(build_ext):
         with ThreadPoolExecutor() as pool:  # ten seconds a level
             objects = pool.map(
                 lambda name: self.compiler.compile(
-                    [str(SOURCES / "kernels.cpp")],
+                    [str(KERNELS)],
                     output_dir=str(Path(self.build_temp) / name),
                     macros=[("FASTXENT_LEVEL", name)],
                     extra_postargs=FLAGS + openmp + levels[name],
@@ -97,7 +99,7 @@ setup(
         Extension(
             "fastxent.backends._kernels",
             sources=[str(SOURCES / "_kernels.pyx"), str(SOURCES / "levels.cpp")],
-            depends=[str(header) for header in SOURCES.glob("*.hpp")],
+            depends=["setup.py", str(KERNELS), *map(str, sorted(SOURCES.glob("*.hpp")))],
             include_dirs=[str(SOURCES)],
             language="c++",
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if LIMITED_API else [],

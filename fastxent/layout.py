@@ -29,6 +29,8 @@ def _is_rows(array: Array) -> bool:
 
 
 def _two_dimensional(array: Array, axis: int) -> Array:
+    if array.ndim == 2 and axis == 1:
+        return array  # np.moveaxis takes 9 us, a third of a small call
     moved = np.moveaxis(array, axis, -1)
     return moved.reshape(math.prod(moved.shape[:-1]), moved.shape[-1])
 
@@ -51,7 +53,7 @@ def vector_of(array: Array) -> Array:
 
 def same_memory(first: Array, second: Array) -> bool:
     """Whether two arrays are the same elements in the same order: in-place, not overlap."""
-    return (
+    return first is second or (
         first.ctypes.data == second.ctypes.data
         and first.shape == second.shape
         and first.strides == second.strides
