@@ -18,7 +18,7 @@ setup: $(SETUP)  ## Create .venv, install the pinned packages, build and install
 
 $(SETUP): $(SOURCES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fastxent needs Python 3.11 or later; set PYTHON=")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
@@ -37,13 +37,13 @@ test-levels: $(SETUP)  ## Run the conformance suite on every instruction level t
 	done
 
 test-wheel: $(SETUP)  ## Build sdist and wheel, test the wheel where the source tree is absent
-	sh tests/wheel.sh $(abspath $(BIN)/python)
+	sh tests/wheel.sh "$(CURDIR)/$(BIN)/python"
 
 lint: $(SETUP)  ## Style, types, Cython
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	PATH="$(abspath $(BIN)):$$PATH" cython-lint src_cython
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint src_cython
 
 format: $(SETUP)  ## Rewrite the Python files in the project's style
 	$(BIN)/ruff format .

@@ -52,6 +52,7 @@ def cross_entropy(
         Class weights, finite and not negative.
     ignore_index : int or None, default -100
         Rows with this label count for nothing and their logits are not read. None turns this off.
+        Probabilities have no labels: with them a value of 0 or more is an error.
     label_smoothing : float, default 0.0
         Share, in [0, 1], of each row's target mass that is spread evenly over all classes.
     reduction : {"mean", "sum", "none"}, default "mean"
@@ -59,9 +60,11 @@ def cross_entropy(
         class indices, and by the number (or sample weights) of rows for probabilities, as
         PyTorch does. "none" gives one loss a row.
     normalizer : float, optional
-        Replaces the denominator of the mean, as for gradient accumulation.
+        Replaces the denominator of the mean, as for gradient accumulation; finite and not
+        negative. An error with another reduction.
     sample_weight : array_like, shape of `logits` without `axis`, optional
-        Factor of each row's loss, finite and not negative; weight 2 equals the row twice.
+        Factor of each row's loss, finite and not negative; weight 2 equals the row twice. A row
+        whose loss is infinite or NaN makes a sum NaN even with weight 0.
     axis : int, default -1
         Where the classes are. Any but the last goes through a copy of the logits.
     all_ignored : {"nan", "zero"}, default "nan"
@@ -82,6 +85,8 @@ def cross_entropy(
         A class index is outside [0, C) and not `ignore_index`. Also an ``IndexError``.
     ShapeError, OptionError
         A shape or a value does not fit. Also a ``ValueError``.
+    BackendError
+        The backend asked for cannot run here. Also a ``ValueError``.
     DTypeError
         A dtype that is not computed with. Also a ``TypeError``.
 
@@ -153,8 +158,7 @@ axis, all_ignored, backend, num_threads
         Upstream gradient: multiplies the gradient, not the loss.
     out : numpy.ndarray, optional
         Where the gradient goes: an array of the shape and dtype of `logits`. ``out=logits``
-        writes it over the logits. A buffer used again saves the first touch of fresh memory,
-        which costs as much as the whole pass.
+        writes it over the logits. A buffer used again saves the first touch of fresh memory.
 
     Returns
     -------
@@ -166,7 +170,7 @@ axis, all_ignored, backend, num_threads
 
     Raises
     ------
-    LabelError, ShapeError, OptionError, DTypeError
+    LabelError, ShapeError, OptionError, DTypeError, BackendError
         As in `cross_entropy`.
     OutputError
         `out` is read-only, or overlaps an input without being exactly the logits. Also a
@@ -253,7 +257,7 @@ def softmax(
 
     Raises
     ------
-    ShapeError, DTypeError, OptionError, OutputError
+    ShapeError, DTypeError, OptionError, OutputError, BackendError
         As in `cross_entropy_and_grad`.
 
     Examples
@@ -290,7 +294,7 @@ def log_softmax(
 
     Raises
     ------
-    ShapeError, DTypeError, OptionError, OutputError
+    ShapeError, DTypeError, OptionError, OutputError, BackendError
         As in `cross_entropy_and_grad`.
 
     Examples
@@ -322,7 +326,7 @@ def logsumexp(
 
     Raises
     ------
-    ShapeError, DTypeError, OptionError
+    ShapeError, DTypeError, OptionError, BackendError
         As in `cross_entropy`.
 
     Examples

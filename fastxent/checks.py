@@ -62,11 +62,11 @@ def _as_array(value: Any, name: str) -> Array:
         raise DTypeError(
             f"{name} lives on a GPU and no backend for it is available: copy it to the CPU first"
         )
-    if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
-        return np.from_dlpack(value)
     try:
+        if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+            return np.from_dlpack(value)
         return np.asarray(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, BufferError, OverflowError) as error:
         raise DTypeError(f"{name} cannot be read as an array: {error}") from error
 
 
@@ -157,8 +157,8 @@ def check_class_indices(value: Any) -> Array:
 def check_num_classes(value: Any) -> int:
     """At least one class."""
     num_classes = _integer(value, "num_classes")
-    if num_classes < 1:
-        raise OptionError(f"num_classes must be at least 1, got {num_classes}")
+    if not 1 <= num_classes < 2**63:
+        raise OptionError(f"num_classes must be at least 1 and below 2**63, got {num_classes}")
     return num_classes
 
 
@@ -181,10 +181,10 @@ def _integer(value: Any, name: str) -> int:
 
 
 def _number(value: Any, name: str) -> float:
-    if isinstance(value, float | int):
-        return float(value)
+    if isinstance(value, float):
+        return value
     array = _as_array(value, name)
-    if array.shape != () or array.dtype.kind not in "fiu":
+    if array.shape != () or array.dtype.kind not in "fiub":
         raise DTypeError(f"{name} must be one real number, got {value!r}")
     return float(array)
 
@@ -193,7 +193,7 @@ def _reals(value: Any, name: str) -> Array:
     array = _as_array(value, name)
     if array.dtype.kind not in "fiub":
         raise DTypeError(f"{name} has dtype {array.dtype}: expected real numbers")
-    return np.ascontiguousarray(array, np.float64).reshape(array.shape)
+    return np.require(array, np.float64, ["C_CONTIGUOUS", "ALIGNED"])
 
 
 def _weights(value: Any, name: str, shape: tuple[int, ...], meaning: str) -> Array:
@@ -255,7 +255,7 @@ def check_ignore_index(value: Any, target: Array) -> int | None:
     if index >= 0:
         raise OptionError(
             f"ignore_index = {index} was given with probability targets, which have no labels to "
-            "compare it with: give those rows a sample_weight of 0, or ignore_index=None"
+            "compare it with: pass ignore_index=None, and leave such rows out"
         )
     return None
 
@@ -298,36 +298,60 @@ def _overlap(first: Array, second: Array) -> bool:
         return True
 
 
+def _overlaps_itself(array: Array) -> bool:
+    """Whether two of its entries are one in memory."""
+    if not array.size:
+        return False
+    axes = [axis for axis in zip(array.strides, array.shape, strict=True) if axis[1] > 1]
+    span = array.itemsize
+    for stride, size in sorted((abs(stride), size) for stride, size in axes):
+        if stride < span:
+            break
+        span += stride * (size - 1)
+    else:
+        return False
+    # an axis steps into what the finer ones span: only an odd view does, so count its addresses
+    addresses = np.zeros(1, np.int64)
+    for stride, size in axes:
+        addresses = np.add.outer(addresses, np.arange(size) * stride).reshape(-1)
+    return bool(np.diff(np.sort(addresses)).min(initial=array.itemsize) < array.itemsize)
+
+
 def check_out(
-    out: Any, logits: Array, others: dict[str, Any], shape: tuple[int, ...], dtype: npt.DTypeLike
+    out: Any,
+    logits: Array,
+    others: dict[str, Array | None],
+    shape: tuple[int, ...],
+    dtype: npt.DTypeLike,
 ) -> Array | None:
     """Array that can be written to and shares memory with nothing but, exactly, the logits."""
     if out is None:
         return None
-    if not isinstance(out, np.ndarray):
-        raise DTypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise DTypeError(f"out must be a plain NumPy array, got {type(out).__name__}")
     if out.shape != shape:
         raise ShapeError(f"out needs {_shown(shape)}; it has {_shown(out.shape)}")
     if out.dtype != dtype:
         raise DTypeError(f"out needs dtype {np.dtype(dtype)} in native byte order, not {out.dtype}")
     if not out.flags.writeable:
         raise OutputError("out is read-only")
-    steps = zip(out.shape, out.strides, strict=True)
-    if out.size and any(size > 1 and stride == 0 for size, stride in steps):
-        raise OutputError("out is a broadcast array: several of its entries are one in memory")
+    if _overlaps_itself(out):
+        raise OutputError(
+            "out is a broadcast or overlapping view: several of its entries are one in memory"
+        )
     if not same_memory(out, logits) and _overlap(out, logits):
         raise OutputError(
             "out overlaps the logits without being the same array: pass out=logits to write over "
             "them, or an array of its own"
         )
     for name, other in others.items():
-        if isinstance(other, np.ndarray) and _overlap(out, other):
+        if other is not None and _overlap(out, other):
             raise OutputError(f"out shares memory with {name}, which would be overwritten")
     return out
 
 
 def raise_backend(message: str) -> NoReturn:
-    """Report a backend that does not exist or cannot run."""
+    """Report a backend that cannot run."""
     raise BackendError(message)
 
 

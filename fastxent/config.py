@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fastxent import checks, threads
-from fastxent.backends import backends, load
+from fastxent.backends import ORDER, load
+from fastxent.errors import FastxentError
 from fastxent.version import __version__
 
 __all__ = ["collect", "show_config"]
@@ -84,15 +85,24 @@ def _python() -> dict[str, Any]:
 
 
 def _threads() -> dict[str, Any]:
-    limit, origin = threads.limit_and_origin()
+    try:
+        limit, origin = threads.limit_and_origin()
+    except FastxentError as error:  # a bad variable must not keep the report back
+        return {"limit": None, "set_by": str(error)}
     return {"limit": limit, "set_by": origin}
 
 
 def _backends() -> dict[str, Any]:
-    return {
-        name: {"able": reason is None, "reason": reason, "facts": load(name).info()}
-        for name, reason in backends().items()
-    }
+    return {name: _backend(name) for name in ORDER}
+
+
+def _backend(name: str) -> dict[str, Any]:
+    try:
+        backend = load(name)
+    except FastxentError as error:
+        return {"able": False, "reason": str(error), "facts": {}}
+    reason = backend.why_not()
+    return {"able": reason is None, "reason": reason, "facts": backend.info()}
 
 
 def _versions() -> dict[str, str]:

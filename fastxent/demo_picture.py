@@ -58,7 +58,9 @@ def _draw_losses(axes: Axes, fused: Curves, textbook: Curves) -> None:
         )
     axes.set_yscale("log")
     axes.set_ylabel("cross-entropy loss")
-    axes.set_title(f"Loss, to {fused.accuracy[-1]:.1%} test accuracy", loc="left")
+    axes.set_title(
+        f"Loss of each epoch; in the end {fused.accuracy[-1]:.1%} of the test are right", loc="left"
+    )
     axes.legend(frameon=False)
     _tidy(axes)
 

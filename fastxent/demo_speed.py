@@ -107,11 +107,13 @@ def speed_table(console: Console) -> bool:
         table.add_section()
     console.print(
         f"Loss and gradient of float32 logits and class indices: median of {REPEATS} calls, "
-        f"{fx.get_num_threads()} threads at most"
+        f"{fx.get_num_threads()} threads at most",
+        soft_wrap=True,
     )
     console.print(table)
     console.print(
         "GB/s counts one read of the logits and one write of the gradient. fastxent writes into a "
-        "buffer that is used again (out=), the textbook allocates."
+        "buffer that is used again (out=), the textbook allocates.",
+        soft_wrap=True,
     )
     return agree

@@ -39,7 +39,7 @@ class OutputError(FastxentError, ValueError):
 
 
 class BackendError(FastxentError, ValueError):
-    """The backend asked for does not exist or cannot run; the message says why."""
+    """The backend asked for cannot run here; the message says why."""
 
 
 class CallOrderError(FastxentError, ValueError):

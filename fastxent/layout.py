@@ -56,8 +56,11 @@ def same_memory(first: Array, second: Array) -> bool:
     return first is second or (
         first.ctypes.data == second.ctypes.data
         and first.shape == second.shape
-        and first.strides == second.strides
         and first.dtype == second.dtype
+        and all(
+            size <= 1 or step == other
+            for size, step, other in zip(first.shape, first.strides, second.strides, strict=True)
+        )
     )
 
 

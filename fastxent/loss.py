@@ -62,20 +62,20 @@ all_ignored, backend, num_threads
         }
         self._grad: Array | None = None
 
-    def forward(self, logits: Any, target: Any) -> Any:
+    def forward(self, A: Any, Y: Any) -> Any:
         """Compute the loss and keep its gradient.
 
         Parameters
         ----------
-        logits, target
-            As in `fastxent.cross_entropy`.
+        A, Y
+            Logits and target, as in `fastxent.cross_entropy`.
 
         Returns
         -------
         numpy scalar or array
             The loss. When an argument is wrong the gradient of the forward before is kept.
         """
-        loss, self._grad = cross_entropy_and_grad(logits, target, **self.options)
+        loss, self._grad = cross_entropy_and_grad(A, Y, **self.options)
         return loss
 
     def backward(self) -> Array:
@@ -84,7 +84,7 @@ all_ignored, backend, num_threads
         Returns
         -------
         numpy.ndarray
-            dL/dlogits, in the shape and dtype of the logits.
+            dL/dA, in the shape and dtype of A.
 
         Raises
         ------
@@ -93,7 +93,7 @@ all_ignored, backend, num_threads
         """
         if self._grad is None:
             checks.raise_call_order(
-                "backward() was called before forward(): call forward(logits, target) first"
+                "backward() was called before forward(): call forward(A, Y) first"
             )
         return self._grad
 

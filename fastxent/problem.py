@@ -122,6 +122,7 @@ class Problem:
         kind = checks.check_choice(reduction, "reduction", REDUCTIONS)
         row_weight = checks.check_sample_weight(sample_weight, rows_shape)
         skip = checks.check_ignore_index(ignore_index, target)
+        upstream = checks.check_grad_output(grad_output, rows_shape)
         recipe = Reduction(
             kind=kind,
             normalizer=checks.check_normalizer(normalizer, kind),
@@ -129,31 +130,26 @@ class Problem:
             rows_shape=rows_shape,
             class_mass=weights if hard else None,
             row_weight=row_weight,
-            grad_output=checks.check_grad_output(grad_output, rows_shape),
+            grad_output=upstream,
         )
         others = {
             "target": target,
-            "weight": weight,
-            "sample_weight": sample_weight,
-            "grad_output": grad_output,
+            "weight": weights,
+            "sample_weight": row_weight,
+            "grad_output": upstream if isinstance(upstream, np.ndarray) else None,
         }
         checks.check_out(out, logits, others, logits.shape, precision.storage)
 
         share: float | Array = 1.0 if weights is None else weights
         on_label = share if smoothing == 0.0 else share * (1.0 - smoothing)
         background = None if smoothing == 0.0 else share * (smoothing / num_classes)
-        if isinstance(background, np.ndarray):
-            background = background.astype(precision.compute)
-        elif background is not None:
-            background = float(precision.compute.type(background))
+        gain = None if hard or (weights is None and smoothing == 0.0) else on_label
+        with np.errstate(over="ignore"):  # a weight beyond float32 is infinite there
+            background = _in_compute(background, precision)
+            gain = _in_compute(gain, precision)
         total = 0.0
         if background is not None:
             total = float(np.sum(np.broadcast_to(background, num_classes), dtype=np.float64))
-        gain = None
-        if not hard and not (weights is None and smoothing == 0.0):
-            gain = on_label
-            if isinstance(gain, np.ndarray):
-                gain = gain.astype(precision.compute)
         return cls(
             given=logits,
             logits=rows_of(logits, axis),
@@ -202,6 +198,14 @@ def _precision(logits: Array) -> Precision:
     precision = precision_of(logits.dtype)
     assert precision is not None  # check_logits has passed
     return precision
+
+
+def _in_compute(factor: float | Array | None, precision: Precision) -> float | Array | None:
+    """A factor of classes, rounded as kernels will use it."""
+    if factor is None:
+        return None
+    rounded = np.asarray(factor).astype(precision.compute)
+    return rounded if rounded.ndim else float(rounded)
 
 
 def _soft_rows(target: Array, axis: int) -> Array:

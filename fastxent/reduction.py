@@ -63,18 +63,19 @@ class Reduction:
     def row_scale(self, denominator: float) -> float | Array:
         """Factor of each row's gradient: one number, or one a row."""
         factors = [f for f in (self.row_weight, self.grad_output) if f is not None]
-        return math.prod(factors, start=1.0) / denominator
+        with np.errstate(all="ignore"):  # infinite factors are the caller's, and no reason to warn
+            return math.prod(factors, start=1.0) / denominator
 
     def finish(self, loss: Array, denominator: float) -> Any:
         """Reduce the rows' losses; sums run in float64, in the fixed order of NumPy's pairwise sum.
 
         Of one row, `none` gives a scalar as every reduction does.
         """
-        # weights are float64: weight 2 gives the same bits as the row twice
-        weighted = loss if self.row_weight is None else loss * self.row_weight
-        if self.kind == "none":
-            return weighted.astype(loss.dtype, copy=False).reshape(self.rows_shape)[()]
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
+            # weights are float64, so that a float32 loss is rounded once
+            weighted = loss if self.row_weight is None else loss * self.row_weight
+            if self.kind == "none":
+                return weighted.astype(loss.dtype, copy=False).reshape(self.rows_shape)[()]
             total = np.sum(weighted, dtype=np.float64)
             return loss.dtype.type(total / denominator)
 

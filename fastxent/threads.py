@@ -86,9 +86,22 @@ def _quota(text: str) -> int | None:
     return max(1, math.ceil(int(quota) / int(period)))
 
 
-def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+def _cgroup_cpus(
+    root: Path = Path("/sys/fs/cgroup"), of_process: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """CPUs that the quotas of the process's cgroup and of all above it leave."""
     try:
-        return _quota((root / "cpu.max").read_text())
+        lines = of_process.read_text().splitlines()
+        inner = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
+        places = [root / inner, *(root / inner).parents]
+        found = [
+            quota
+            for place in places[: len(Path(inner).parts) + 1]
+            if (place / "cpu.max").exists()
+            and (quota := _quota((place / "cpu.max").read_text())) is not None
+        ]
+        if found:
+            return min(found)
     except (OSError, ValueError):
         pass
     try:
@@ -120,11 +133,12 @@ def _environment(name: str) -> int | None:
     text = os.environ.get(name, "").strip()
     if not text:
         return None
-    # OMP_NUM_THREADS may list one number a nesting level; the outermost counts.
-    first = text.split(",")[0].strip()
     if name == "FASTXENT_NUM_THREADS":
-        return checks.check_num_threads(int(first) if first.isdigit() else first, name)
-    return int(first) if first.isdigit() and int(first) > 0 else None
+        return checks.check_num_threads(int(text) if text.isdecimal() else text, name)
+    # OMP_NUM_THREADS may list one number a nesting level; the outermost counts. What is wrong with
+    # the variables of others is theirs to say.
+    first = text.split(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 def _openmp() -> int | None:

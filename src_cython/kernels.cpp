@@ -67,6 +67,10 @@ bool is_skipped(const fastxent_labels &labels, int64_t label) {
     return labels.has_skip && label == labels.skip;
 }
 
+bool is_class(const fastxent_labels &labels, int64_t label) {
+    return static_cast<uint64_t>(label) < static_cast<uint64_t>(labels.classes);
+}
+
 void check_labels(const fastxent_label_check &check) {
     const fastxent_labels &labels = check.labels;
     const int64_t chunks = (labels.rows + fastxent_label_chunk - 1) / fastxent_label_chunk;
@@ -80,7 +84,7 @@ void check_labels(const fastxent_label_check &check) {
         for (int64_t row = begin; row < end; ++row) {
             const int64_t label = label_at(labels, row);
             if (is_skipped(labels, label)) continue;
-            if (static_cast<uint64_t>(label) >= static_cast<uint64_t>(labels.classes)) {
+            if (!is_class(labels, label)) {
                 bad_row = row;
                 break;
             }
@@ -137,11 +141,12 @@ void forward_row(const fastxent_pass &pass, const Target &target, int64_t label,
     grad[label] = static_cast<T>(scale * (share * exp_at_label - t));
 }
 
-template <class T> void skip_row(const fastxent_pass &pass, int64_t row) {
-    put<T>(pass.loss, row, 0.0);
+// A row that is not computed: 0 where its label is skipped.
+template <class T> void fill_row(const fastxent_pass &pass, int64_t row, double value) {
+    put<T>(pass.loss, row, value);
     T *grad = row_of<T>(pass.grad, pass.out_stride, row);
     if (grad)
-        for (int64_t k = 0; k < pass.classes; ++k) grad[k] = T(0);
+        for (int64_t k = 0; k < pass.classes; ++k) grad[k] = static_cast<T>(value);
 }
 
 int64_t blocks_of_row(const fastxent_pass &pass) {
@@ -151,7 +156,9 @@ int64_t blocks_of_row(const fastxent_pass &pass) {
 template <class T, class Target> void forward_hard(const fastxent_pass &pass, const Target &target) {
     for_rows(pass.rows, pass.classes, pass.threads, [&](int64_t row, int thread) {
         const int64_t label = label_at(pass.labels, row);
-        if (is_skipped(pass.labels, label)) return skip_row<T>(pass, row);
+        if (is_skipped(pass.labels, label)) return fill_row<T>(pass, row, 0.0);
+        // checked already, but the array is the caller's: another thread may have written to it
+        if (!is_class(pass.labels, label)) return fill_row<T>(pass, row, __builtin_nan(""));
         forward_row<T>(pass, target, label, row, pass.blocks + thread * blocks_of_row(pass));
     });
 }

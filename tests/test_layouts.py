@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import fastxent as fx
+from fastxent.problem import Problem
 
-BACKENDS = [name for name, why in fx.backends().items() if why is None]
 RNG = np.random.default_rng(5)
 
 
@@ -85,7 +85,6 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layout_of_logits_and_targets(layout, dtype, backend):
@@ -114,7 +113,6 @@ def test_layout_of_logits_and_targets(layout, dtype, backend):
         assert expected.dtype == dtype
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "layout", [plain, unaligned, fortran, reversed_, stepped, padded_rows, reversed_rows]
 )
@@ -137,7 +135,6 @@ def test_layout_of_out(layout, backend):
         assert np.array_equal(out, function(logits, backend=backend))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "layout", [plain, unaligned, fortran, reversed_, stepped, padded_rows, reversed_rows]
 )
@@ -159,7 +156,6 @@ def test_in_place(layout, backend):
         assert np.array_equal(given, function(logits, backend=backend))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_broadcast_inputs(backend):
     row = RNG.standard_normal(33)
     logits = np.broadcast_to(row, (8, 33))
@@ -178,7 +174,6 @@ def test_broadcast_inputs(backend):
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", [(5,), (4, 5), (3, 4, 5), (2, 3, 4, 5), (2, 1, 3, 2, 5)])
 def test_every_axis_of_every_rank(shape, backend):
     logits = RNG.standard_normal(shape)
@@ -208,7 +203,6 @@ def test_every_axis_of_every_rank(shape, backend):
         assert np.array_equal(fx.logsumexp(logits, axis), fx.logsumexp(last))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [*"bhilq", *"BHILQ", ">i2", ">i4", ">u8"])
 def test_every_integer_dtype_of_labels(dtype, backend):
     logits = RNG.standard_normal((6, 120))
@@ -223,7 +217,6 @@ def test_every_integer_dtype_of_labels(dtype, backend):
         fx.cross_entropy(logits[:, :100], np.minimum(labels, 100).astype(dtype), backend=backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("target_dtype", [np.float32, np.float64, bool])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_dtype_of_probabilities(dtype, target_dtype, backend):
@@ -233,6 +226,24 @@ def test_every_dtype_of_probabilities(dtype, target_dtype, backend):
     loss, grad = fx.cross_entropy_and_grad(logits, soft, backend=backend)
     assert loss == expected[0]
     assert np.array_equal(grad, expected[1])
+
+
+def test_unaligned_weights():
+    weight, sample_weight = RNG.random(37), RNG.random(9)
+    logits, labels = RNG.standard_normal((9, 37)), RNG.integers(0, 37, 9)
+    expected = fx.cross_entropy(logits, labels, weight=weight, sample_weight=sample_weight)
+    problem = Problem.build(
+        logits,
+        labels,
+        weight=unaligned(weight),
+        sample_weight=unaligned(sample_weight),
+        **{"ignore_index": None, "label_smoothing": 0, "reduction": "mean", "normalizer": None},
+        **{"axis": -1, "all_ignored": "nan", "num_threads": None},
+    )
+    assert problem.spike.flags.aligned
+    assert problem.reduction.row_weight.flags.aligned
+    given = {"weight": unaligned(weight), "sample_weight": unaligned(sample_weight)}
+    assert fx.cross_entropy(logits, labels, **given) == expected
 
 
 def test_sequences_and_scalars():
@@ -273,7 +284,6 @@ def test_foreign_array_protocols():
     assert fx.cross_entropy(HasDLPackOnly(), [0, 1, 2]) == expected
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_empty(backend):
     for shape in ((0, 5), (0, 1), (3, 0, 5)):
         logits = np.zeros(shape, np.float32)

@@ -5,7 +5,6 @@ import pytest
 
 import fastxent as fx
 
-BACKENDS = [name for name, why in fx.backends().items() if why is None]
 A = np.array([[2.0, 1.0, 0.1], [0.1, 2.0, 1.9]])
 Y = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
 
@@ -14,7 +13,6 @@ def rounds_to(values, digits, expected):
     assert np.array_equal(np.round(values, digits), np.asarray(expected, np.float64))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("target", [Y, Y.astype(bool), Y.argmax(1)], ids=["soft", "bool", "hard"])
 def test_hand_values(target, backend):
     rounds_to(fx.softmax(A, backend=backend), 3, [[0.659, 0.242, 0.099], [0.073, 0.487, 0.440]])
@@ -25,8 +23,7 @@ def test_hand_values(target, backend):
     rounds_to(grad, 3, [[0.330, -0.379, 0.049], [-0.464, 0.243, 0.220]])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("label", [1, 2])
+@pytest.mark.parametrize("label", [0, 1, 2])
 def test_gradient_of_one_row_is_softmax_minus_target(label, backend):
     logits = np.array([2.0, 1.0, -1.0])
     one_hot = np.eye(3)[label]
@@ -37,7 +34,6 @@ def test_gradient_of_one_row_is_softmax_minus_target(label, backend):
         assert loss == pytest.approx(np.log(exps.sum()) - logits[label], rel=1e-15)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_extreme_logits(backend):
     """Where the textbook's -log(p) overflows to inf and 0 * log(0) to NaN."""
     logits = np.array([[1e4, 0.0, -1e4], [-1e4, -1e4, -1e4 - 3]])
@@ -82,7 +78,7 @@ class TestCrossEntropyLoss:
         assert loss.backward().dtype == np.float32
 
     def test_backward_before_forward(self):
-        with pytest.raises(fx.CallOrderError, match=r"forward\(logits, target\) first"):
+        with pytest.raises(fx.CallOrderError, match=r"forward\(A, Y\) first"):
             fx.CrossEntropyLoss().backward()
 
     def test_gradient_survives_a_refused_forward(self):

@@ -8,10 +8,12 @@ source=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-cd "$work"
 # a build from a copy: files of an earlier build in the tree must not reach the sdist
-git -C "$source" ls-files -co --exclude-standard -z | (cd "$source" && xargs -0 cp --parents -t "$work/" 2>/dev/null || true)
-mkdir tree && find . -mindepth 1 -maxdepth 1 ! -name tree -exec mv {} tree/ \;
+mkdir "$work/tree"
+cd "$source"
+git ls-files -co --exclude-standard -z | tar --null --ignore-failed-read -T - -cf - |
+    tar -C "$work/tree" -xf -
+cd "$work"
 "$python" -m build --no-isolation --outdir dist tree
 ls -l dist
 
@@ -20,9 +22,10 @@ clean/bin/python -m pip install --quiet --constraint tree/constraints.txt --upgr
 (cd tree && ../clean/bin/python -m pip install --quiet --constraint constraints.txt --group test)
 clean/bin/python -m pip install --quiet --constraint tree/constraints.txt \
     "$(ls dist/*.whl)[demo]"
-mv tree/tests tests
-mv tree/pyproject.toml pyproject.toml
+mv tree/tests tree/pyproject.toml tree/README.md .
 rm -rf tree
 # -P: the current folder is not put on the path
-clean/bin/python -P -c 'import fastxent; print(fastxent.__file__)'
+clean/bin/python -P -c '
+import sys, fastxent
+assert fastxent.__file__.startswith(sys.prefix), fastxent.__file__'
 clean/bin/python -P -m pytest -q tests

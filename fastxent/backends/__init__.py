@@ -1,6 +1,6 @@
 """The registry: which backends there are, which one runs a call, and why the others do not.
 
-The first in `_ORDER` whose `why_not` is None runs, unless the caller names one. A backend that is
+The first in `ORDER` whose `why_not` is None runs, unless the caller names one. A backend that is
 named and cannot run is an error with its reason; nothing falls back silently.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from fastxent import checks
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from fastxent.backends.contract import Backend
     from fastxent.problem import Problem
 
-__all__ = ["backends", "load", "pick", "use_backend"]
+__all__ = ["ORDER", "backends", "load", "pick", "use_backend"]
 
 # Name and module, fastest first. A module is imported when its backend is first asked about.
-_ORDER = {
+ORDER = {
     "cython": "fastxent.backends.cython_omp",
     "numba": "fastxent.backends.numba_cpu",
     "numpy": "fastxent.backends.numpy",
@@ -34,12 +34,12 @@ _chosen: ContextVar[str | None] = ContextVar("fastxent_backend", default=None)
 @functools.cache
 def load(name: str) -> Backend:
     """Backend of this name; a module of the registry defines `BACKEND`."""
-    backend: Backend = importlib.import_module(_ORDER[name]).BACKEND
+    backend: Backend = importlib.import_module(ORDER[name]).BACKEND
     return backend
 
 
 def _check_name(name: Any) -> str:
-    return checks.check_choice(name, "backend", tuple(_ORDER))
+    return checks.check_choice(name, "backend", tuple(ORDER))
 
 
 def pick(name: Any, problem: Problem | None = None) -> Backend:
@@ -52,7 +52,7 @@ def pick(name: Any, problem: Problem | None = None) -> Backend:
             checks.raise_backend(f"backend {asked!r} cannot run: {reason}")
         return backend
     reasons = []
-    for candidate in _ORDER:
+    for candidate in ORDER:
         backend = load(candidate)
         reason = backend.why_not(problem)
         if reason is None:
@@ -75,14 +75,15 @@ def backends() -> dict[str, str | None]:
     >>> fx.backends()["numpy"] is None
     True
     """
-    return {name: load(name).why_not() for name in _ORDER}
+    return {name: load(name).why_not() for name in ORDER}
 
 
 class use_backend:
     """Choose the backend of every following call, or of a ``with`` block.
 
     The choice holds for the current context (a ``contextvars.ContextVar``): other threads and
-    other asynchronous tasks keep theirs. A call's own ``backend=`` goes first.
+    other asynchronous tasks keep theirs. A call's own ``backend=`` goes first. At the end of a
+    ``with`` block the choice from before it is back; the object can be used for another one.
 
     Parameters
     ----------
@@ -107,12 +108,18 @@ class use_backend:
     """
 
     def __init__(self, name: str | None) -> None:
-        self._token: Token[str | None] | None = None
         if name is not None:
             pick(name)
-        self._token = _chosen.set(name)
+        self._name = name
+        self._before = _chosen.get()
+        self._spent = False
+        _chosen.set(name)
 
     def __enter__(self) -> use_backend:
+        if self._spent:
+            self._before = _chosen.get()
+            _chosen.set(self._name)
+        self._spent = True
         return self
 
     def __exit__(
@@ -121,6 +128,4 @@ class use_backend:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._token is not None:
-            _chosen.reset(self._token)
-            self._token = None
+        _chosen.set(self._before)

@@ -79,13 +79,13 @@ def exps_of(p: Pass, out: int, row: int, scratch: int, zero: Any) -> Any:
 
 
 @inlined
-def skip_row(p: Pass, row: int, zero: Any) -> None:
-    """Loss and gradient 0; the logits are not read."""
-    put_at(p.loss, row, 0.0, zero)
+def fill_row(p: Pass, row: int, number: float, zero: Any) -> None:
+    """A row whose logits are not read: loss and gradient are this number."""
+    put_at(p.loss, row, number, zero)
     if p.grad != 0:
         grad = pointer(p.grad, row * p.out_stride, zero)
         for k in range(p.classes):
-            put(grad, k, 0.0)
+            put(grad, k, number)
 
 
 @inlined
@@ -128,7 +128,10 @@ def forward_hard(p: Pass, target: Any, begin: int, end: int, scratch: int, zero:
     for row in range(begin, end):
         label = label_at(p.labels, p.label_kind, row)
         if p.has_skip != 0 and label == p.skip:
-            skip_row(p, row, zero)
+            fill_row(p, row, 0.0, zero)
+        elif label < 0 or label >= p.classes:
+            # checked already, but the array is the caller's: another thread may have written to it
+            fill_row(p, row, np.nan, zero)
         else:
             forward_row(p, target, label, row, scratch, zero)
 
