@@ -48,6 +48,7 @@ class Case:
     all_ignored: str = "nan"
     axis: int = -1
     out: str = "none"
+    num_threads: int | None = None
 
     def __str__(self) -> str:
         words = ["x".join(map(str, self.shape))]
@@ -83,9 +84,11 @@ class Case:
         return self.labels == "hard" or self.ignore_index is not None
 
     def arguments(self, dtype: DTypeLike) -> tuple[Array, Array, dict[str, Any]]:
-        """Logits, target and options for `fastxent.cross_entropy_and_grad`, without ``out``.
+        """Logits, target and options for `fastxent.cross_entropy_and_grad`.
 
         Only options that differ from their default are named, so the defaults get tested too.
+        ``out`` and ``num_threads`` are left out: they change no number, and the reference does
+        not know them.
         """
         rng = np.random.default_rng(zlib.crc32(str(self).encode()))
         z = self._logits(rng, math.prod(self.leading))
@@ -195,6 +198,8 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"axis": 0},
     {"out": "new"},
     {"out": "in-place"},
+    # more elements than one thread takes at a time, or there would be nothing for the others
+    {"num_threads": 3, "rows": 70, "classes": BLOCK + 6},
 )
 
 
@@ -205,7 +210,10 @@ def _option_cases() -> list[Case]:
     for one, other in itertools.combinations(OPTIONS, 2):
         if not one.keys() & other.keys():
             chosen.append(one | other)
-    cases = (Case(*shape, **options) for shape, options in zip(shapes, chosen, strict=False))
+    cases = (
+        Case(**{"rows": rows, "classes": classes} | options)
+        for (rows, classes), options in zip(shapes, chosen, strict=False)
+    )
     return [case for case in cases if case.legal]
 
 

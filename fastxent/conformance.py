@@ -1,8 +1,9 @@
 """Does a backend give the reference's numbers? What the tests and ``fastxent check`` share.
 
-How far a result may be off is not chosen by hand: it is the error of the naive formulas in
-float32 on the same data, in units of the machine epsilon, carried over to the dtype at hand.
+How far a result may be off is the error of the naive formulas in float32 on the same data, in
+units of the machine epsilon, carried over to the dtype at hand, and a few roundings on top.
 (float64 cannot be its own judge: there the naive formulas and the truth are the same numbers.)
+What only special data shows, such as the drift of one long float32 sum, has tests of its own.
 """
 
 import functools
@@ -19,10 +20,16 @@ from fastxent.cases import Case
 
 Array = NDArray[Any]
 
-NAIVE_ERRORS = 2.0  # how many times the naive formulas' error is allowed
-# Machine epsilons on top. The naive error may happen to be 0; and where a block is added up in 16
-# lanes, a lane that holds 1 rounds 63 more times: 8 epsilons were measured in 7 x 1001 classes.
-ROUNDINGS = 16.0
+# How many times the naive formulas' error is allowed. It grows on data that the kernels are to do
+# better on than the naive formulas, so the roundings carry most of the tolerance.
+NAIVE_ERRORS = 1.0
+# Machine epsilons on top: not twice the largest error of the table of cases and of some thousand
+# random ones, over all backends and instruction levels, which is the number in the comment. It is
+# large where a lane that holds almost 1 is added to once for every 16 (float64: 8) classes of a
+# block, a rounding each. Exponentials do that in float64; in float32 they are mostly too small
+# to be added at all, but the mass of targets that is spread over all classes does it.
+ROUNDINGS = {"float32": 3.0, "float64": 20.0}  # 1.8, 15.0
+ROUNDINGS_OF_SPREAD_MASS = {"float32": 20.0, "float64": 20.0}  # 13.4, 14.9
 FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
 
 
@@ -67,13 +74,14 @@ def run_case(case: Case, dtype: DTypeLike, backend: str) -> CaseResult:
     logits, target, options = case.arguments(dtype)
     given = logits.copy()
     faults = []
+    runtime: dict[str, Any] = {"backend": backend, "num_threads": case.num_threads}
 
     def fused(**more: Any) -> tuple[Any, Array]:
-        return api.cross_entropy_and_grad(logits, target, **options, backend=backend, **more)
+        return api.cross_entropy_and_grad(logits, target, **options, **runtime, **more)
 
     loss, grad = fused()
     forward_options = {name: options[name] for name in options if name != "grad_output"}
-    loss_only = api.cross_entropy(logits, target, **forward_options, backend=backend)
+    loss_only = api.cross_entropy(logits, target, **forward_options, **runtime)
     if not same_bits(loss_only, loss):
         faults.append(f"the loss alone is {loss_only}, with the gradient {loss}")
     if not same_bits(logits, given):
@@ -100,6 +108,7 @@ def run_softmax_case(case: Case, dtype: DTypeLike, backend: str) -> CaseResult:
     """Run softmax, log_softmax and logsumexp on the logits of one case."""
     logits, _, _ = case.arguments(dtype)
     given = logits.copy()
+    runtime: dict[str, Any] = {"backend": backend, "num_threads": case.num_threads}
     comparisons: list[Comparison] = []
     faults: list[str] = []
     runs: tuple[tuple[Callable[..., Any], Callable[..., Array], Callable[[Array], Any]], ...] = (
@@ -109,13 +118,13 @@ def run_softmax_case(case: Case, dtype: DTypeLike, backend: str) -> CaseResult:
     )
     for function, textbook, scale_of in runs:
         name = textbook.__name__
-        result = function(logits, case.axis, backend=backend)
+        result = function(logits, case.axis, **runtime)
         shape = case.leading if name == "logsumexp" else case.shape
         faults += _wrong_kind(name, result, shape, dtype)
         if case.out != "none" and name != "logsumexp":
             x = logits.copy()
             out = x if case.out == "in-place" else np.full_like(x, np.nan)
-            if function(x, case.axis, out=out, backend=backend) is not out:
+            if function(x, case.axis, out=out, **runtime) is not out:
                 faults.append(f"{name}: the array returned is not `out`")
             if not same_bits(out, result):
                 faults.append(f"{name}: with `out` the result differs from the allocating call")
@@ -123,7 +132,7 @@ def run_softmax_case(case: Case, dtype: DTypeLike, backend: str) -> CaseResult:
             faults.append(f"{name}: the input was modified")
         if not faults:
             compute = functools.partial(_one, textbook, axis=case.axis)
-            comparisons += _compare((name,), (result,), compute, given, (scale_of,))
+            comparisons += _compare((name,), (result,), compute, given, (scale_of,), ROUNDINGS)
     title = f"softmax functions of {case} [{np.dtype(dtype)}, {backend}]"
     return CaseResult(title, tuple(comparisons), tuple(faults))
 
@@ -137,6 +146,7 @@ def compare_loss_and_grad(
     against its largest entry, so that a mean over many rows hides nothing, or against that of a
     row of mass 1 if all are smaller: where p - 1 cancels, nobody's digits are left.
     """
+    spread_mass = np.asarray(target).dtype.kind not in "iu" or options.get("label_smoothing", 0) > 0
     row_share = 1.0
     if options.get("reduction", "mean") == "mean":
         rows = logits.size // logits.shape[options.get("axis", -1)]
@@ -149,7 +159,12 @@ def compare_loss_and_grad(
         return max(_largest(truth), row_share)
 
     of_loss, of_grad = _compare(
-        ("loss", "gradient"), (loss, grad), compute, logits, (_each, grad_scale)
+        ("loss", "gradient"),
+        (loss, grad),
+        compute,
+        logits,
+        (_each, grad_scale),
+        ROUNDINGS_OF_SPREAD_MASS if spread_mass else ROUNDINGS,
     )
     return of_loss, of_grad
 
@@ -198,6 +213,7 @@ def _compare(
     compute: Callable[[Array, DTypeLike], tuple[Array, ...]],
     x: Array,
     scales: tuple[Callable[[Array], Any], ...],
+    roundings: dict[str, float],
 ) -> tuple[Comparison, ...]:
     """Errors of some results, and tolerances from ``compute(x, dtype)``, the textbook formulas."""
     truths = compute(x, np.float64)
@@ -206,9 +222,10 @@ def _compare(
     naives = compute(narrow, np.float32)
     comparisons = []
     for i, name in enumerate(names):
-        epsilon = float(np.finfo(np.asarray(results[i]).dtype).eps)
+        dtype = np.asarray(results[i]).dtype
+        epsilon = float(np.finfo(dtype).eps)
         naive = _error(naives[i], narrow_truths[i], scales[i]) / FLOAT32_EPSILON
-        tolerance = epsilon * (NAIVE_ERRORS * naive + ROUNDINGS)
+        tolerance = epsilon * (NAIVE_ERRORS * naive + roundings[dtype.name])
         # Half of the digits at least: no case may be so hard that anything goes.
         tolerance = min(tolerance, math.sqrt(epsilon))
         comparisons.append(Comparison(name, _error(results[i], truths[i], scales[i]), tolerance))

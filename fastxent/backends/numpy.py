@@ -157,9 +157,10 @@ class NumpyBackend:
         scale = _of_rows(problem.row_scale, rows)
         if place is not None:
             # p - 1 cancels: the element at the label is computed in float64 before it is rounded
-            grad_at_label = total * exps[place].astype(np.float64) / row_sum - spike
+            mass_at_label = spike
             if mass is not None:
-                grad_at_label -= np.broadcast_to(mass, problem.logits.shape[1])[place[1]]
+                mass_at_label = spike + np.broadcast_to(mass, problem.logits.shape[1])[place[1]]
+            grad_at_label = total * exps[place].astype(np.float64) / row_sum - mass_at_label
             grad_at_label *= scale
         share = total / row_sum
         if mass is None:
