@@ -32,6 +32,7 @@ FLAGS = [
     "-Wall",
     "-Wextra",
     "-Wvla",
+    "-Wno-maybe-uninitialized",  # GCC 12 says it of its own header: __Y = __Y in avx512fintrin.h
 ]
 # -mprefer-vector-width: GCC otherwise splits 64-byte vectors in two on some CPUs
 LEVELS = {
@@ -99,7 +100,7 @@ setup(
         Extension(
             "fastxent.backends._kernels",
             sources=[str(SOURCES / "_kernels.pyx"), str(SOURCES / "levels.cpp")],
-            depends=["setup.py", str(KERNELS), *map(str, sorted(SOURCES.glob("*.hpp")))],
+            depends=["setup.py", str(KERNELS), *map(str, sorted(SOURCES.glob("*.[hp]*")))],
             include_dirs=[str(SOURCES)],
             language="c++",
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if LIMITED_API else [],

@@ -12,6 +12,7 @@ from fastxent.backends.contract import Outputs
 from fastxent.layout import output_rows, vector_of
 from fastxent.precision import Array
 from fastxent.problem import Problem, representable
+from fastxent.shortcut import are_defaults, mean_loss, mean_loss_and_grad
 
 __all__ = [
     "check_labels",
@@ -112,6 +113,12 @@ def cross_entropy(
     >>> round(float(fx.cross_entropy(logits, [1, 0])), 3)
     2.019
     """
+    if are_defaults(
+        weight, label_smoothing, reduction, normalizer, sample_weight, axis, all_ignored
+    ):
+        mean = mean_loss(logits, target, ignore_index, backend, num_threads)
+        if mean is not None:
+            return mean
     problem = Problem.build(
         logits,
         target,
@@ -195,6 +202,12 @@ axis, all_ignored, backend, num_threads
     >>> grad is logits
     True
     """
+    if grad_output is None and are_defaults(
+        weight, label_smoothing, reduction, normalizer, sample_weight, axis, all_ignored
+    ):
+        mean = mean_loss_and_grad(logits, target, ignore_index, backend, num_threads, out)
+        if mean is not None:
+            return mean
     problem = Problem.build(
         logits,
         target,
@@ -218,13 +231,17 @@ axis, all_ignored, backend, num_threads
 
 
 def _reduced_loss(backend: Any, problem: Problem, outputs: Outputs, denominator: float) -> Any:
-    """Run the forward verb with a loss for each row, and reduce it."""
+    """Run the forward verb, with a loss for each row where they are needed, and reduce it."""
     recipe, loss_dtype = problem.reduction, problem.precision.loss
     assert recipe is not None
     if denominator == 0.0:
         if outputs.grad is not None:
             outputs.grad.fill(0)
         return recipe.nothing_counted(loss_dtype.type)
+    if recipe.needs_total_only:
+        outputs.total = np.empty(1)
+        backend.forward(problem, outputs)
+        return recipe.of_total(float(outputs.total[0]), denominator, loss_dtype.type)
     outputs.loss = np.empty(len(problem.logits), loss_dtype)
     backend.forward(problem, outputs)
     return recipe.finish(outputs.loss, denominator)

@@ -66,6 +66,16 @@ class Reduction:
         with np.errstate(all="ignore"):  # infinite factors are the caller's, and no reason to warn
             return math.prod(factors, start=1.0) / denominator
 
+    @property
+    def needs_total_only(self) -> bool:
+        """Whether the sum of the losses is enough: no weights of rows, no loss of each."""
+        return self.kind != "none" and self.row_weight is None
+
+    def of_total(self, total: float, denominator: float, loss_type: type[np.floating[Any]]) -> Any:
+        """Reduce a sum of the rows' losses."""
+        with np.errstate(all="ignore"):
+            return loss_type(np.float64(total) / denominator)
+
     def finish(self, loss: Array, denominator: float) -> Any:
         """Reduce the rows' losses; sums run in float64, in the fixed order of NumPy's pairwise sum.
 

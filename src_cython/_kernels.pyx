@@ -6,79 +6,34 @@ Not for users: arguments are canonical and checked (fastxent/problem.py). No Num
 needed, at build time or later.
 """
 
-from cpython.buffer cimport (
-    PyBUF_FORMAT,
-    PyBUF_STRIDES,
-    PyBUF_WRITABLE,
-    PyBuffer_Release,
-    PyObject_GetBuffer,
-)
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memset
 
-cdef extern from "kernels.hpp" nogil:
-    const int64_t fastxent_block, fastxent_label_chunk
-
-    struct fastxent_block_sums:
-        pass
-
-    struct fastxent_labels:
-        const void *data
-        int64_t rows, classes
-        int size, is_signed, has_skip
-        int64_t skip
-
-    struct fastxent_label_check:
-        fastxent_labels labels
-        const double *class_mass
-        const double *row_mass
-        int threads
-        int64_t *bad_row
-        int64_t *live
-        double *mass
-
-    struct fastxent_pass:
-        int64_t rows, classes
-        int size
-        const void *logits
-        int64_t logits_stride
-        fastxent_labels labels
-        const void *soft
-        int64_t soft_stride
-        int soft_size
-        const double *spike
-        const double *row_scale
-        int64_t spike_step, row_scale_step
-        const void *background
-        const void *gain
-        int64_t background_step, gain_step
-        double background_total
-        void *loss
-        void *grad
-        void *row_max
-        void *proba
-        void *log_proba
-        double *row_sum
-        int64_t out_stride
-        fastxent_block_sums *blocks
-        int threads
-
-    struct fastxent_level:
-        const char *name
-        void (*check_labels)(const fastxent_label_check &) noexcept nogil
-        void (*forward)(const fastxent_pass &) noexcept nogil
-        void (*softmax)(const fastxent_pass &) noexcept nogil
-
-    const fastxent_level *const *fastxent_levels
-    const int fastxent_level_count
-    int fastxent_supported_levels()
-    int fastxent_openmp_version()
-    int fastxent_openmp_limit()
+from arrays cimport Held, hold, plain_output, plain_rows, release
+from kernels cimport (
+    fastxent_block,
+    fastxent_label_check,
+    fastxent_label_chunk,
+    fastxent_labels,
+    fastxent_level,
+    fastxent_level_count,
+    fastxent_levels,
+    fastxent_openmp_limit,
+    fastxent_openmp_version,
+    fastxent_pass,
+    fastxent_schedule_of,
+    fastxent_scratch_bytes,
+    fastxent_supported_levels,
+    fastxent_tile_classes,
+)
 
 cdef const fastxent_level *_level = fastxent_levels[fastxent_supported_levels() - 1]
 
 BLOCK = fastxent_block
 LABEL_CHUNK = fastxent_label_chunk
+TILE_CLASSES = fastxent_tile_classes
 
 
 def levels():
@@ -112,41 +67,21 @@ def openmp_limit():
     return fastxent_openmp_limit()
 
 
-# The arrays of one call, at most ten: logits, target or soft, spike, row_scale, background, gain,
-# loss, row_max, row_sum, grad.
-cdef struct Held:
-    Py_buffer views[10]
-    int count
-
-
-cdef Py_buffer *_hold(Held *held, array, int flags) except NULL:
-    cdef Py_buffer *view = &held.views[held.count]
-    PyObject_GetBuffer(array, view, flags)
-    held.count += 1
-    return view
-
-
-cdef void _release(Held *held) noexcept:
-    cdef int i
-    for i in range(held.count):
-        PyBuffer_Release(&held.views[i])
-
-
 cdef void *_input(Held *held, array) except? NULL:
     if array is None:
         return NULL
-    return _hold(held, array, PyBUF_STRIDES).buf
+    return hold(held, array, PyBUF_STRIDES).buf
 
 
 cdef void *_output(Held *held, array) except? NULL:
     if array is None:
         return NULL
-    return _hold(held, array, PyBUF_STRIDES | PyBUF_WRITABLE).buf
+    return hold(held, array, PyBUF_STRIDES | PyBUF_WRITABLE).buf
 
 
 cdef const void *_rows(Held *held, array, int64_t *stride, int *size, int flags) except? NULL:
     """Address of 2-D rows, their stride in elements and the size of an element."""
-    cdef Py_buffer *view = _hold(held, array, flags)
+    cdef Py_buffer *view = hold(held, array, flags)
     size[0] = <int>view.itemsize
     stride[0] = view.strides[0] // view.itemsize
     return view.buf
@@ -155,7 +90,14 @@ cdef const void *_rows(Held *held, array, int64_t *stride, int *size, int flags)
 cdef int _labels(
     Held *held, fastxent_labels *labels, target, int64_t classes, skip
 ) except -1:
-    cdef Py_buffer *view = _hold(held, target, PyBUF_STRIDES | PyBUF_FORMAT)
+    return _describe(
+        labels, hold(held, target, PyBUF_STRIDES | PyBUF_FORMAT), classes, skip
+    )
+
+
+cdef int _describe(
+    fastxent_labels *labels, Py_buffer *view, int64_t classes, skip
+) except -1:
     labels.data = view.buf
     labels.rows = view.shape[0]
     labels.classes = classes
@@ -201,54 +143,81 @@ cdef const void *_class_factor(
     return place
 
 
-cdef fastxent_block_sums *_scratch(int64_t classes, int threads) except NULL:
-    cdef int64_t blocks = (classes + fastxent_block - 1) // fastxent_block
-    cdef void *scratch = PyMem_Malloc(blocks * threads * sizeof(fastxent_block_sums))
-    if scratch == NULL:
-        raise MemoryError
-    return <fastxent_block_sums *>scratch
+cdef int _run(fastxent_pass *work) except -1:
+    """Plan the pass, give it scratch memory, run it: a small one allocates nothing."""
+    cdef double small[512]
+    cdef void *large = NULL
+    work.schedule = fastxent_schedule_of(work.rows, work.classes, work.threads)
+    cdef int64_t size = fastxent_scratch_bytes(work[0])
+    if size <= <int64_t>sizeof(small):
+        work.scratch = small
+    else:
+        large = PyMem_Malloc(size)
+        if large == NULL:
+            raise MemoryError
+        work.scratch = large
+    with nogil:
+        _level.forward(work[0])
+    PyMem_Free(large)
+    return 0
+
+
+cdef int _check(fastxent_label_check *check, int64_t *bad_row, int64_t *live, double *mass) except -1:
+    """First bad row or -1, live rows and their mass."""
+    cdef int64_t chunks, chunk
+    cdef int64_t small[192]
+    cdef void *large = NULL
+    chunks = (check.labels.rows + fastxent_label_chunk - 1) // fastxent_label_chunk
+    if chunks <= 64:
+        check.bad_row = small
+    else:
+        large = PyMem_Malloc(3 * 8 * chunks)
+        if large == NULL:
+            raise MemoryError
+        check.bad_row = <int64_t *>large
+    check.live = check.bad_row + chunks
+    check.mass = <double *>(check.live + chunks)
+    with nogil:
+        _level.check_labels(check[0])
+    bad_row[0] = -1
+    live[0] = 0
+    mass[0] = 0
+    for chunk in range(chunks):
+        if bad_row[0] < 0:
+            bad_row[0] = check.bad_row[chunk]
+        live[0] += check.live[chunk]
+        mass[0] += check.mass[chunk]
+    PyMem_Free(large)
+    return 0
 
 
 def check_labels(target, int64_t classes, skip, class_mass, row_mass, int threads):
     """First bad row or -1, live rows, and their mass."""
     cdef Held held
     cdef fastxent_label_check check
-    cdef int64_t chunks, chunk, bad_row = -1, live = 0
-    cdef double mass = 0
-    cdef int64_t small[3]
-    cdef void *scratch = NULL
+    cdef int64_t bad_row, live
+    cdef double mass
     held.count = 0
     try:
         _labels(&held, &check.labels, target, classes, skip)
         check.class_mass = <const double *>_input(&held, class_mass)
         check.row_mass = <const double *>_input(&held, row_mass)
         check.threads = threads
-        chunks = (check.labels.rows + fastxent_label_chunk - 1) // fastxent_label_chunk
-        if chunks <= 1:
-            check.bad_row = small
-        else:
-            scratch = PyMem_Malloc(3 * 8 * chunks)
-            if scratch == NULL:
-                raise MemoryError
-            check.bad_row = <int64_t *>scratch
-        check.live = check.bad_row + chunks
-        check.mass = <double *>(check.live + chunks)
-        with nogil:
-            _level.check_labels(check)
-        for chunk in range(chunks):
-            if bad_row < 0:
-                bad_row = check.bad_row[chunk]
-            live += check.live[chunk]
-            mass += check.mass[chunk]
+        _check(&check, &bad_row, &live, &mass)
         return bad_row, live, mass
     finally:
-        PyMem_Free(scratch)
-        _release(&held)
+        release(&held)
+
+
+cdef int _statistics(Held *held, fastxent_pass *work, row_max, row_sum) except -1:
+    work.row_max = _output(held, row_max)
+    work.row_sum = <double *>_output(held, row_sum)
+    return 0
 
 
 def forward(
     logits, target, skip, soft, spike, background, double background_total, gain, row_scale,
-    loss, grad, row_max, row_sum, int threads,
+    loss, total, grad, row_max, row_sum, int threads,
 ):
     """Losses, gradients and statistics of rows: `Backend.forward`."""
     cdef Held held
@@ -257,13 +226,11 @@ def forward(
     cdef Constant background_place, gain_place
     cdef int ignored
     held.count = 0
-    work.blocks = NULL
+    memset(&work, 0, sizeof(work))
     try:
         work.logits = _rows(&held, logits, &work.logits_stride, &work.size, PyBUF_STRIDES)
         work.rows = held.views[0].shape[0]
         work.classes = held.views[0].shape[1]
-        work.labels.data = work.soft = work.background = work.gain = NULL
-        work.background_step = work.gain_step = 0
         if target is None:
             work.soft = _rows(&held, soft, &work.soft_stride, &work.soft_size, PyBUF_STRIDES)
         else:
@@ -279,45 +246,86 @@ def forward(
         if gain is not None:
             work.gain = _class_factor(&held, gain, &gain_place, work.size, &work.gain_step)
         work.loss = _output(&held, loss)
-        work.row_max = _output(&held, row_max)
-        work.row_sum = <double *>_output(&held, row_sum)
-        work.grad = NULL
+        work.total = <double *>_output(&held, total)
+        _statistics(&held, &work, row_max, row_sum)
         if grad is not None:
             work.grad = <void *>_rows(
                 &held, grad, &work.out_stride, &ignored, PyBUF_STRIDES | PyBUF_WRITABLE
             )
         work.threads = threads
-        work.blocks = _scratch(work.classes, threads)
-        with nogil:
-            _level.forward(work)
+        _run(&work)
     finally:
-        PyMem_Free(work.blocks)
-        _release(&held)
+        release(&held)
 
 
 def softmax(logits, proba, log_proba, row_max, row_sum, int threads):
-    """Softmax, its logarithm and the statistics of rows: `Backend.softmax`."""
+    """Softmax or its logarithm, and the statistics of rows: `Backend.softmax`.
+
+    The softmax is the gradient of rows whose whole mass is 1 and lies on no class.
+    """
     cdef Held held
     cdef fastxent_pass work
+    cdef double one = 1.0
     cdef int ignored
     cdef int writable = PyBUF_STRIDES | PyBUF_WRITABLE
     held.count = 0
-    work.blocks = NULL
+    memset(&work, 0, sizeof(work))
     try:
         work.logits = _rows(&held, logits, &work.logits_stride, &work.size, PyBUF_STRIDES)
         work.rows = held.views[0].shape[0]
         work.classes = held.views[0].shape[1]
-        work.row_max = _output(&held, row_max)
-        work.row_sum = <double *>_output(&held, row_sum)
-        work.proba = work.log_proba = NULL
+        work.row_scale = &one
+        work.background_total = 1.0
+        _statistics(&held, &work, row_max, row_sum)
         if proba is not None:
-            work.proba = <void *>_rows(&held, proba, &work.out_stride, &ignored, writable)
+            work.grad = <void *>_rows(&held, proba, &work.out_stride, &ignored, writable)
         if log_proba is not None:
             work.log_proba = <void *>_rows(&held, log_proba, &work.out_stride, &ignored, writable)
         work.threads = threads
-        work.blocks = _scratch(work.classes, threads)
-        with nogil:
-            _level.softmax(work)
+        _run(&work)
     finally:
-        PyMem_Free(work.blocks)
-        _release(&held)
+        release(&held)
+
+
+def mean_loss(logits, target, skip, grad, int threads):
+    """Mean loss of plain rows, and its gradient: `Backend.mean_loss`."""
+    cdef Held held
+    cdef fastxent_label_check check
+    cdef fastxent_pass work
+    cdef int64_t bad_row, live
+    cdef double total, mass, scale, one = 1.0
+    cdef Py_buffer *rows
+    cdef Py_buffer *labels
+    held.count = 0
+    memset(&work, 0, sizeof(work))
+    try:
+        rows = hold(&held, logits, PyBUF_STRIDES | PyBUF_FORMAT)
+        labels = hold(&held, target, PyBUF_STRIDES | PyBUF_FORMAT)
+        if not plain_rows(rows, labels):
+            return None
+        work.logits = rows.buf
+        work.rows, work.classes = rows.shape[0], rows.shape[1]
+        work.size = <int>rows.itemsize
+        work.logits_stride = rows.strides[0] // rows.itemsize
+        if grad is not None:
+            hold(&held, grad, PyBUF_STRIDES | PyBUF_FORMAT)
+            if not plain_output(&held.views[2], rows, labels):
+                return None
+            work.grad = held.views[2].buf
+            work.out_stride = held.views[2].strides[0] // rows.itemsize
+        _describe(&work.labels, labels, work.classes, skip)
+        check.labels = work.labels
+        check.class_mass = check.row_mass = NULL
+        check.threads = threads
+        _check(&check, &bad_row, &live, &mass)
+        if bad_row >= 0 or live == 0:
+            return None
+        scale = 1.0 / mass
+        work.spike = &one
+        work.row_scale = &scale
+        work.total = &total
+        work.threads = threads
+        _run(&work)
+        return total / mass
+    finally:
+        release(&held)

@@ -9,11 +9,13 @@
 // Classes per block and labels per partial sum: BLOCK and LABEL_CHUNK of backends/contract.py.
 constexpr int64_t fastxent_block = 1024;
 constexpr int64_t fastxent_label_chunk = 8192;
+// Most classes for which rows lie in the lanes: TILE_CLASSES of backends/contract.py.
+constexpr int64_t fastxent_tile_classes = 64;
 
 // What a block of a row hands up, or the whole row: the maximum m (-inf: all masked), sum exp(z - m),
-// sum t and sum t * (z - m); relative to 0 where m is -inf.
+// sum t and sum t * (z - m), relative to 0 where m is -inf; and exp(m - row's m), once known.
 struct fastxent_block_sums {
-    double max, sum, mass, dot;
+    double max, sum, mass, dot, factor;
 };
 
 struct fastxent_labels {
@@ -34,12 +36,22 @@ struct fastxent_label_check {
     double *mass;
 };
 
+// How a pass is cut up. It depends on the shape only, but for `pieces`, and cutting a row up changes no
+// bit of it.
+struct fastxent_schedule {
+    bool tiles;          // rows in the lanes
+    int64_t chunk_rows;  // rows that a thread takes at a time; one total each
+    int64_t chunks;
+    int64_t blocks;  // of a row
+    int64_t pieces;  // of a row: more than one where threads share it
+};
+
 struct fastxent_pass {
     int64_t rows, classes;
     int size;  // bytes of one logit: 4 or 8
     const void *logits;
     int64_t logits_stride;
-    fastxent_labels labels;  // data is null for soft targets
+    fastxent_labels labels;  // data is null where there are none
     const void *soft;
     int64_t soft_stride;
     int soft_size;  // bytes of one probability: 1, 4 or 8
@@ -48,20 +60,23 @@ struct fastxent_pass {
     int64_t spike_step, row_scale_step;
     const void *background, *gain;
     int64_t background_step, gain_step;
-    double background_total;
-    void *loss, *grad, *row_max, *proba, *log_proba;
-    double *row_sum;
-    int64_t out_stride;  // of grad, proba or log_proba
-    fastxent_block_sums *blocks;  // of one row, for each thread
+    double background_total;  // the whole mass of a row without labels and probabilities
+    void *loss, *grad, *row_max, *log_proba;
+    double *row_sum, *total;
+    int64_t out_stride;  // of grad or log_proba
     int threads;
+    fastxent_schedule schedule;
+    void *scratch;  // fastxent_scratch_bytes of it
 };
 
 struct fastxent_level {
     const char *name;
     void (*check_labels)(const fastxent_label_check &);
     void (*forward)(const fastxent_pass &);
-    void (*softmax)(const fastxent_pass &);
 };
+
+fastxent_schedule fastxent_schedule_of(int64_t rows, int64_t classes, int threads);
+int64_t fastxent_scratch_bytes(const fastxent_pass &);
 
 // The levels that were built, lowest first, and how many this CPU can run.
 extern const fastxent_level *const fastxent_levels[];

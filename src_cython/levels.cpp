@@ -1,4 +1,4 @@
-// Which instruction levels were built, and which of them this CPU runs.
+// Which instruction levels were built and which of them this CPU runs; how a pass is cut up.
 #include "kernels.hpp"
 
 #ifdef _OPENMP
@@ -63,4 +63,38 @@ int fastxent_openmp_limit() {
 #else
     return 1;
 #endif
+}
+
+namespace {
+
+// Elements a chunk: a few microseconds of work, so that a core that is busy elsewhere delays the call
+// by one chunk only.
+constexpr int64_t chunk_elements = 1 << 14;
+// Rows of a chunk of tiles are whole tiles of 16 rows.
+constexpr int64_t tile_rows = 16;
+
+int64_t over(int64_t number, int64_t by) { return (number + by - 1) / by; }
+
+}  // namespace
+
+fastxent_schedule fastxent_schedule_of(int64_t rows, int64_t classes, int threads) {
+    fastxent_schedule schedule;
+    schedule.tiles = classes <= fastxent_tile_classes;
+    schedule.chunk_rows = classes < chunk_elements ? chunk_elements / classes : 1;
+    if (schedule.tiles) schedule.chunk_rows = over(schedule.chunk_rows, tile_rows) * tile_rows;
+    schedule.chunks = over(rows, schedule.chunk_rows);
+    schedule.blocks = over(classes, fastxent_block);
+    schedule.pieces = 1;
+    if (!schedule.tiles && threads > 1 && schedule.chunks < 2 * threads) {
+        const int64_t most = over(classes, chunk_elements);
+        schedule.pieces = most < 8 * threads ? most : 8 * threads;
+    }
+    return schedule;
+}
+
+int64_t fastxent_scratch_bytes(const fastxent_pass &pass) {
+    const fastxent_schedule &schedule = pass.schedule;
+    const int64_t rows_at_a_time = schedule.tiles ? 0 : schedule.pieces > 1 ? 1 : pass.threads;
+    return schedule.chunks * static_cast<int64_t>(sizeof(double)) +
+           rows_at_a_time * schedule.blocks * static_cast<int64_t>(sizeof(fastxent_block_sums));
 }

@@ -1,8 +1,9 @@
-// The arithmetic of one row, once, for every kind of target (docs/math.md has the formulas).
+// The arithmetic of rows, once, for every kind of target (docs/math.md has the formulas).
 #pragma once
 
+#include "elementary.hpp"
 #include "kernels.hpp"
-#include "lanes.hpp"
+#include "target.hpp"
 
 namespace {
 
@@ -10,62 +11,54 @@ FASTXENT_INLINE int64_t block_length(int64_t begin, int64_t classes) {
     return classes - begin < fastxent_block ? classes - begin : fastxent_block;
 }
 
-// Where a row's target puts mass besides the label: three policies with one method, mass(k, some).
+// What logits are taken relative to: -inf minus -inf would be NaN where all are masked.
+FASTXENT_INLINE double shift_of(double max) { return max == -infinity<double> ? 0.0 : max; }
 
-struct only_on_label {
-    static constexpr bool everywhere = false;
-};
+FASTXENT_INLINE double where_nonzero(double condition, double value, double otherwise) {
+    return condition != 0.0 ? value : otherwise;
+}
 
-template <class T> struct on_background {
-    static constexpr bool everywhere = true;
-    const T *background;
-    int64_t step;
-    template <class Some> FASTXENT_INLINE lanes<T> mass(int64_t k, Some some) const {
-        return load<T>(background + k * step, some, T(0));
-    }
-};
+// T * log s - sum t * (z - m): `dot` for the mass everywhere, `spike` for that on the label. For one
+// row in doubles, or for some in lanes.
+template <class Number>
+FASTXENT_INLINE Number loss_of(Number mass, Number log_sum, Number dot, Number spike,
+                               Number at_label, Number max) {
+    const Number loss = mass * log_sum - dot;
+    return where_nonzero(spike, loss - spike * (at_label - max), loss);
+}
 
-template <class T, class S> struct on_soft {
-    static constexpr bool everywhere = true;
-    const S *soft;
-    template <class Some> FASTXENT_INLINE lanes<T> mass(int64_t k, Some some) const {
-        return load<T>(soft + k, some, T(0));
-    }
-};
+// The gradient at the label, where p - 1 cancels: in double before it is rounded.
+template <class Number>
+FASTXENT_INLINE Number grad_at_label(Number scale, Number share, Number exp, Number mass) {
+    return scale * (share * exp - mass);
+}
 
-template <class T, class S> struct on_weighted_soft {
-    static constexpr bool everywhere = true;
-    const S *soft;
-    const T *gain, *background;
-    int64_t gain_step, background_step;
-    template <class Some> FASTXENT_INLINE lanes<T> mass(int64_t k, Some some) const {
-        return fma(load<T>(gain + k * gain_step, some, T(0)), load<T>(soft + k, some, T(0)),
-                   load<T>(background + k * background_step, some, T(0)));
-    }
-};
-
-// What a block's logits are taken relative to: -inf minus -inf would be NaN where all are masked.
-template <class T> FASTXENT_INLINE T shift_of(T block_max) {
-    return block_max == -infinity<T> ? T(0) : block_max;
+// scale * (share * exp - t). Where t is 0 the scale goes into the one factor; where it is not, it
+// comes last, so that the difference cancels exactly (C = 1: p = t = 1).
+template <class T>
+FASTXENT_INLINE lanes<T> grad_of(const lanes<T> &exps, const lanes<T> &share, const lanes<T> &mass,
+                                 const lanes<T> &scale) {
+    return fms(exps, share, mass) * scale;
 }
 
 template <class T, class Target>
 FASTXENT_INLINE fastxent_block_sums block_forward(const T *logits, int64_t begin, int64_t n,
-                                            const Target &target, T *exps) {
+                                                  const Target &target, T *exps) {
     const T *z = logits + begin;
-    lanes<T> top = splat(-infinity<T>);
-    for_lanes<T>(n, [&](int64_t k, auto some) __attribute__((always_inline)) {
+    chains<T> tops(-infinity<T>);
+    for_chained_lanes<T>(n, [&](int64_t k, auto some, int chain) __attribute__((always_inline)) {
         // the order of the operands lets a NaN pass by; the sum will show it
-        top = max(load<T>(z + k, some, -infinity<T>), top);
+        tops.of[chain] = max(load<T>(z + k, some, -infinity<T>), tops.of[chain]);
     });
-    const T block_max = largest(top);
-    const lanes<T> shift = splat(shift_of(block_max));
-    lanes<T> total = splat(T(0)), mass = splat(T(0)), dot = splat(T(0));
-    for_lanes<T>(n, [&](int64_t k, auto some) __attribute__((always_inline)) {
+    const double block_max = largest(tops.largest());
+    const lanes<T> shift = splat(static_cast<T>(shift_of(block_max)));
+    chains<T> total(T(0));
+    lanes<T> mass = splat(T(0)), dot = splat(T(0));
+    for_chained_lanes<T>(n, [&](int64_t k, auto some, int chain) __attribute__((always_inline)) {
         const lanes<T> shifted = load<T>(z + k, some, -infinity<T>) - shift;
         const lanes<T> e = exp_of_negative(shifted);
         if (exps) store(exps + begin + k, e, some);
-        total = total + e;
+        total.of[chain] = total.of[chain] + e;
         if constexpr (Target::everywhere) {
             const lanes<T> t = target.mass(begin + k, some);
             mass = mass + t;
@@ -73,66 +66,59 @@ FASTXENT_INLINE fastxent_block_sums block_forward(const T *logits, int64_t begin
             dot = where_nonzero(t, fma(t, shifted, dot), dot);
         }
     });
-    return {static_cast<double>(block_max), sum(total), sum(mass), sum(dot)};
+    return {block_max, sum(total.sum()), sum(mass), sum(dot), 1.0};
 }
 
-FASTXENT_INLINE double exp_one(double x) {
-    const lanes<double> e = exp_of_negative(splat(x));
-    return e.part[0][0];
-}
-
-// exp(block maximum - row maximum), exactly 1 for the block that holds the maximum.
-FASTXENT_INLINE double block_factor(double block_max, double row_max) {
-    return block_max == row_max ? 1.0 : exp_one(block_max - row_max);
-}
-
-// From the blocks' sums, in block order, to the row's: m, s, sum t and sum t * (z - m).
-FASTXENT_INLINE fastxent_block_sums merge(const fastxent_block_sums *blocks, int64_t count) {
-    fastxent_block_sums row = {-infinity<double>, 0, 0, 0};
+// From the blocks' sums, in block order, to the row's: m, s, sum t and sum t * (z - m). Each block
+// learns its factor exp(block maximum - row maximum), exactly 1 for the one that holds the maximum.
+FASTXENT_INLINE fastxent_block_sums merge(fastxent_block_sums *blocks, int64_t count) {
+    if (count == 1) return blocks[0];
+    fastxent_block_sums row = {-infinity<double>, 0, 0, 0, 1.0};
     for (int64_t b = 0; b < count; ++b)
         row.max = blocks[b].max > row.max ? blocks[b].max : row.max;
     for (int64_t b = 0; b < count; ++b) {
-        const fastxent_block_sums &block = blocks[b];
-        const bool masked = block.max == -infinity<double>;  // then its sum is 0, or NaN
-        row.sum += masked ? block.sum : block.sum * block_factor(block.max, row.max);
+        fastxent_block_sums &block = blocks[b];
+        if (block.max != row.max) block.factor = exp_of_negative(block.max - row.max);
+        // a masked block's sum is 0, or NaN; where all are masked the factor stays 1
+        row.sum += block.sum * block.factor;
         row.mass += block.mass;
         row.dot += block.dot + block.mass * (shift_of(block.max) - row.max);
     }
     return row;
 }
 
+// The blocks of a row from block `from` up to `to`: a row may be shared out among threads.
 template <class T, class Target>
-FASTXENT_INLINE fastxent_block_sums row_forward(const T *logits, int64_t classes,
-                                                const Target &target, T *exps,
-                                                fastxent_block_sums *blocks) {
-    int64_t count = 0;
-    for (int64_t begin = 0; begin < classes; begin += fastxent_block)
-        blocks[count++] =
-            block_forward(logits, begin, block_length(begin, classes), target, exps);
-    return merge(blocks, count);
+FASTXENT_ONCE void blocks_forward(const T *logits, int64_t classes, const Target &target, T *exps,
+                                  fastxent_block_sums *blocks, int64_t from, int64_t to) {
+    for (int64_t b = from; b < to; ++b) {
+        const int64_t begin = b * fastxent_block, n = block_length(begin, classes);
+        // null as a constant leaves no test in the loop
+        blocks[b] = exps ? block_forward(logits, begin, n, target, exps)
+                         : block_forward(logits, begin, n, target, static_cast<T *>(nullptr));
+    }
 }
 
-// exps becomes scale * (mass / s * exps - t), block by block.
+// exps becomes scale * (share * exps - t), block by block; `share` is mass / s.
 template <class T, class Target>
-FASTXENT_INLINE void row_close(T *exps, int64_t classes, const Target &target, double scale,
-                               const fastxent_block_sums &row,
-                               const fastxent_block_sums *blocks) {
+FASTXENT_ONCE void blocks_close(T *exps, int64_t classes, const Target &target, double scale,
+                                  double share, const fastxent_block_sums *blocks, int64_t from,
+                                  int64_t to) {
     const lanes<T> scales = splat(static_cast<T>(scale));
-    for (int64_t b = 0, begin = 0; begin < classes; ++b, begin += fastxent_block) {
-        const double share = row.mass / row.sum * block_factor(blocks[b].max, row.max);
-        // where t is 0 the scale goes into the one factor; where it is not, it comes last, so that
-        // the difference cancels exactly (C = 1: p = t = 1)
+    for (int64_t b = from; b < to; ++b) {
+        const int64_t begin = b * fastxent_block;
+        const double of_block = share * blocks[b].factor;
         const lanes<T> factor =
-            splat(static_cast<T>(Target::everywhere ? share : scale * share));
+            splat(static_cast<T>(Target::everywhere ? of_block : scale * of_block));
         T *e = exps + begin;
         for_lanes<T>(block_length(begin, classes),
                      [&](int64_t k, auto some) __attribute__((always_inline)) {
-                         const lanes<T> exps_here = load<T>(e + k, some, T(0));
+                         const lanes<T> here = load<T>(e + k, some, T(0));
                          if constexpr (Target::everywhere) {
                              const lanes<T> t = target.mass(begin + k, some);
-                             store(e + k, fms(exps_here, factor, t) * scales, some);
+                             store(e + k, grad_of(here, factor, t, scales), some);
                          } else {
-                             store(e + k, exps_here * factor, some);
+                             store(e + k, here * factor, some);
                          }
                      });
     }

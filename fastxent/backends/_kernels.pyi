@@ -2,6 +2,7 @@ from fastxent.precision import Array
 
 BLOCK: int
 LABEL_CHUNK: int
+TILE_CLASSES: int
 
 def levels() -> tuple[tuple[str, ...], int]: ...
 def level() -> str: ...
@@ -27,6 +28,7 @@ def forward(
     gain: float | Array | None,
     row_scale: float | Array,
     loss: Array | None,
+    total: Array | None,
     grad: Array | None,
     row_max: Array | None,
     row_sum: Array | None,
@@ -40,3 +42,6 @@ def softmax(
     row_sum: Array | None,
     threads: int,
 ) -> None: ...
+def mean_loss(
+    logits: Array, target: Array, skip: int | None, grad: Array | None, threads: int
+) -> float | None: ...

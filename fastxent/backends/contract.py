@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from fastxent.precision import Array
     from fastxent.problem import Problem
 
-__all__ = ["BLOCK", "LABEL_CHUNK", "Backend", "LabelSummary", "Outputs"]
+__all__ = [
+    "BLOCK",
+    "CHUNK_ELEMENTS",
+    "LABEL_CHUNK",
+    "TILE_CLASSES",
+    "Backend",
+    "LabelSummary",
+    "Outputs",
+]
 
 # Classes per block: the unit of summation and of scaling. One f32 accumulator over a whole row of
 # 128,256 peaked logits gave a gradient error of 3.6e-6, blocks of 1,024 added in f64 1.9e-7.
@@ -22,6 +30,13 @@ BLOCK = 1024
 # Labels per partial sum: fixed, so that the sum of their masses has the same bits for any number
 # of threads.
 LABEL_CHUNK = 8192
+
+# Most classes for which compiled backends put rows, not classes, into the SIMD lanes.
+TILE_CLASSES = 64
+
+# Elements a chunk: a few microseconds of work, so that a core that is busy elsewhere delays a call
+# by one chunk only. The losses of a chunk's rows make one partial sum.
+CHUNK_ELEMENTS = 1 << 14
 
 
 @dataclass(slots=True)
@@ -34,6 +49,9 @@ class Outputs:
         Loss of each row before `row_scale`; 0 for a skipped row.
     grad : (N, C) array of the storage dtype, class stride 1, may be the logits themselves
         Gradient of each row times `row_scale`.
+    total : (1,) float64 array
+        Sum of the rows' losses before they are rounded, added up in an order that depends on the
+        shape only.
     row_max, row_sum : (N,) arrays, compute dtype and float64
         m = max z and s = sum exp(z - m): the state between forward and backward.
     proba, log_proba : (N, C) arrays of the storage dtype, class stride 1, may be the logits
@@ -41,6 +59,7 @@ class Outputs:
     """
 
     loss: Array | None = None
+    total: Array | None = None
     grad: Array | None = None
     row_max: Array | None = None
     row_sum: Array | None = None
@@ -92,7 +111,22 @@ class Backend(Protocol):
         """Find the first bad label, count the live rows and add up their mass."""
 
     def forward(self, problem: Problem, out: Outputs) -> None:
-        """Fill `loss`, `grad`, `row_max`, `row_sum`, as far as they are not None."""
+        """Fill `loss`, `total`, `grad`, `row_max`, `row_sum`, as far as they are not None."""
 
     def softmax(self, problem: Problem, out: Outputs) -> None:
-        """Fill `proba`, `log_proba`, `row_max`, `row_sum`, as far as they are not None."""
+        """Fill `proba` or `log_proba`, and `row_max`, `row_sum`, as far as they are not None."""
+
+    def mean_loss(
+        self,
+        logits: Array,
+        target: Array,
+        skip: int | None,
+        grad: Array | None,
+        num_threads: int,
+    ) -> float | None:
+        """Mean loss of rows without options, its gradient into `grad`: all of a call in one step.
+
+        The arrays are the caller's, unchecked but for being NumPy arrays. None, and nothing
+        written, where anything about them is out of the ordinary, a bad label too: then the door
+        takes over. The bits are those of `forward`.
+        """

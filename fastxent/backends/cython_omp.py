@@ -62,7 +62,7 @@ class CythonBackend:
         return LabelSummary(*found)
 
     def forward(self, problem: Problem, out: Outputs) -> None:
-        """Fill `loss`, `grad`, `row_max`, `row_sum`, as far as they are not None."""
+        """Fill `loss`, `total`, `grad`, `row_max`, `row_sum`, as far as they are not None."""
         _kernels.forward(
             problem.logits,
             problem.target,
@@ -74,6 +74,7 @@ class CythonBackend:
             problem.gain,
             problem.row_scale,
             out.loss,
+            out.total,
             out.grad,
             out.row_max,
             out.row_sum,
@@ -81,10 +82,21 @@ class CythonBackend:
         )
 
     def softmax(self, problem: Problem, out: Outputs) -> None:
-        """Fill `proba`, `log_proba`, `row_max`, `row_sum`, as far as they are not None."""
+        """Fill `proba` or `log_proba`, and `row_max`, `row_sum`, as far as they are not None."""
         _kernels.softmax(
             problem.logits, out.proba, out.log_proba, out.row_max, out.row_sum, problem.num_threads
         )
+
+    def mean_loss(
+        self,
+        logits: Array,
+        target: Array,
+        skip: int | None,
+        grad: Array | None,
+        num_threads: int,
+    ) -> float | None:
+        """Mean loss and gradient of a call without options, or None."""
+        return _kernels.mean_loss(logits, target, skip, grad, num_threads)
 
 
 BACKEND = CythonBackend()

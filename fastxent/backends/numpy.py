@@ -120,7 +120,9 @@ class NumpyBackend:
         return LabelSummary(-1, live, mass)
 
     def forward(self, problem: Problem, out: Outputs) -> None:
-        """Fill `loss`, `grad`, `row_max`, `row_sum`, as far as they are not None."""
+        """Fill `loss`, `total`, `grad`, `row_max`, `row_sum`, as far as they are not None."""
+        if out.total is not None:
+            out.total[0] = 0
         with np.errstate(all="ignore"):
             for group in _groups(*problem.logits.shape):
                 self._forward_group(problem, out, group)
@@ -145,9 +147,12 @@ class NumpyBackend:
         dot = 0.0 if mass is None else _dot(mass, shifted)
         exps = np.exp(shifted, out=shifted)
         row_sum = _sums(exps, row_max)
+        loss = total * np.log(row_sum) - dot - np.where(spike, spike * at_label, 0)
+        if out.total is not None:
+            out.total[0] += loss.sum()
         if out.loss is not None:
             out.loss[group] = 0
-            out.loss[rows] = total * np.log(row_sum) - dot - np.where(spike, spike * at_label, 0)
+            out.loss[rows] = loss
         if out.row_max is not None:
             out.row_max[rows] = row_max
         if out.row_sum is not None:
@@ -176,7 +181,7 @@ class NumpyBackend:
         out.grad[rows] = exps
 
     def softmax(self, problem: Problem, out: Outputs) -> None:
-        """Fill `proba`, `log_proba`, `row_max`, `row_sum`, as far as they are not None."""
+        """Fill `proba` or `log_proba`, and `row_max`, `row_sum`, as far as they are not None."""
         with np.errstate(all="ignore"):
             for group in _groups(*problem.logits.shape):
                 shifted, row_max = _shifted(problem.logits[group])
@@ -191,6 +196,17 @@ class NumpyBackend:
                 if out.log_proba is not None:
                     log_sum = _column(np.log(row_sum), exps.dtype)
                     np.subtract(shifted, log_sum, out=out.log_proba[group])
+
+    def mean_loss(
+        self,
+        logits: Array,
+        target: Array,
+        skip: int | None,
+        grad: Array | None,
+        num_threads: int,
+    ) -> float | None:
+        """No shorter way than `forward`."""
+        return None
 
 
 BACKEND = NumpyBackend()

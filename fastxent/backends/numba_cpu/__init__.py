@@ -126,7 +126,12 @@ class NumbaBackend:
             on_all = memory.factor(background, compute)
             numbers["background"], numbers["background_step"] = on_all
             numbers["background_total"] = problem.background_total
+        if out.total is not None and out.loss is None:
+            loss = np.empty(len(problem.logits), problem.precision.loss)
+            numbers["loss"] = address(loss)
         _run(_launch().FORWARD, problem, numbers, stored)
+        if out.total is not None:
+            out.total[0] = np.sum(loss if out.loss is None else out.loss, dtype=np.float64)
 
     def softmax(self, problem: Problem, out: Outputs) -> None:
         """Fill `proba`, `log_proba`, `row_max`, `row_sum`, as far as they are not None."""
@@ -146,6 +151,17 @@ class NumbaBackend:
             out_stride=stride(out.log_proba if out.proba is None else out.proba),
         )
         _run(_launch().SOFTMAX, problem, numbers)
+
+    def mean_loss(
+        self,
+        logits: Array,
+        target: Array,
+        skip: int | None,
+        grad: Array | None,
+        num_threads: int,
+    ) -> float | None:
+        """None."""
+        return None
 
 
 def _begin(problem: Problem) -> tuple[Memory, dict[str, Any]]:

@@ -1,0 +1,136 @@
+// The arithmetic of many short rows at once: a row in each lane, and the formulas of row.hpp.
+#pragma once
+
+#include "row.hpp"
+#include "transpose.hpp"
+
+namespace {
+
+// As many rows as there are lanes. Lane by lane: the logits of each class, which become exponentials,
+// and what is known of each row. A label that is no class (-1) never matches.
+template <class T> struct tile {
+    static constexpr int rows = lanes<T>::count;
+    T numbers[fastxent_tile_classes * rows];
+    const T *from[rows];
+    T *to[rows];
+    T label[rows], at_label[rows], exp_at_label[rows], mass_at_label[rows];
+    T max[rows], mass[rows], dot[rows];
+    double sum[rows];
+    T factor[rows], scale[rows], grad_at_label[rows], log_sum[rows];
+};
+
+template <class T> FASTXENT_INLINE lanes<T> load(const T *from) { return load<T>(from, whole{}, T(0)); }
+
+template <class T> FASTXENT_INLINE void store(T *to, const lanes<T> &value) {
+    store(to, value, whole{});
+}
+
+// Rows of any type, converted, class by class.
+template <class T, class S>
+FASTXENT_ONCE void gather(const S *const *rows, int64_t classes, T *numbers) {
+    for (int row = 0; row < lanes<T>::count; ++row)
+        for (int64_t k = 0; k < classes; ++k)
+            numbers[k * lanes<T>::count + row] = static_cast<T>(rows[row][k]);
+}
+
+template <class T>
+FASTXENT_ONCE void gather(const T *const *rows, int64_t classes, T *numbers) {
+    for_pieces<T>(classes, [&](int64_t k, auto n) __attribute__((always_inline)) {
+        lanes<T> piece[n.value];
+        load_classes<T, n.value>(rows, k, piece);
+#pragma GCC unroll 4
+        for (int j = 0; j < n.value; ++j) store(numbers + (k + j) * lanes<T>::count, piece[j]);
+    });
+}
+
+// Sums in double of as many rows: a row adds one number to the next, which in float would lose
+// digits that a row's sixteen lanes keep apart (p - 1 at the label was wrong altogether).
+template <class T> struct row_sums {
+    static constexpr int parts = lanes<T>::count / lanes<double>::count;
+    lanes<double> of[parts];
+    FASTXENT_INLINE row_sums() {
+        for (auto &one : of) one = splat(0.0);
+    }
+    FASTXENT_INLINE void add(const T *numbers) {
+#pragma GCC unroll 2
+        for (int i = 0; i < parts; ++i)
+            of[i] = of[i] + load<double>(numbers + i * lanes<double>::count, whole{}, 0.0);
+    }
+    FASTXENT_INLINE void to(double *numbers) const {
+        for (int i = 0; i < parts; ++i) store(numbers + i * lanes<double>::count, of[i]);
+    }
+};
+
+// Reads the rows: exponentials, and the maximum and the sums of each row.
+template <class T, class Target, bool labelled>
+FASTXENT_ONCE void tile_forward(tile<T> &rows, int64_t classes, const Target &target) {
+    gather(rows.from, classes, rows.numbers);
+    lanes<T> top = splat(-infinity<T>);
+    for (int64_t k = 0; k < classes; ++k) top = max(load(rows.numbers + k * tile<T>::rows), top);
+    // as shift_of: nothing is taken relative to -inf
+    const lanes<T> shift = where_equal(top, splat(-infinity<T>), splat(T(0)), top);
+    row_sums<T> total;
+    lanes<T> mass = splat(T(0)), dot = splat(T(0)), at_label = mass, exp_at_label = mass;
+    lanes<T> mass_at_label = mass;
+    const lanes<T> label = load(rows.label);
+    for (int64_t k = 0; k < classes; ++k) {
+        const lanes<T> z = load(rows.numbers + k * tile<T>::rows), shifted = z - shift;
+        const lanes<T> e = exp_of_negative(shifted);
+        store(rows.numbers + k * tile<T>::rows, e);
+        total.add(rows.numbers + k * tile<T>::rows);
+        const lanes<T> here = splat(static_cast<T>(k));
+        if constexpr (Target::everywhere) {
+            const lanes<T> t = target.mass(k);
+            mass = mass + t;
+            dot = where_nonzero(t, fma(t, shifted, dot), dot);
+            if constexpr (labelled) mass_at_label = where_equal(label, here, t, mass_at_label);
+        }
+        if constexpr (labelled) {
+            at_label = where_equal(label, here, z, at_label);
+            exp_at_label = where_equal(label, here, e, exp_at_label);
+        }
+    }
+    store(rows.max, top);
+    total.to(rows.sum);
+    store(rows.mass, mass);
+    store(rows.dot, dot);
+    store(rows.at_label, at_label);
+    store(rows.exp_at_label, exp_at_label);
+    store(rows.mass_at_label, mass_at_label);
+}
+
+// Writes the gradient's rows.
+template <class T, class Target, bool labelled>
+FASTXENT_ONCE void tile_close(const tile<T> &rows, int64_t classes, const Target &target) {
+    const lanes<T> factor = load(rows.factor), scale = load(rows.scale);
+    const lanes<T> label = load(rows.label), grad_at_label = load(rows.grad_at_label);
+    for_pieces<T>(classes, [&](int64_t k, auto n) __attribute__((always_inline)) {
+        lanes<T> piece[n.value];
+#pragma GCC unroll 4
+        for (int j = 0; j < n.value; ++j) {
+            const lanes<T> e = load(rows.numbers + (k + j) * tile<T>::rows);
+            if constexpr (Target::everywhere)
+                piece[j] = grad_of(e, factor, target.mass(k + j), scale);
+            else
+                piece[j] = e * factor;
+            if constexpr (labelled)
+                piece[j] =
+                    where_equal(label, splat(static_cast<T>(k + j)), grad_at_label, piece[j]);
+        }
+        store_classes<T, n.value>(rows.to, k, piece);
+    });
+}
+
+// Writes (z - m) - log s, from the rows read once more.
+template <class T> FASTXENT_ONCE void tile_log_proba(tile<T> &rows, int64_t classes) {
+    const lanes<T> max = load(rows.max), log_sum = load(rows.log_sum);
+    for_pieces<T>(classes, [&](int64_t k, auto n) __attribute__((always_inline)) {
+        lanes<T> piece[n.value];
+        load_classes<T, n.value>(rows.from, k, piece);
+#pragma GCC unroll 4
+        for (int j = 0; j < n.value; ++j) piece[j] = piece[j] - max - log_sum;
+        store_classes<T, n.value>(rows.to, k, piece);
+    });
+}
+
+}  // namespace
