@@ -32,7 +32,9 @@ FLAGS = [
     "-Wall",
     "-Wextra",
     "-Wvla",
-    "-Wno-maybe-uninitialized",  # GCC 12 says it of its own header: __Y = __Y in avx512fintrin.h
+    # GCC 12 says both of its own header: __Y = __Y in avx512fintrin.h
+    "-Wno-maybe-uninitialized",
+    "-Wno-uninitialized",
 ]
 # -mprefer-vector-width: GCC otherwise splits 64-byte vectors in two on some CPUs
 LEVELS = {

@@ -40,84 +40,123 @@ FASTXENT_INLINE row_fate fate_of(const fastxent_pass &pass, int64_t row) {
     return {true, label, 0.0};
 }
 
-// One row on its way through the pass: begin, blocks_forward, finish, blocks_close, end.
-template <class T> struct row_state {
-    const T *logits;
-    T *grad;
-    int64_t label;
-    double at_label, share, scale, grad_at_label;
+// Some rows on their way through the pass, each in a slot: begin_row, blocks_forward, merge_row for
+// each, finish_group for all, then close_row for each.
+template <class T> struct row_group {
+    static constexpr int slots = lanes<double>::count;
+    int64_t row[slots], label[slots];
+    const T *logits[slots];
+    T *grad[slots];
+    double max[slots], sum[slots], mass[slots], dot[slots], spike[slots], scale[slots];
+    double at_label[slots], exp_at_label[slots], mass_at_label[slots];
+    double loss[slots], log_sum[slots], share[slots], grad_at_label[slots];
 };
 
 template <class T>
-FASTXENT_INLINE row_state<T> begin_row(const fastxent_pass &pass, int64_t row, int64_t label) {
+FASTXENT_INLINE void begin_row(const fastxent_pass &pass, row_group<T> &group, int slot, int64_t row,
+                               int64_t label) {
     const T *logits = static_cast<const T *>(pass.logits) + row * pass.logits_stride;
+    group.row[slot] = row;
+    group.label[slot] = label;
+    group.logits[slot] = logits;
+    group.grad[slot] = row_of<T>(pass.grad, pass.out_stride, row);
     // read before anything is written: the gradient may go over the logits
-    const double at_label = label >= 0 ? static_cast<double>(logits[label]) : 0.0;
-    return {logits, row_of<T>(pass.grad, pass.out_stride, row), label, at_label, 0, 0, 0};
+    group.at_label[slot] = label >= 0 ? static_cast<double>(logits[label]) : 0.0;
+    group.spike[slot] = label >= 0 ? pass.spike[label * pass.spike_step] : 0.0;
+    group.scale[slot] = pass.row_scale[row * pass.row_scale_step];
 }
 
-// From the blocks' sums to the row's results, all but the gradient. Gives the loss.
 template <class T, class Target>
-FASTXENT_ONCE double finish_row(const fastxent_pass &pass, const Target &target, int64_t row,
-                                  row_state<T> &state, fastxent_block_sums *blocks) {
+FASTXENT_INLINE void merge_row(const fastxent_pass &pass, row_group<T> &group, int slot,
+                               const Target &target, fastxent_block_sums *blocks) {
     const fastxent_block_sums sums = merge(blocks, pass.schedule.blocks);
-    const int64_t label = state.label;
-    const double spike = label >= 0 ? pass.spike[label * pass.spike_step] : 0.0;
-    const double mass = pass.soft ? sums.mass : spike + pass.background_total;
-    const double log_sum = log_of_sum(sums.sum);
-    const double dot = Target::everywhere ? sums.dot : 0.0;
-    const double loss = loss_of(mass, log_sum, dot, spike, state.at_label, sums.max);
-    put<T>(pass.loss, row, loss);
-    put<T>(pass.row_max, row, sums.max);
-    if (pass.row_sum) pass.row_sum[row] = sums.sum;
+    const int64_t label = group.label[slot];
+    group.max[slot] = sums.max;
+    group.sum[slot] = sums.sum;
+    group.mass[slot] = pass.soft ? sums.mass : group.spike[slot] + pass.background_total;
+    group.dot[slot] = Target::everywhere ? sums.dot : 0.0;
+    group.exp_at_label[slot] = group.mass_at_label[slot] = 0.0;
+    if (label < 0 || !group.grad[slot]) return;
+    group.exp_at_label[slot] = static_cast<double>(group.grad[slot][label]) *
+                               blocks[label / fastxent_block].factor;
+    if constexpr (Target::everywhere)
+        group.mass_at_label[slot] =
+            static_cast<double>(target.mass(label, first{1}).part[0][0]);
+}
+
+template <class T> FASTXENT_ONCE void finish_group(row_group<T> &group) {
+    const auto take = [](const double *numbers) __attribute__((always_inline)) {
+        return load<double>(numbers, whole{}, 0.0);
+    };
+    const row_results results = finish(
+        {take(group.max), take(group.sum), take(group.mass), take(group.dot), take(group.spike),
+         take(group.scale), take(group.at_label), take(group.exp_at_label),
+         take(group.mass_at_label)});
+    store(group.loss, results.loss, whole{});
+    store(group.log_sum, results.log_sum, whole{});
+    store(group.share, results.share, whole{});
+    store(group.grad_at_label, results.grad_at_label, whole{});
+}
+
+// What is written of a row besides its gradient.
+template <class T>
+FASTXENT_ONCE void put_row(const fastxent_pass &pass, const row_group<T> &group, int slot) {
+    const int64_t row = group.row[slot];
+    put<T>(pass.loss, row, group.loss[slot]);
+    put<T>(pass.row_max, row, group.max[slot]);
+    if (pass.row_sum) pass.row_sum[row] = group.sum[slot];
     if (T *log_proba = row_of<T>(pass.log_proba, pass.out_stride, row)) {
-        const lanes<T> max = splat(static_cast<T>(sums.max)), log = splat(static_cast<T>(log_sum));
+        const lanes<T> max = splat(static_cast<T>(group.max[slot]));
+        const lanes<T> log_sum = splat(static_cast<T>(group.log_sum[slot]));
+        const T *logits = group.logits[slot];
         for_lanes<T>(pass.classes, [&](int64_t k, auto some) __attribute__((always_inline)) {
-            store(log_proba + k, load<T>(state.logits + k, some, T(0)) - max - log, some);
+            store(log_proba + k, load<T>(logits + k, some, T(0)) - max - log_sum, some);
         });
     }
-    if (!state.grad) return loss;
-    state.scale = pass.row_scale[row * pass.row_scale_step];
-    state.share = mass / sums.sum;
-    if (label < 0) return loss;
-    double t = spike;
-    if constexpr (Target::everywhere)
-        t += static_cast<double>(target.mass(label, first{1}).part[0][0]);
-    const double share = state.share * blocks[label / fastxent_block].factor;
-    const double exp_at_label = static_cast<double>(state.grad[label]);
-    state.grad_at_label = grad_at_label(state.scale, share, exp_at_label, t);
-    return loss;
 }
 
-template <class T> FASTXENT_INLINE void end_row(const row_state<T> &state) {
-    if (state.grad && state.label >= 0) state.grad[state.label] = static_cast<T>(state.grad_at_label);
+template <class T> FASTXENT_INLINE void put_at_label(const row_group<T> &group, int slot) {
+    if (group.grad[slot] && group.label[slot] >= 0)
+        group.grad[slot][group.label[slot]] = static_cast<T>(group.grad_at_label[slot]);
 }
 
 template <class T, class TargetOf>
 void by_whole_row(const fastxent_pass &pass, const TargetOf &target_of, double *totals) {
     const fastxent_schedule &schedule = pass.schedule;
+    const int64_t classes = pass.classes, count = schedule.blocks;
     auto *scratch = static_cast<fastxent_block_sums *>(pass.scratch);
     for_chunks(schedule.chunks, pass.threads, [&](int64_t chunk, int thread) {
-        fastxent_block_sums *blocks = scratch + thread * schedule.blocks;
+        fastxent_block_sums *blocks = scratch + thread * (count * schedule.group_rows);
         const int64_t begin = chunk * schedule.chunk_rows;
         const int64_t end =
             begin + schedule.chunk_rows < pass.rows ? begin + schedule.chunk_rows : pass.rows;
         double total = 0.0;
-        for (int64_t row = begin; row < end; ++row) {
-            const row_fate fate = fate_of(pass, row);
-            if (!fate.computed) {
-                total += fill_row<T>(pass, row, fate.filling);
-                continue;
+        row_group<T> group = {};
+        for (int64_t row = begin; row < end;) {
+            int slots = 0;
+            for (; row < end && slots < schedule.group_rows; ++row) {
+                const row_fate fate = fate_of(pass, row);
+                if (!fate.computed) {
+                    total += fill_row<T>(pass, row, fate.filling);
+                    continue;
+                }
+                fastxent_block_sums *own = blocks + slots * count;
+                const auto target = target_of(row);
+                begin_row(pass, group, slots, row, fate.label);
+                blocks_forward(group.logits[slots], classes, target, group.grad[slots], own, 0,
+                               count);
+                merge_row(pass, group, slots, target, own);
+                ++slots;
             }
-            const auto target = target_of(row);
-            row_state<T> state = begin_row<T>(pass, row, fate.label);
-            blocks_forward(state.logits, pass.classes, target, state.grad, blocks, 0,
-                           schedule.blocks);
-            total += finish_row(pass, target, row, state, blocks);
-            if (state.grad)
-                blocks_close(state.grad, pass.classes, target, state.scale, state.share, blocks, 0,
-                             schedule.blocks);
-            end_row(state);
+            finish_group(group);
+            for (int slot = 0; slot < slots; ++slot) {
+                total += group.loss[slot];
+                put_row(pass, group, slot);
+                if (!group.grad[slot]) continue;
+                blocks_close(group.grad[slot], classes, target_of(group.row[slot]),
+                             group.scale[slot], group.share[slot], blocks + slot * count, 0, count);
+                put_at_label(group, slot);
+            }
         }
         totals[chunk] = total;
     });
@@ -127,15 +166,16 @@ void by_whole_row(const fastxent_pass &pass, const TargetOf &target_of, double *
 template <class T, class TargetOf>
 void by_shared_row(const fastxent_pass &pass, const TargetOf &target_of, double *totals) {
     const fastxent_schedule &schedule = pass.schedule;
+    const int64_t classes = pass.classes, count = schedule.blocks;
     auto *blocks = static_cast<fastxent_block_sums *>(pass.scratch);
-    const int64_t piece_blocks = (schedule.blocks + schedule.pieces - 1) / schedule.pieces;
+    const int64_t piece_blocks = (count + schedule.pieces - 1) / schedule.pieces;
     const auto for_pieces_of_row = [&](const auto &body) {
         for_chunks(schedule.pieces, pass.threads, [&](int64_t piece, int) {
             const int64_t from = piece * piece_blocks, to = from + piece_blocks;
-            body(from < schedule.blocks ? from : schedule.blocks,
-                 to < schedule.blocks ? to : schedule.blocks);
+            body(from < count ? from : count, to < count ? to : count);
         });
     };
+    row_group<T> group = {};
     for (int64_t row = 0; row < pass.rows; ++row) {
         double &total = totals[row / schedule.chunk_rows];
         if (row % schedule.chunk_rows == 0) total = 0.0;
@@ -145,17 +185,20 @@ void by_shared_row(const fastxent_pass &pass, const TargetOf &target_of, double 
             continue;
         }
         const auto target = target_of(row);
-        row_state<T> state = begin_row<T>(pass, row, fate.label);
+        begin_row(pass, group, 0, row, fate.label);
         for_pieces_of_row([&](int64_t from, int64_t to) {
-            blocks_forward(state.logits, pass.classes, target, state.grad, blocks, from, to);
+            blocks_forward(group.logits[0], classes, target, group.grad[0], blocks, from, to);
         });
-        total += finish_row(pass, target, row, state, blocks);
-        if (state.grad)
-            for_pieces_of_row([&](int64_t from, int64_t to) {
-                blocks_close(state.grad, pass.classes, target, state.scale, state.share, blocks, from,
-                             to);
-            });
-        end_row(state);
+        merge_row(pass, group, 0, target, blocks);
+        finish_group(group);
+        total += group.loss[0];
+        put_row(pass, group, 0);
+        if (!group.grad[0]) continue;
+        for_pieces_of_row([&](int64_t from, int64_t to) {
+            blocks_close(group.grad[0], classes, target, group.scale[0], group.share[0], blocks, from,
+                         to);
+        });
+        put_at_label(group, 0);
     }
 }
 

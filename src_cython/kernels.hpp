@@ -42,7 +42,8 @@ struct fastxent_schedule {
     bool tiles;          // rows in the lanes
     int64_t chunk_rows;  // rows that a thread takes at a time; one total each
     int64_t chunks;
-    int64_t blocks;  // of a row
+    int64_t blocks;      // of a row
+    int64_t group_rows;  // rows that a thread finishes together
     int64_t pieces;  // of a row: more than one where threads share it
 };
 

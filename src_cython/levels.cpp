@@ -73,6 +73,13 @@ constexpr int64_t chunk_elements = 1 << 14;
 // Rows of a chunk of tiles are whole tiles of 16 rows.
 constexpr int64_t tile_rows = 16;
 
+// Until rows are closed their exponentials are to stay in L1: so many classes at a time.
+constexpr int64_t group_classes = 4096;
+
+int64_t within(int64_t number, int64_t least, int64_t most) {
+    return number < least ? least : number > most ? most : number;
+}
+
 int64_t over(int64_t number, int64_t by) { return (number + by - 1) / by; }
 
 }  // namespace
@@ -84,6 +91,7 @@ fastxent_schedule fastxent_schedule_of(int64_t rows, int64_t classes, int thread
     if (schedule.tiles) schedule.chunk_rows = over(schedule.chunk_rows, tile_rows) * tile_rows;
     schedule.chunks = over(rows, schedule.chunk_rows);
     schedule.blocks = over(classes, fastxent_block);
+    schedule.group_rows = within(group_classes / classes, 1, 8);
     schedule.pieces = 1;
     if (!schedule.tiles && threads > 1 && schedule.chunks < 2 * threads) {
         const int64_t most = over(classes, chunk_elements);
@@ -94,7 +102,9 @@ fastxent_schedule fastxent_schedule_of(int64_t rows, int64_t classes, int thread
 
 int64_t fastxent_scratch_bytes(const fastxent_pass &pass) {
     const fastxent_schedule &schedule = pass.schedule;
-    const int64_t rows_at_a_time = schedule.tiles ? 0 : schedule.pieces > 1 ? 1 : pass.threads;
+    const int64_t rows = schedule.tiles        ? 0
+                         : schedule.pieces > 1 ? 1
+                                               : schedule.group_rows * pass.threads;
     return schedule.chunks * static_cast<int64_t>(sizeof(double)) +
-           rows_at_a_time * schedule.blocks * static_cast<int64_t>(sizeof(fastxent_block_sums));
+           rows * schedule.blocks * static_cast<int64_t>(sizeof(fastxent_block_sums));
 }

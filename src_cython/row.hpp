@@ -1,7 +1,7 @@
 // The arithmetic of rows, once, for every kind of target (docs/math.md has the formulas).
 #pragma once
 
-#include "elementary.hpp"
+#include "finish.hpp"
 #include "kernels.hpp"
 #include "target.hpp"
 
@@ -13,25 +13,6 @@ FASTXENT_INLINE int64_t block_length(int64_t begin, int64_t classes) {
 
 // What logits are taken relative to: -inf minus -inf would be NaN where all are masked.
 FASTXENT_INLINE double shift_of(double max) { return max == -infinity<double> ? 0.0 : max; }
-
-FASTXENT_INLINE double where_nonzero(double condition, double value, double otherwise) {
-    return condition != 0.0 ? value : otherwise;
-}
-
-// T * log s - sum t * (z - m): `dot` for the mass everywhere, `spike` for that on the label. For one
-// row in doubles, or for some in lanes.
-template <class Number>
-FASTXENT_INLINE Number loss_of(Number mass, Number log_sum, Number dot, Number spike,
-                               Number at_label, Number max) {
-    const Number loss = mass * log_sum - dot;
-    return where_nonzero(spike, loss - spike * (at_label - max), loss);
-}
-
-// The gradient at the label, where p - 1 cancels: in double before it is rounded.
-template <class Number>
-FASTXENT_INLINE Number grad_at_label(Number scale, Number share, Number exp, Number mass) {
-    return scale * (share * exp - mass);
-}
 
 // scale * (share * exp - t). Where t is 0 the scale goes into the one factor; where it is not, it
 // comes last, so that the difference cancels exactly (C = 1: p = t = 1).

@@ -13,10 +13,11 @@ template <class T> struct tile {
     T numbers[fastxent_tile_classes * rows];
     const T *from[rows];
     T *to[rows];
-    T label[rows], at_label[rows], exp_at_label[rows], mass_at_label[rows];
-    T max[rows], mass[rows], dot[rows];
-    double sum[rows];
-    T factor[rows], scale[rows], grad_at_label[rows], log_sum[rows];
+    lanes<T> label, at_label, exp_at_label, mass_at_label;
+    lanes<T> max, mass, dot, log_sum;
+    // added up in double: a row's numbers meet in one lane, where those of a long row keep to sixteen
+    wide<T> sum;
+    lanes<T> factor, scale, grad_at_label;
 };
 
 template <class T> FASTXENT_INLINE lanes<T> load(const T *from) { return load<T>(from, whole{}, T(0)); }
@@ -43,24 +44,6 @@ FASTXENT_ONCE void gather(const T *const *rows, int64_t classes, T *numbers) {
     });
 }
 
-// Sums in double of as many rows: a row adds one number to the next, which in float would lose
-// digits that a row's sixteen lanes keep apart (p - 1 at the label was wrong altogether).
-template <class T> struct row_sums {
-    static constexpr int parts = lanes<T>::count / lanes<double>::count;
-    lanes<double> of[parts];
-    FASTXENT_INLINE row_sums() {
-        for (auto &one : of) one = splat(0.0);
-    }
-    FASTXENT_INLINE void add(const T *numbers) {
-#pragma GCC unroll 2
-        for (int i = 0; i < parts; ++i)
-            of[i] = of[i] + load<double>(numbers + i * lanes<double>::count, whole{}, 0.0);
-    }
-    FASTXENT_INLINE void to(double *numbers) const {
-        for (int i = 0; i < parts; ++i) store(numbers + i * lanes<double>::count, of[i]);
-    }
-};
-
 // Reads the rows: exponentials, and the maximum and the sums of each row.
 template <class T, class Target, bool labelled>
 FASTXENT_ONCE void tile_forward(tile<T> &rows, int64_t classes, const Target &target) {
@@ -69,15 +52,16 @@ FASTXENT_ONCE void tile_forward(tile<T> &rows, int64_t classes, const Target &ta
     for (int64_t k = 0; k < classes; ++k) top = max(load(rows.numbers + k * tile<T>::rows), top);
     // as shift_of: nothing is taken relative to -inf
     const lanes<T> shift = where_equal(top, splat(-infinity<T>), splat(T(0)), top);
-    row_sums<T> total;
+    wide<T> total = splat_wide<T>(0.0);
     lanes<T> mass = splat(T(0)), dot = splat(T(0)), at_label = mass, exp_at_label = mass;
     lanes<T> mass_at_label = mass;
-    const lanes<T> label = load(rows.label);
+    const lanes<T> label = rows.label;
     for (int64_t k = 0; k < classes; ++k) {
         const lanes<T> z = load(rows.numbers + k * tile<T>::rows), shifted = z - shift;
         const lanes<T> e = exp_of_negative(shifted);
         store(rows.numbers + k * tile<T>::rows, e);
-        total.add(rows.numbers + k * tile<T>::rows);
+        const wide<T> more = widened(e);
+        total = each_wide<T>([&](int i) { return total.of[i] + more.of[i]; });
         const lanes<T> here = splat(static_cast<T>(k));
         if constexpr (Target::everywhere) {
             const lanes<T> t = target.mass(k);
@@ -90,20 +74,15 @@ FASTXENT_ONCE void tile_forward(tile<T> &rows, int64_t classes, const Target &ta
             exp_at_label = where_equal(label, here, e, exp_at_label);
         }
     }
-    store(rows.max, top);
-    total.to(rows.sum);
-    store(rows.mass, mass);
-    store(rows.dot, dot);
-    store(rows.at_label, at_label);
-    store(rows.exp_at_label, exp_at_label);
-    store(rows.mass_at_label, mass_at_label);
+    rows.max = top, rows.sum = total, rows.mass = mass, rows.dot = dot;
+    rows.at_label = at_label, rows.exp_at_label = exp_at_label, rows.mass_at_label = mass_at_label;
 }
 
 // Writes the gradient's rows.
 template <class T, class Target, bool labelled>
 FASTXENT_ONCE void tile_close(const tile<T> &rows, int64_t classes, const Target &target) {
-    const lanes<T> factor = load(rows.factor), scale = load(rows.scale);
-    const lanes<T> label = load(rows.label), grad_at_label = load(rows.grad_at_label);
+    const lanes<T> factor = rows.factor, scale = rows.scale;
+    const lanes<T> label = rows.label, grad_at_label = rows.grad_at_label;
     for_pieces<T>(classes, [&](int64_t k, auto n) __attribute__((always_inline)) {
         lanes<T> piece[n.value];
 #pragma GCC unroll 4
@@ -123,7 +102,7 @@ FASTXENT_ONCE void tile_close(const tile<T> &rows, int64_t classes, const Target
 
 // Writes (z - m) - log s, from the rows read once more.
 template <class T> FASTXENT_ONCE void tile_log_proba(tile<T> &rows, int64_t classes) {
-    const lanes<T> max = load(rows.max), log_sum = load(rows.log_sum);
+    const lanes<T> max = rows.max, log_sum = rows.log_sum;
     for_pieces<T>(classes, [&](int64_t k, auto n) __attribute__((always_inline)) {
         lanes<T> piece[n.value];
         load_classes<T, n.value>(rows.from, k, piece);

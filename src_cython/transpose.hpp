@@ -5,7 +5,7 @@
 // writes beyond its row.
 #pragma once
 
-#include "lanes.hpp"
+#include "wide.hpp"
 
 namespace {
 
@@ -81,8 +81,6 @@ template <class T, class Use>
 FASTXENT_INLINE void part(typename machine<T>::vector all, const Use &use) {
     use(0, all);
 }
-using floats = machine<float>::vector;
-using doubles = machine<double>::vector;
 FASTXENT_INLINE floats low(floats a, floats b) { return floats{a[0], b[0], a[1], b[1]}; }
 FASTXENT_INLINE floats high(floats a, floats b) { return floats{a[2], b[2], a[3], b[3]}; }
 FASTXENT_INLINE doubles low(doubles a, doubles b) { return doubles{a[0], b[0]}; }
