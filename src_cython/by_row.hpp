@@ -130,14 +130,14 @@ void by_whole_row(const fastxent_pass &pass, const TargetOf &target_of, double *
         const int64_t begin = chunk * schedule.chunk_rows;
         const int64_t end =
             begin + schedule.chunk_rows < pass.rows ? begin + schedule.chunk_rows : pass.rows;
-        double total = 0.0;
+        long_sum<double> total = {0.0, 0.0};
         row_group<T> group = {};
         for (int64_t row = begin; row < end;) {
             int slots = 0;
             for (; row < end && slots < schedule.group_rows; ++row) {
                 const row_fate fate = fate_of(pass, row);
                 if (!fate.computed) {
-                    total += fill_row<T>(pass, row, fate.filling);
+                    total.add(fill_row<T>(pass, row, fate.filling));
                     continue;
                 }
                 fastxent_block_sums *own = blocks + slots * count;
@@ -150,7 +150,7 @@ void by_whole_row(const fastxent_pass &pass, const TargetOf &target_of, double *
             }
             finish_group(group);
             for (int slot = 0; slot < slots; ++slot) {
-                total += group.loss[slot];
+                total.add(group.loss[slot]);
                 put_row(pass, group, slot);
                 if (!group.grad[slot]) continue;
                 blocks_close(group.grad[slot], classes, target_of(group.row[slot]),
@@ -158,7 +158,7 @@ void by_whole_row(const fastxent_pass &pass, const TargetOf &target_of, double *
                 put_at_label(group, slot);
             }
         }
-        totals[chunk] = total;
+        totals[chunk] = value_of(total);
     });
 }
 
@@ -176,12 +176,13 @@ void by_shared_row(const fastxent_pass &pass, const TargetOf &target_of, double 
         });
     };
     row_group<T> group = {};
+    long_sum<double> total = {0.0, 0.0};
     for (int64_t row = 0; row < pass.rows; ++row) {
-        double &total = totals[row / schedule.chunk_rows];
-        if (row % schedule.chunk_rows == 0) total = 0.0;
+        if (row % schedule.chunk_rows == 0) total = {0.0, 0.0};
         const row_fate fate = fate_of(pass, row);
         if (!fate.computed) {
-            total += fill_row<T>(pass, row, fate.filling);
+            total.add(fill_row<T>(pass, row, fate.filling));
+            totals[row / schedule.chunk_rows] = value_of(total);
             continue;
         }
         const auto target = target_of(row);
@@ -191,7 +192,8 @@ void by_shared_row(const fastxent_pass &pass, const TargetOf &target_of, double 
         });
         merge_row(pass, group, 0, target, blocks);
         finish_group(group);
-        total += group.loss[0];
+        total.add(group.loss[0]);
+        totals[row / schedule.chunk_rows] = value_of(total);
         put_row(pass, group, 0);
         if (!group.grad[0]) continue;
         for_pieces_of_row([&](int64_t from, int64_t to) {

@@ -73,8 +73,8 @@ FASTXENT_INLINE void finish_rows(const fastxent_pass &pass, tile<T> &rows, tile_
     const wide<T> exp_at_label = widened(rows.exp_at_label);
     wide<T> dot = splat_wide<T>(0.0), mass_at_label = dot, row_mass = dot;
     if constexpr (Target::everywhere) {
-        dot = widened(rows.dot), mass_at_label = widened(rows.mass_at_label);
-        row_mass = widened(rows.mass);
+        dot = rows.dot, mass_at_label = widened(rows.mass_at_label);
+        row_mass = rows.mass;
     }
     wide<T> factor, grad, log_sums;
 #pragma GCC unroll 2
@@ -137,7 +137,7 @@ void by_tile(const fastxent_pass &pass, const TargetOf &target_of, double *total
         facts.scale = splat_wide<T>(*pass.row_scale);
         const bool one_factor = !pass.spike_step && !pass.row_scale_step;
         const bool statistics = pass.loss || pass.row_max || pass.row_sum;
-        lanes<double> total = splat(0.0);
+        long_sum<lanes<double>> total = {splat(0.0), splat(0.0)};
         for (int64_t row = begin; row < end; row += tile<T>::rows) {
             facts.begin = row;
             facts.count = end - row < tile<T>::rows ? end - row : tile<T>::rows;
@@ -156,9 +156,9 @@ void by_tile(const fastxent_pass &pass, const TargetOf &target_of, double *total
                 tile_log_proba(rows, pass.classes);
             if (statistics) put_rows(pass, rows, facts);
             if (!facts.full) fill_rows(pass, facts);
-            for (const lanes<double> &loss : facts.loss.of) total = total + loss;
+            for (const lanes<double> &loss : facts.loss.of) total.add(loss);
         }
-        totals[chunk] = sum(total);
+        totals[chunk] = value_of(total);
     });
 }
 

@@ -78,8 +78,9 @@ void forward_with(const fastxent_pass &pass, const Targets &targets) {
     else
         by_whole_row<T>(rest, targets, totals);
     if (!pass.total) return;
-    *pass.total = 0.0;
-    for (int64_t chunk = 0; chunk < schedule.chunks; ++chunk) *pass.total += totals[chunk];
+    long_sum<double> total = {0.0, 0.0};
+    for (int64_t chunk = 0; chunk < schedule.chunks; ++chunk) total.add(totals[chunk]);
+    *pass.total = value_of(total);
 }
 
 template <class T, class S> void forward_soft(const fastxent_pass &pass) {

@@ -10,7 +10,7 @@
 constexpr int64_t fastxent_block = 1024;
 constexpr int64_t fastxent_label_chunk = 8192;
 // Most classes for which rows lie in the lanes: TILE_CLASSES of backends/contract.py.
-constexpr int64_t fastxent_tile_classes = 64;
+constexpr int64_t fastxent_tile_classes = 100;
 
 // What a block of a row hands up, or the whole row: the maximum m (-inf: all masked), sum exp(z - m),
 // sum t and sum t * (z - m), relative to 0 where m is -inf; and exp(m - row's m), once known.

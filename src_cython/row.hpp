@@ -3,6 +3,7 @@
 
 #include "finish.hpp"
 #include "kernels.hpp"
+#include "long_sum.hpp"
 #include "target.hpp"
 
 namespace {
@@ -33,8 +34,7 @@ FASTXENT_INLINE fastxent_block_sums block_forward(const T *logits, int64_t begin
     });
     const double block_max = largest(tops.largest());
     const lanes<T> shift = splat(static_cast<T>(shift_of(block_max)));
-    chains<T> total(T(0));
-    lanes<T> mass = splat(T(0)), dot = splat(T(0));
+    chains<T> total(T(0)), mass(T(0)), dot(T(0));
     for_chained_lanes<T>(n, [&](int64_t k, auto some, int chain) __attribute__((always_inline)) {
         const lanes<T> shifted = load<T>(z + k, some, -infinity<T>) - shift;
         const lanes<T> e = exp_of_negative(shifted);
@@ -42,30 +42,30 @@ FASTXENT_INLINE fastxent_block_sums block_forward(const T *logits, int64_t begin
         total.of[chain] = total.of[chain] + e;
         if constexpr (Target::everywhere) {
             const lanes<T> t = target.mass(begin + k, some);
-            mass = mass + t;
+            mass.of[chain] = mass.of[chain] + t;
             // no mass, no loss: 0 * -inf must not become NaN
-            dot = where_nonzero(t, fma(t, shifted, dot), dot);
+            dot.of[chain] = where_nonzero(t, fma(t, shifted, dot.of[chain]), dot.of[chain]);
         }
     });
-    return {block_max, sum(total.sum()), sum(mass), sum(dot), 1.0};
+    return {block_max, sum(total.sum()), sum(mass.sum()), sum(dot.sum()), 1.0};
 }
 
 // From the blocks' sums, in block order, to the row's: m, s, sum t and sum t * (z - m). Each block
 // learns its factor exp(block maximum - row maximum), exactly 1 for the one that holds the maximum.
 FASTXENT_INLINE fastxent_block_sums merge(fastxent_block_sums *blocks, int64_t count) {
     if (count == 1) return blocks[0];
-    fastxent_block_sums row = {-infinity<double>, 0, 0, 0, 1.0};
-    for (int64_t b = 0; b < count; ++b)
-        row.max = blocks[b].max > row.max ? blocks[b].max : row.max;
+    double max = -infinity<double>;
+    for (int64_t b = 0; b < count; ++b) max = blocks[b].max > max ? blocks[b].max : max;
+    long_sum<double> sum = {0.0, 0.0}, mass = sum, dot = sum;
     for (int64_t b = 0; b < count; ++b) {
         fastxent_block_sums &block = blocks[b];
-        if (block.max != row.max) block.factor = exp_of_negative(block.max - row.max);
+        if (block.max != max) block.factor = exp_of_negative(block.max - max);
         // a masked block's sum is 0, or NaN; where all are masked the factor stays 1
-        row.sum += block.sum * block.factor;
-        row.mass += block.mass;
-        row.dot += block.dot + block.mass * (shift_of(block.max) - row.max);
+        sum.add(block.sum * block.factor);
+        mass.add(block.mass);
+        dot.add(block.dot + block.mass * (shift_of(block.max) - max));
     }
-    return row;
+    return {max, value_of(sum), value_of(mass), value_of(dot), 1.0};
 }
 
 // The blocks of a row from block `from` up to `to`: a row may be shared out among threads.

@@ -14,9 +14,9 @@ template <class T> struct tile {
     const T *from[rows];
     T *to[rows];
     lanes<T> label, at_label, exp_at_label, mass_at_label;
-    lanes<T> max, mass, dot, log_sum;
+    lanes<T> max, log_sum;
     // added up in double: a row's numbers meet in one lane, where those of a long row keep to sixteen
-    wide<T> sum;
+    wide<T> sum, mass, dot;
     lanes<T> factor, scale, grad_at_label;
 };
 
@@ -24,6 +24,11 @@ template <class T> FASTXENT_INLINE lanes<T> load(const T *from) { return load<T>
 
 template <class T> FASTXENT_INLINE void store(T *to, const lanes<T> &value) {
     store(to, value, whole{});
+}
+
+template <class T> FASTXENT_INLINE void add(wide<T> &sum, const lanes<T> &value) {
+    const wide<T> more = widened(value);
+    sum = each_wide<T>([&](int i) { return sum.of[i] + more.of[i]; });
 }
 
 // Rows of any type, converted, class by class.
@@ -52,21 +57,21 @@ FASTXENT_ONCE void tile_forward(tile<T> &rows, int64_t classes, const Target &ta
     for (int64_t k = 0; k < classes; ++k) top = max(load(rows.numbers + k * tile<T>::rows), top);
     // as shift_of: nothing is taken relative to -inf
     const lanes<T> shift = where_equal(top, splat(-infinity<T>), splat(T(0)), top);
-    wide<T> total = splat_wide<T>(0.0);
-    lanes<T> mass = splat(T(0)), dot = splat(T(0)), at_label = mass, exp_at_label = mass;
-    lanes<T> mass_at_label = mass;
+    wide<T> total = splat_wide<T>(0.0), mass = total, dot = total;
+    const lanes<T> zero = splat(T(0));
+    lanes<T> at_label = zero, exp_at_label = zero, mass_at_label = zero;
     const lanes<T> label = rows.label;
     for (int64_t k = 0; k < classes; ++k) {
         const lanes<T> z = load(rows.numbers + k * tile<T>::rows), shifted = z - shift;
         const lanes<T> e = exp_of_negative(shifted);
         store(rows.numbers + k * tile<T>::rows, e);
-        const wide<T> more = widened(e);
-        total = each_wide<T>([&](int i) { return total.of[i] + more.of[i]; });
+        add(total, e);
         const lanes<T> here = splat(static_cast<T>(k));
         if constexpr (Target::everywhere) {
             const lanes<T> t = target.mass(k);
-            mass = mass + t;
-            dot = where_nonzero(t, fma(t, shifted, dot), dot);
+            add(mass, t);
+            // no mass, no loss: 0 * -inf must not become NaN
+            add(dot, where_nonzero(t, t * shifted, zero));
             if constexpr (labelled) mass_at_label = where_equal(label, here, t, mass_at_label);
         }
         if constexpr (labelled) {

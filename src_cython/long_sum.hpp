@@ -1,0 +1,36 @@
+// Sums of many numbers whose error does not grow with their count: what each addition rounds off is
+// added up beside (Ogita, Rump and Oishi, "Accurate Sum and Dot Product", 2005, algorithm Sum2).
+#pragma once
+
+#include "lanes.hpp"
+
+namespace {
+
+// `Number` is double, or lanes of it.
+template <class Number> struct long_sum {
+    Number total, rest;
+    FASTXENT_INLINE void add(const Number &value) {
+        const Number sum = total + value, added = sum - total;
+        rest = rest + ((total - (sum - added)) + (value - added));
+        total = sum;
+    }
+};
+
+// The rest of an infinite sum is NaN.
+FASTXENT_INLINE double value_of(const long_sum<double> &sum) {
+    return sum.total - sum.total == 0.0 ? sum.total + sum.rest : sum.total;
+}
+
+FASTXENT_INLINE double value_of(const long_sum<lanes<double>> &sum) {
+    double total[lanes<double>::count], rest[lanes<double>::count];
+    store(total, sum.total, whole{});
+    store(rest, sum.rest, whole{});
+    long_sum<double> all = {0.0, 0.0};
+    for (int i = 0; i < lanes<double>::count; ++i) {
+        all.add(total[i]);
+        all.rest += rest[i];
+    }
+    return value_of(all);
+}
+
+}  // namespace
