@@ -9,7 +9,8 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard src_cython/*.pyx src_cython/*.pxd src_cython/*.?pp)
 
-.PHONY: help setup demo test test-wheel test-levels lint format build clean
+.PHONY: help setup demo test test-wheel test-levels bench bench-report bench-large lint format \
+	build clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +23,7 @@ $(SETUP): $(SOURCES)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
-		--editable '.[demo]'
+		--editable '.[demo,bench]'
 	touch $@
 
 demo: $(SETUP)  ## Train on real digits, compare with the textbook, draw it, measure the speed
@@ -38,6 +39,16 @@ test-levels: $(SETUP)  ## Run the conformance suite on every instruction level t
 
 test-wheel: $(SETUP)  ## Build sdist and wheel, test the wheel where the source tree is absent
 	sh tests/wheel.sh "$(CURDIR)/$(BIN)/python"
+
+bench: $(SETUP)  ## Measure everything beside its peers, in under 10 minutes; tables, pictures
+	$(BIN)/python -m pytest benchmarks --quiet --benchmark-json=benchmarks/results/raw.json
+	$(BIN)/python benchmarks/report.py benchmarks/results/raw.json
+
+bench-report: $(SETUP)  ## Make tables and pictures again from the results of the last run
+	$(BIN)/python benchmarks/report.py
+
+bench-large: $(SETUP)  ## Time more than 2**31 elements in place; needs 9 GB of memory
+	$(BIN)/python benchmarks/large.py
 
 lint: $(SETUP)  ## Style, types, Cython
 	$(BIN)/ruff check .

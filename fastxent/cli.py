@@ -1,4 +1,4 @@
-"""The command `fastxent`: info, check, demo.
+"""The command `fastxent`: info, check, bench, demo.
 
 Exit codes: 0, it is as it should be; 1, a check failed; 2, wrong usage or something is missing.
 """
@@ -6,12 +6,13 @@ Exit codes: 0, it is as it should be; 1, a check failed; 2, wrong usage or somet
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from fastxent import config, demo_report, selfcheck
+from fastxent import config, demo_report, selfcheck, threads
 from fastxent.backends import pick
 from fastxent.demo import EPOCHS
 from fastxent.errors import FastxentError
@@ -23,6 +24,7 @@ _EXAMPLES = """\
 examples:
   fastxent info                  versions, CPU, backends, threads: for a bug report
   fastxent check                 are the results right on this machine?
+  fastxent bench                 how fast, beside PyTorch, JAX and others?
   fastxent demo                  train a small network on handwritten digits
 """
 
@@ -39,6 +41,17 @@ examples:
   fastxent check --backend cython numpy --dtype float32
 
 Exits with 1 if a case failed.
+"""
+
+_BENCH_EXAMPLES = """\
+examples:
+  fastxent bench
+  fastxent bench --shape 512,50257 --dtype float64
+  fastxent bench --shape 8192,1000 --labels soft --threads 1 --quick
+
+Measures fastxent, whichever peers are installed, and what memory and arithmetic allow, turn and
+turn about. Every result is checked before it is timed. Needs: pip install "fastxent[bench]".
+Exits with 1 if a result is wrong.
 """
 
 _DEMO_EXAMPLES = """\
@@ -58,8 +71,14 @@ def _positive(text: str) -> int:
     return number
 
 
+def _shape(text: str) -> tuple[int, int]:
+    rows, classes = (_positive(part) for part in text.split(","))
+    return rows, classes
+
+
 # argparse names the type in its message: "invalid positive integer value: '0'".
 _positive.__name__ = "positive integer"
+_shape.__name__ = "shape N,C"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,6 +108,31 @@ def _parser() -> argparse.ArgumentParser:
         help="only these; by default both",
     )
     check.add_argument("--quick", action="store_true", help="one case in eight, no large ones")
+
+    bench = _command(
+        commands, "bench", _bench, "measure the speed beside that of others", _BENCH_EXAMPLES
+    )
+    bench.add_argument(
+        "--shape",
+        type=_shape,
+        default=(8192, 1000),
+        metavar="N,C",
+        help="rows and classes (default: 8192,1000)",
+    )
+    bench.add_argument(
+        "--dtype", choices=selfcheck.DTYPES, default="float32", help="default: %(default)s"
+    )
+    bench.add_argument(
+        "--labels",
+        choices=("hard", "soft"),
+        default="hard",
+        help="class indices or probabilities (default: %(default)s)",
+    )
+    bench.add_argument(
+        "--threads", type=_positive, metavar="N", help="for everybody (default: all there are)"
+    )
+    bench.add_argument("--quick", action="store_true", help="a few rounds only")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
 
     demo = _command(
         commands, "demo", _demo, "train a network on handwritten digits", _DEMO_EXAMPLES
@@ -134,6 +178,26 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     return selfcheck.run(arguments.backend, arguments.dtype, arguments.quick)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    try:
+        importlib.import_module("rich")
+    except ImportError:
+        return _usage_error('the benchmark needs rich: pip install "fastxent[bench]"')
+    from fastxent.bench import terminal
+    from fastxent.bench.workloads import Workload
+
+    most = threads.available_cpus()
+    rows, classes = arguments.shape
+    workload = Workload(
+        rows,
+        classes,
+        labels=arguments.labels,
+        dtype=arguments.dtype,
+        threads=min(arguments.threads or most, most),
+    )
+    return terminal.run(workload, arguments.quick, arguments.json)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -109,7 +109,7 @@ FASTXENT_ONCE void put_row(const fastxent_pass &pass, const row_group<T> &group,
         const lanes<T> max = splat(static_cast<T>(group.max[slot]));
         const lanes<T> log_sum = splat(static_cast<T>(group.log_sum[slot]));
         const T *logits = group.logits[slot];
-        for_lanes<T>(pass.classes, [&](int64_t k, auto some) __attribute__((always_inline)) {
+        for_lanes<T>(pass.classes, [&](int64_t k, auto some, int) __attribute__((always_inline)) {
             store(log_proba + k, load<T>(logits + k, some, T(0)) - max - log_sum, some);
         });
     }

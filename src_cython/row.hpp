@@ -28,14 +28,14 @@ FASTXENT_INLINE fastxent_block_sums block_forward(const T *logits, int64_t begin
                                                   const Target &target, T *exps) {
     const T *z = logits + begin;
     chains<T> tops(-infinity<T>);
-    for_chained_lanes<T>(n, [&](int64_t k, auto some, int chain) __attribute__((always_inline)) {
+    for_lanes<T>(n, [&](int64_t k, auto some, int chain) __attribute__((always_inline)) {
         // the order of the operands lets a NaN pass by; the sum will show it
         tops.of[chain] = max(load<T>(z + k, some, -infinity<T>), tops.of[chain]);
     });
     const double block_max = largest(tops.largest());
     const lanes<T> shift = splat(static_cast<T>(shift_of(block_max)));
     chains<T> total(T(0)), mass(T(0)), dot(T(0));
-    for_chained_lanes<T>(n, [&](int64_t k, auto some, int chain) __attribute__((always_inline)) {
+    for_lanes<T>(n, [&](int64_t k, auto some, int chain) __attribute__((always_inline)) {
         const lanes<T> shifted = load<T>(z + k, some, -infinity<T>) - shift;
         const lanes<T> e = exp_of_negative(shifted);
         if (exps) store(exps + begin + k, e, some);
@@ -93,7 +93,7 @@ FASTXENT_ONCE void blocks_close(T *exps, int64_t classes, const Target &target, 
             splat(static_cast<T>(Target::everywhere ? of_block : scale * of_block));
         T *e = exps + begin;
         for_lanes<T>(block_length(begin, classes),
-                     [&](int64_t k, auto some) __attribute__((always_inline)) {
+                     [&](int64_t k, auto some, int) __attribute__((always_inline)) {
                          const lanes<T> here = load<T>(e + k, some, T(0));
                          if constexpr (Target::everywhere) {
                              const lanes<T> t = target.mass(begin + k, some);

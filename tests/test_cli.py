@@ -50,7 +50,7 @@ def test_version():
     assert (result.returncode, result.stdout) == (0, f"fastxent {fx.__version__}\n")
 
 
-@pytest.mark.parametrize("command", [(), ("info",), ("check",), ("demo",)])
+@pytest.mark.parametrize("command", [(), ("info",), ("check",), ("bench",), ("demo",)])
 def test_help_shows_examples(command):
     result = fastxent(*command, "--help")
     assert result.returncode == 0
@@ -87,6 +87,22 @@ def test_info_without_anything_optional():
     facts = json.loads(result.stdout)
     assert facts["backends"]["numpy"]["able"]
     assert not facts["backends"].get("numba", {"able": False})["able"]
+
+
+def test_bench_names_the_extra_without_rich():
+    result = fastxent("bench", "--quick", without=("rich",))
+    assert result.returncode == 2
+    assert result.stderr.endswith('the benchmark needs rich: pip install "fastxent[bench]"\n')
+
+
+def test_bench_without_any_peer():
+    pytest.importorskip("rich", reason="rich is not installed")
+    missing = ("torch", "jax", "sklearn", "scipy")
+    result = fastxent("bench", "--shape", "64,10", "--quick", "--threads", "1", without=missing)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for name in ("PyTorch eager", "torch.compile", "JAX", "scikit-learn", "SciPy"):
+        assert f"not timed: {name}: No module named" in result.stdout
+    assert 'pip install "fastxent[bench]"' in result.stdout
 
 
 def test_check_without_anything_optional():

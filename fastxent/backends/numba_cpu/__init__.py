@@ -7,18 +7,19 @@ asked whether it can run, not before.
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastxent.backends.contract import BLOCK, LABEL_CHUNK, LabelSummary, Outputs
+from fastxent.backends.contract import LABEL_CHUNK, TILE_CLASSES, LabelSummary, Outputs
 from fastxent.backends.numba_cpu.arguments import (
     LabelCheck,
     Memory,
     Pass,
     address,
     label_arguments,
+    over,
+    schedule_of,
     stride,
 )
 from fastxent.precision import Array
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKEND"]
 
-# Elements a chunk of rows: a few microseconds of work.
-_CHUNK_ELEMENTS = 1 << 15
-
 _FLOAT64 = np.dtype(np.float64)
+
+# Any number: of a dummy it matters only that it is not None.
+_CHOSEN = np.float64(0)
 
 # A number of the dtype in which probabilities are stored, by its bytes: it selects the variant.
 _STORED = {1: np.uint8(0), 4: np.float32(0), 8: np.float64(0)}
@@ -82,8 +83,8 @@ class NumbaBackend:
     ) -> LabelSummary:
         """Find the first bad label, count the live rows and add up their mass."""
         launch = _launch()
-        chunks = -(-len(target) // LABEL_CHUNK)
-        workers = launch.workers_for(num_threads, chunks)
+        chunks = over(len(target), LABEL_CHUNK)
+        workers = max(1, min(launch.most_workers(num_threads), chunks))
         memory = Memory(workers=1, own=24 * chunks)
         arguments = LabelCheck(
             rows=len(target),
@@ -99,58 +100,37 @@ class NumbaBackend:
         return LabelSummary(*launch.run(launch.CHECK_LABELS, workers, tuple(arguments)))
 
     def forward(self, problem: Problem, out: Outputs) -> None:
-        """Fill `loss`, `grad`, `row_max`, `row_sum`, as far as they are not None."""
+        """Fill `loss`, `total`, `grad`, `row_max`, `row_sum`, as far as they are not None."""
         compute = problem.precision.compute
-        memory, numbers = _begin(problem)
-        numbers.update(
-            loss=address(out.loss),
-            row_max=address(out.row_max),
-            row_sum=address(out.row_sum),
-            grad=address(out.grad),
-            out_stride=stride(out.grad),
-        )
+        memory, numbers = _begin(problem, out, out.grad)
+        numbers.update(loss=address(out.loss), total=address(out.total), grad=address(out.grad))
         row_scale = memory.factor(problem.row_scale, _FLOAT64)
         numbers["row_scale"], numbers["row_scale_step"] = row_scale
-        background, stored = problem.background, None
+        numbers["background_total"] = problem.background_total
+        on_all, stored = problem.background, None
         if problem.soft is not None:
             stored = _STORED[problem.soft.itemsize]
             numbers["soft"], numbers["soft_stride"] = address(problem.soft), stride(problem.soft)
-            gain = memory.factor(1.0 if problem.gain is None else problem.gain, compute)
-            numbers["gain"], numbers["gain_step"] = gain
-            background = 0.0 if background is None else background
+            on_all = problem.gain
+            if on_all is not None:
+                numbers["gain"], numbers["gain_step"] = memory.factor(on_all, compute)
         elif problem.target is not None:
             numbers.update(label_arguments(problem.target, problem.skip))
-            spike = memory.factor(problem.spike, _FLOAT64)
-            numbers["spike"], numbers["spike_step"] = spike
-        if background is not None:
-            on_all = memory.factor(background, compute)
-            numbers["background"], numbers["background_step"] = on_all
-            numbers["background_total"] = problem.background_total
-        if out.total is not None and out.loss is None:
-            loss = np.empty(len(problem.logits), problem.precision.loss)
-            numbers["loss"] = address(loss)
-        _run(_launch().FORWARD, problem, numbers, stored)
-        if out.total is not None:
-            out.total[0] = np.sum(loss if out.loss is None else out.loss, dtype=np.float64)
+            numbers["spike"], numbers["spike_step"] = memory.factor(problem.spike, _FLOAT64)
+        if on_all is not None:
+            background = 0.0 if problem.background is None else problem.background
+            place = memory.factor(background, compute)
+            numbers["background"], numbers["background_step"] = place
+        _run(problem, numbers, None if on_all is None else _CHOSEN, stored)
 
     def softmax(self, problem: Problem, out: Outputs) -> None:
-        """Fill `proba`, `log_proba`, `row_max`, `row_sum`, as far as they are not None."""
-        if out.proba is not None and out.log_proba is not None:
-            passes = [replace(out, log_proba=None), replace(out, proba=None)]
-            if np.may_share_memory(out.proba, problem.logits):
-                passes.reverse()  # what goes over the logits comes last
-            for one in passes:
-                self.softmax(problem, one)
-            return
-        _memory, numbers = _begin(problem)
+        """Fill `proba` or `log_proba`, and `row_max`, `row_sum`, as far as they are not None."""
+        memory, numbers = _begin(problem, out, out.log_proba if out.proba is None else out.proba)
         numbers.update(
-            row_max=address(out.row_max),
-            row_sum=address(out.row_sum),
-            proba=address(out.proba),
-            log_proba=address(out.log_proba),
-            out_stride=stride(out.log_proba if out.proba is None else out.proba),
+            grad=address(out.proba), log_proba=address(out.log_proba), background_total=1.0
         )
-        _run(_launch().SOFTMAX, problem, numbers)
+        numbers["row_scale"], numbers["row_scale_step"] = memory.factor(1.0, _FLOAT64)
+        _run(problem, numbers, None, None)
 
     def mean_loss(
         self,
@@ -164,29 +144,32 @@ class NumbaBackend:
         return None
 
 
-def _begin(problem: Problem) -> tuple[Memory, dict[str, Any]]:
+def _begin(problem: Problem, out: Outputs, written: Array | None) -> tuple[Memory, dict[str, Any]]:
     """Memory for a pass over the rows, which must outlive it, and the numbers known so far."""
     rows, classes = problem.logits.shape
-    chunk_rows = max(1, _CHUNK_ELEMENTS // classes)
-    workers = _launch().workers_for(problem.num_threads, -(-rows // chunk_rows))
-    # one block of exps, and four numbers for each block of a row
-    memory = Memory(workers, own=8 * (BLOCK + 4 * -(-classes // BLOCK)))
+    schedule = schedule_of(rows, classes, _launch().most_workers(problem.num_threads))
+    memory = Memory(schedule.workers, own=schedule.scratch_bytes, shared=8 * schedule.chunks)
     return memory, {
         "rows": rows,
         "classes": classes,
         "logits": address(problem.logits),
         "logits_stride": stride(problem.logits),
-        "chunk_rows": chunk_rows,
-        "workers": workers,
+        "row_max": address(out.row_max),
+        "row_sum": address(out.row_sum),
+        "out_stride": stride(written),
         "counter": memory.address,
+        "totals": memory.shared,
         "scratch": memory.scratch,
+        **schedule._asdict(),
         "scratch_bytes": memory.own,
     }
 
 
-def _run(twins: Any, problem: Problem, numbers: dict[str, Any], *dummies: Any) -> None:
-    zero = problem.precision.compute.type(0)
-    _launch().run(twins, numbers["workers"], tuple(Pass(**numbers)), *dummies, zero)
+def _run(problem: Problem, numbers: dict[str, Any], on_all: Any, stored: Any) -> None:
+    launch, zero = _launch(), problem.precision.compute.type(0)
+    tiled = _CHOSEN if numbers["classes"] <= TILE_CLASSES else None
+    arguments = tuple(Pass(**numbers))
+    launch.run(launch.FORWARD, numbers["workers"], arguments, tiled, on_all, stored, zero)
 
 
 BACKEND = NumbaBackend()

@@ -11,21 +11,41 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastxent.backends.contract import BLOCK, CHUNK_ELEMENTS, TILE_CLASSES
 from fastxent.precision import Array
 
-__all__ = ["LabelCheck", "Memory", "Pass", "address", "label_arguments", "stride"]
+__all__ = [
+    "LabelCheck",
+    "Memory",
+    "Pass",
+    "Schedule",
+    "address",
+    "chunk_rows_of",
+    "group_rows_of",
+    "label_arguments",
+    "over",
+    "schedule_of",
+    "stride",
+]
 
 
 class Pass(NamedTuple):
-    """One pass of the verbs forward and softmax over the rows.
+    """One pass over the rows: the verbs forward and softmax.
 
-    A step is 1 for an array and 0 for a constant; a constant of the compute dtype fills 64 bytes.
+    The softmax is the gradient of rows whose whole mass is 1 and lies on no class. A step is 1 for
+    an array and 0 for a constant; a constant of the compute dtype fills 64 bytes.
     """
 
     rows: int
     classes: int
     logits: int
     logits_stride: int
+    row_scale: int
+    row_scale_step: int
+    chunk_rows: int  # rows that a worker takes at a time; one total each
+    chunks: int
+    blocks: int  # of a row
+    group_rows: int  # rows that a worker finishes together
     labels: int = 0
     label_kind: int = 0  # bytes of one label, negative for unsigned ones
     has_skip: int = 0
@@ -36,22 +56,21 @@ class Pass(NamedTuple):
     gain_step: int = 0
     background: int = 0
     background_step: int = 0
-    background_total: float = 0.0
+    background_total: float = 0.0  # the whole mass of a row without labels and probabilities
     spike: int = 0
     spike_step: int = 0
-    row_scale: int = 0
-    row_scale_step: int = 0
     loss: int = 0
+    total: int = 0
     row_max: int = 0
     row_sum: int = 0
     grad: int = 0
-    proba: int = 0
     log_proba: int = 0
-    out_stride: int = 0  # of grad, proba or log_proba
-    chunk_rows: int = 0  # rows that a worker takes at a time
+    out_stride: int = 0  # of grad or log_proba
+    pieces: int = 1  # of a row: more than one where workers share it
     workers: int = 1
-    counter: int = 0  # of the chunks handed out
-    scratch: int = 0  # for each worker: one block of exps, then the blocks' sums of one row
+    counter: int = 0  # of the chunks or pieces handed out
+    totals: int = 0  # of the chunks, where workers share them
+    scratch: int = 0  # for each worker: the blocks' sums of a group of rows
     scratch_bytes: int = 0
 
 
@@ -70,6 +89,56 @@ class LabelCheck(NamedTuple):
     found: int  # three numbers for each chunk: bad row, live rows, mass
     workers: int
     counter: int
+
+
+class Schedule(NamedTuple):
+    """How a pass is cut up.
+
+    It depends on the shape only, but for `pieces` and `workers`, which change no bit of the result.
+    """
+
+    chunk_rows: int
+    chunks: int
+    blocks: int
+    group_rows: int
+    pieces: int
+    workers: int
+    scratch_bytes: int  # of each worker: five numbers for each block of a group's rows
+
+
+# Rows of a chunk of tiles are whole tiles of 16 rows.
+_TILE_ROWS = 16
+
+# Until rows are closed their exponentials are to stay in L1: so many classes at a time.
+_GROUP_CLASSES = 1024
+
+
+def over(number: int, by: int) -> int:
+    """Quotient, rounded up."""
+    return (number + by - 1) // by
+
+
+def chunk_rows_of(classes: int) -> int:
+    """Rows of a chunk."""
+    rows = max(1, CHUNK_ELEMENTS // classes)
+    return over(rows, _TILE_ROWS) * _TILE_ROWS if classes <= TILE_CLASSES else rows
+
+
+def group_rows_of(classes: int) -> int:
+    """Rows that are finished together, at most as many as there are lanes of doubles."""
+    return min(max(1, _GROUP_CLASSES // classes), 8)
+
+
+def schedule_of(rows: int, classes: int, most_workers: int) -> Schedule:
+    """Cut up a pass: into chunks of rows, or rows into pieces where there are too few chunks."""
+    chunk_rows = chunk_rows_of(classes)
+    chunks, pieces = over(rows, chunk_rows), 1
+    if classes > TILE_CLASSES and most_workers > 1 and chunks < 2 * most_workers:
+        pieces = min(over(classes, CHUNK_ELEMENTS), 8 * most_workers)
+    workers = max(1, min(most_workers, chunks if pieces == 1 else pieces))
+    blocks, group_rows = over(classes, BLOCK), group_rows_of(classes)
+    scratch_bytes = 8 * 5 * blocks * group_rows
+    return Schedule(chunk_rows, chunks, blocks, group_rows, pieces, workers, scratch_bytes)
 
 
 def address(array: Array | None) -> int:
@@ -104,6 +173,8 @@ class Memory:
     ----------
     address : int
         Of the counter, which is 0.
+    shared : int
+        Address of memory for all workers.
     scratch : int
         Address of the first worker's own memory.
     own : int
@@ -112,14 +183,16 @@ class Memory:
 
     _LINE = 64  # bytes; the counter and up to four constants take one each, two lines apart
 
-    def __init__(self, workers: int, own: int) -> None:
+    def __init__(self, workers: int, own: int, shared: int = 0) -> None:
         self.own = own + 2 * self._LINE
-        self._bytes = np.empty(6 * self._LINE + workers * self.own, np.uint8)
+        room = 6 * self._LINE + shared
+        self._bytes = np.empty(room + workers * self.own, np.uint8)
         self._bytes[:8] = 0
         self._used = 2 * self._LINE
         self._kept: list[Array] = []
         self.address = address(self._bytes)
-        self.scratch = self.address + 6 * self._LINE
+        self.shared = self.address + 6 * self._LINE
+        self.scratch = self.address + room
 
     def array_of(self, array: Array | None, dtype: np.dtype[Any]) -> int:
         """Address of the array in this dtype, contiguous; 0 if there is none."""

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numba as _numba
 import numba.extending as _extending
 
-__all__ = ["inlined", "intrinsic", "numba", "parallel", "serial"]
+__all__ = ["inlined", "intrinsic", "numba", "once", "parallel", "serial"]
 
 numba: Any = _numba
 extending: Any = _extending
@@ -19,15 +19,21 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _OPTIONS = {"error_model": "numpy", "no_cfunc_wrapper": True}
 
 
-def intrinsic(function: Callable[..., Any]) -> Any:
+def intrinsic(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Function that writes its own LLVM instructions."""
-    return extending.intrinsic(function)
+    return extending.intrinsic(**options) if function is None else extending.intrinsic(function)
 
 
 def inlined(function: _Function) -> _Function:
     """Compile a function into each of its callers."""
     decorate = numba.njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)
     compiled: _Function = decorate(function)
+    return compiled
+
+
+def once(function: _Function) -> _Function:
+    """Compile a function that other compiled functions call: its code is there once in each."""
+    compiled: _Function = numba.njit(no_cpython_wrapper=True, **_OPTIONS)(function)
     return compiled
 
 

@@ -2,50 +2,45 @@
 
 LLVM splits the value where registers are narrower. Every machine computes with the same lanes in
 the same order, so sums have the same bits on all CPUs that have a fused multiply-add, and nothing
-depends on what the auto-vectoriser makes of a loop. The C++ twin is src_cython/lanes.hpp.
+depends on what the auto-vectoriser makes of a loop. This file has the type, and what moves lanes
+and numbers between registers and memory; arithmetic.py has the operations. The C++ twin is
+src_cython/lanes.hpp.
 
 A dummy number `zero` of the compute dtype tells the functions which lanes to make.
 """
 
 from __future__ import annotations
 
-import inspect
-import operator
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import models, overload, register_model
+from numba.extending import models, register_model
 
 from fastxent.backends.numba_cpu.jit import intrinsic, numba
-from fastxent.backends.numba_cpu.vector import Vector, broadcast, call, suffix
+from fastxent.backends.numba_cpu.vector import broadcast, call, suffix
 
 __all__ = [
-    "emitted",
+    "Lanes",
+    "address_of",
     "fetch_add",
-    "fma",
-    "fms",
     "lane_count",
-    "largest",
     "load",
-    "maximum",
+    "load_wide",
     "pointer",
     "put",
-    "splat",
+    "stack",
     "store",
-    "sum_lanes",
-    "where_nonzero",
 ]
 
 
 class Lanes(types.Type):
-    """Numba's type of 64 bytes of `dtype`."""
+    """Numba's type of `count` lanes of `dtype`: 64 bytes of them, if nothing else is said."""
 
-    def __init__(self, dtype: Any) -> None:
+    def __init__(self, dtype: Any, count: int = 0) -> None:
         self.dtype = dtype
-        self.count = 64 * 8 // dtype.bitwidth
-        super().__init__(name=f"Lanes({dtype})")
+        self.count = count or 64 * 8 // dtype.bitwidth
+        super().__init__(name=f"Lanes({dtype}, {self.count})")
 
 
 @register_model(Lanes)
@@ -54,95 +49,6 @@ class _LanesModel(models.PrimitiveModel):
         element = manager.lookup(lanes.dtype).get_value_type()
         vector = ir.VectorType(element, lanes.count)
         super().__init__(manager, lanes, vector)  # type: ignore[no-untyped-call]
-
-
-def emitted(function: Callable[..., Vector]) -> Any:
-    """Intrinsic on lanes, or on single numbers, from the function that writes its arithmetic."""
-
-    def typed(typing: Any, *operands: Any) -> Any:
-        kind = operands[0]
-        if not isinstance(kind, Lanes | types.Float) or any(o != kind for o in operands):
-            return None
-
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            return function(*(Vector(builder, value) for value in values)).value
-
-        return kind(*operands), codegen
-
-    # Numba asks for the operands by name
-    named = inspect.signature(function).parameters.values()
-    first = inspect.Parameter("typing", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    typed.__signature__ = inspect.Signature([first, *named])  # type: ignore[attr-defined]
-    typed.__name__, typed.__doc__ = function.__name__, function.__doc__
-    return intrinsic(typed)
-
-
-def _on_lanes(symbol: Any) -> None:
-    """Give lanes an arithmetic operator."""
-
-    @emitted
-    def operation(a: Vector, b: Vector) -> Vector:
-        result: Vector = symbol(a, b)
-        return result
-
-    def on_lanes(a: Any, b: Any) -> Any:
-        return operation(a, b)
-
-    @overload(symbol)
-    def _overloaded(a: Any, b: Any) -> Any:
-        return on_lanes if isinstance(a, Lanes) and a == b else None
-
-
-_on_lanes(operator.add)
-_on_lanes(operator.sub)
-_on_lanes(operator.mul)
-
-
-@emitted
-def fma(a: Vector, b: Vector, c: Vector) -> Vector:
-    """a * b + c, fused where the machine has the instruction."""
-    return a.times_plus(b, c)
-
-
-@emitted
-def fms(a: Vector, b: Vector, c: Vector) -> Vector:
-    """a * b - c, fused likewise."""
-    return a.times_plus(b, -c)
-
-
-@emitted
-def maximum(a: Vector, b: Vector) -> Vector:
-    """The larger of the two; `b` where either is NaN."""
-    return a.or_larger(b)
-
-
-@emitted
-def where_nonzero(condition: Vector, value: Vector, otherwise: Vector) -> Vector:
-    """`value` where `condition` is not zero (NaN is not), else `otherwise`."""
-    return value.where_nonzero(condition, otherwise)
-
-
-@intrinsic
-def sum_lanes(typing: Any, lanes: Any) -> Any:
-    """Sum in float64 by halves: lane i and lane i + count/2, and so on."""
-
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        (wide,) = values
-        if lanes.dtype == types.float32:
-            wide = builder.fpext(wide, ir.VectorType(ir.DoubleType(), lanes.count))
-        return Vector(builder, wide).folded(operator.add)
-
-    return types.float64(lanes), codegen
-
-
-@intrinsic
-def largest(typing: Any, lanes: Any) -> Any:
-    """Largest of the lanes, none of which is NaN."""
-
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return Vector(builder, values[0]).folded(Vector.or_larger)
-
-    return lanes.dtype(lanes), codegen
 
 
 @intrinsic
@@ -156,18 +62,6 @@ def lane_count(typing: Any, zero: Any) -> Any:
 
 
 @intrinsic
-def splat(typing: Any, number: Any, zero: Any) -> Any:
-    """The same number, rounded to the dtype of `zero`, in every lane."""
-    lanes = Lanes(zero)
-
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        element = context.cast(builder, values[0], number, zero)
-        return broadcast(builder, element, lanes.count)
-
-    return lanes(number, zero), codegen
-
-
-@intrinsic
 def pointer(typing: Any, address: Any, index: Any, element: Any) -> Any:
     """Pointer to element `index` of the array at an address, or pointer, of `element`s."""
     kind = numba.types.CPointer(element)
@@ -176,9 +70,37 @@ def pointer(typing: Any, address: Any, index: Any, element: Any) -> Any:
         base = values[0]
         if isinstance(address, types.Integer):
             base = builder.inttoptr(base, context.get_value_type(kind))
+        else:
+            base = builder.bitcast(base, context.get_value_type(kind))
         return builder.gep(base, [values[1]])
 
     return kind(address, index, element), codegen
+
+
+@intrinsic
+def address_of(typing: Any, array: Any) -> Any:
+    """Address that a pointer holds."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.ptrtoint(values[0], ir.IntType(64))
+
+    return types.int64(array), codegen
+
+
+@intrinsic(prefer_literal=True)
+def stack(typing: Any, count: Any, element: Any) -> Any:
+    """Pointer to uninitialised memory for `count` (a literal) elements, until the caller returns."""
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = context.get_value_type(element)
+        with builder.goto_entry_block():
+            memory = builder.alloca(ir.ArrayType(kind, count.literal_value))
+        memory.align = 64
+        return builder.bitcast(memory, kind.as_pointer())
+
+    return types.CPointer(element)(count, element), codegen
 
 
 @intrinsic
@@ -234,6 +156,18 @@ def load(typing: Any, array: Any, index: Any, some: Any, fill: Any, zero: Any) -
         return builder.fptrunc(value, target) if stored.bitwidth > zero.bitwidth else value
 
     return lanes(array, index, some, fill, zero), codegen
+
+
+@intrinsic
+def load_wide(typing: Any, array: Any, zero: Any) -> Any:
+    """As many doubles from the beginning of an array as there are lanes of the dtype of `zero`."""
+    wide = Lanes(types.float64, Lanes(zero).count)
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        vector = context.get_value_type(wide)
+        return builder.load(builder.bitcast(values[0], vector.as_pointer()), align=8)
+
+    return wide(array, zero), codegen
 
 
 @intrinsic

@@ -10,12 +10,12 @@ import llvmlite.binding
 from fastxent import threads
 from fastxent.backends.numba_cpu import cache
 from fastxent.backends.numba_cpu.jit import numba
-from fastxent.backends.numba_cpu.kernels import CHECK_LABELS, FORWARD, SOFTMAX, Twins
+from fastxent.backends.numba_cpu.kernels import CHECK_LABELS, FORWARD, Twins
 
-__all__ = ["CHECK_LABELS", "FORWARD", "SOFTMAX", "info", "run", "why_not", "workers_for"]
+__all__ = ["CHECK_LABELS", "FORWARD", "info", "run", "most_workers", "why_not"]
 
 # Where compiled kernels are kept, or why they are not.
-_CACHE = cache.attach([kernel for twins in (CHECK_LABELS, FORWARD, SOFTMAX) for kernel in twins])
+_CACHE = cache.attach([kernel for twins in (CHECK_LABELS, FORWARD) for kernel in twins])
 
 
 def why_not() -> str | None:
@@ -23,12 +23,12 @@ def why_not() -> str | None:
     return "NUMBA_DISABLE_JIT is set" if numba.config.DISABLE_JIT else None
 
 
-def workers_for(num_threads: int, chunks: int) -> int:
-    """Threads that can be had and have something to do."""
+def most_workers(num_threads: int) -> int:
+    """Threads that can be had."""
     if threads.forked():
         return 1
     most: int = numba.config.NUMBA_NUM_THREADS
-    return max(1, min(num_threads, chunks, most))
+    return min(num_threads, most)
 
 
 def run(twins: Twins, workers: int, *arguments: Any) -> Any:

@@ -1,16 +1,16 @@
-"""Arithmetic on LLVM vectors, written down as arithmetic: what the intrinsics of lanes.py emit.
+"""Arithmetic on LLVM vectors, written down as arithmetic: what the intrinsics of arithmetic.py emit.
 
 No fast-math flag is ever set: an operation is exactly the one that is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from llvmlite import ir
 
-__all__ = ["Vector", "broadcast", "call", "constant", "suffix"]
+__all__ = ["Vector", "broadcast", "call", "constant", "shuffle", "suffix"]
 
 _INT32 = ir.IntType(32)
 
@@ -43,6 +43,12 @@ def broadcast(builder: Any, element: Any, count: int) -> Any:
     return builder.shuffle_vector(first, rest, constant(ir.VectorType(_INT32, count), 0))
 
 
+def shuffle(builder: Any, a: Any, b: Any, places: Iterable[int]) -> Any:
+    """The lanes of `a`, then of `b`, that have these numbers."""
+    chosen = list(places)
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT32, len(chosen)), chosen))
+
+
 class Vector:
     """A value of an LLVM vector type, or of its scalar: the operators emit instructions."""
 
@@ -65,6 +71,9 @@ class Vector:
     def __mul__(self, other: Vector) -> Vector:
         return Vector(self.builder, self.builder.fmul(self.value, other.value))
 
+    def __truediv__(self, other: Vector) -> Vector:
+        return Vector(self.builder, self.builder.fdiv(self.value, other.value))
+
     def times_plus(self, factor: Vector, term: Vector) -> Vector:
         """self * factor + term, fused where the machine has the instruction."""
         kind = self.value.type
@@ -83,24 +92,31 @@ class Vector:
         nonzero = self.builder.fcmp_unordered("!=", condition.value, zero)
         return Vector(self.builder, self.builder.select(nonzero, self.value, otherwise.value))
 
-    def with_bits_shifted_left(self, places: int) -> Vector:
-        """The number whose bits are these, shifted."""
+    def where_equal(self, a: Vector, b: Vector, otherwise: Vector) -> Vector:
+        """self where `a` and `b` are equal, else `otherwise`."""
+        equal = self.builder.fcmp_ordered("==", a.value, b.value)
+        return Vector(self.builder, self.builder.select(equal, self.value, otherwise.value))
+
+    def bits(self) -> Any:
+        """The bits as integers, for the builder's own instructions."""
         kind = self.value.type
         element = kind.element if isinstance(kind, ir.VectorType) else kind
         bits: Any = _INT32 if isinstance(element, ir.FloatType) else ir.IntType(64)
         if isinstance(kind, ir.VectorType):
             bits = ir.VectorType(bits, kind.count)
-        shifted = self.builder.shl(self.builder.bitcast(self.value, bits), constant(bits, places))
-        return Vector(self.builder, self.builder.bitcast(shifted, kind))
+        return self.builder.bitcast(self.value, bits)
 
-    def _some_lanes(self, places: range) -> Vector:
-        indices = ir.Constant(ir.VectorType(_INT32, len(places)), list(places))
-        return Vector(self.builder, self.builder.shuffle_vector(self.value, self.value, indices))
+    def with_bits(self, bits: Any) -> Vector:
+        """Numbers of the same type from their bits."""
+        return Vector(self.builder, self.builder.bitcast(bits, self.value.type))
+
+    def lanes(self, places: Iterable[int]) -> Vector:
+        """These lanes, in this order."""
+        return Vector(self.builder, shuffle(self.builder, self.value, self.value, places))
 
     def folded(self, combine: Callable[[Vector, Vector], Vector]) -> Any:
         """One number from all lanes by halves: lane i with lane i + count/2, and so on."""
         whole = self
         while (half := whole.value.type.count // 2) > 0:
-            low, high = whole._some_lanes(range(half)), whole._some_lanes(range(half, 2 * half))
-            whole = combine(low, high)
+            whole = combine(whole.lanes(range(half)), whole.lanes(range(half, 2 * half)))
         return self.builder.extract_element(whole.value, ir.Constant(_INT32, 0))
