@@ -10,6 +10,7 @@ soft labels, ignored labels, row weights and reductions only choose these factor
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,8 @@ class Problem:
         axis = checks.check_axis(axis, x, "x")
         precision = _precision(x)
         checks.check_out(out, x, {}, x.shape, precision.storage)
-        return cls(x, rows_of(x, axis), precision, axis, threads.plan(num_threads, x.size))
+        workers = threads.plan(num_threads, x.size // x.shape[axis], x.nbytes)
+        return cls(x, rows_of(x, axis), precision, axis, workers)
 
     @classmethod
     def build(
@@ -155,7 +157,7 @@ class Problem:
             logits=rows_of(logits, axis),
             precision=precision,
             axis=axis,
-            num_threads=threads.plan(num_threads, logits.size),
+            num_threads=threads.plan(num_threads, math.prod(rows_shape), logits.nbytes),
             target=vector_of(target) if hard else None,
             soft=None if hard else _soft_rows(target, axis),
             skip=representable(skip, target.dtype) if hard else None,

@@ -62,7 +62,7 @@ def mean_loss(
     """Mean loss of plain arrays, in their dtype; its gradient into `grad`. None: not plain."""
     if type(logits) is not _ndarray or type(target) is not _ndarray or not _is_label(ignore_index):
         return None
-    workers = threads.plan(num_threads, logits.size)
+    workers = threads.plan(num_threads, target.size, logits.nbytes)
     mean = pick(backend).mean_loss(logits, target, ignore_index, grad, workers)
     return None if mean is None else logits.dtype.type(mean)
 

@@ -20,7 +20,7 @@ from typing import Any
 from fastxent import checks
 
 __all__ = [
-    "ELEMENTS_PER_THREAD",
+    "NANOSECONDS_PER_THREAD",
     "available_cpus",
     "forked",
     "get_num_threads",
@@ -32,8 +32,12 @@ __all__ = [
     "set_num_threads",
 ]
 
-# A second thread costs a few microseconds to wake; 32,768 float32 elements take about 10 in one.
-ELEMENTS_PER_THREAD = 32_768
+# What a call costs on one thread, and what a thread must have to do to be worth waking: a second one
+# costs 3 to 8 us. benchmarks/threads.py prints the measurements, and what this choice costs beside the
+# best one.
+NANOSECONDS_PER_ROW = 5.0
+NANOSECONDS_PER_BYTE = 0.1
+NANOSECONDS_PER_THREAD = 10_000.0
 
 _process_limit: int | None = None
 _openmp_limit: Callable[[], int] | None = None
@@ -117,6 +121,11 @@ def _quota_cpus() -> int | None:
     return _cgroup_cpus()
 
 
+@functools.cache
+def _machine_cpus() -> int:
+    return os.cpu_count() or 1
+
+
 def _affinity_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -129,25 +138,29 @@ def available_cpus() -> int:
     return _affinity_cpus() if quota is None else min(_affinity_cpus(), quota)
 
 
-def _environment(name: str) -> int | None:
+def _own_limit() -> int | None:
+    name = "FASTXENT_NUM_THREADS"
     text = os.environ.get(name, "").strip()
-    if not text:
-        return None
-    if name == "FASTXENT_NUM_THREADS":
-        return checks.check_num_threads(int(text) if text.isdecimal() else text, name)
+    return (
+        checks.check_num_threads(int(text) if text.isdecimal() else text, name) if text else None
+    )
+
+
+@functools.cache  # once, as OpenMP and Numba read theirs: a look takes 1 us, and a call had six
+def _limit_of_others(name: str) -> int | None:
     # OMP_NUM_THREADS may list one number a nesting level; the outermost counts. What is wrong with
     # the variables of others is theirs to say.
-    first = text.split(",")[0].strip()
+    first = os.environ.get(name, "").split(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 def _openmp() -> int | None:
     """OpenMP's limit, where somebody set one: unset, it is the number of CPUs."""
     if _openmp_limit is None:
-        return _environment("OMP_NUM_THREADS")
+        return _limit_of_others("OMP_NUM_THREADS")
     limit = _openmp_limit()
     lowered = limit < _affinity_cpus()  # by threadpoolctl or omp_set_num_threads
-    return limit if lowered or "OMP_NUM_THREADS" in os.environ else None
+    return limit if lowered or _limit_of_others("OMP_NUM_THREADS") is not None else None
 
 
 def most_threads() -> int:
@@ -157,8 +170,8 @@ def most_threads() -> int:
     """
     numba_config = sys.modules.get("numba.core.config")
     numba_threads = getattr(numba_config, "NUMBA_NUM_THREADS", None)
-    asked = (_environment("OMP_NUM_THREADS"), _environment("NUMBA_NUM_THREADS"), numba_threads)
-    return max(os.cpu_count() or 1, *(n for n in asked if n is not None), 1)
+    asked = (_limit_of_others("OMP_NUM_THREADS"), _limit_of_others("NUMBA_NUM_THREADS"), numba_threads)
+    return max(_machine_cpus(), *(n for n in asked if n is not None), 1)
 
 
 def limit_and_origin() -> tuple[int, str]:
@@ -168,9 +181,9 @@ def limit_and_origin() -> tuple[int, str]:
     if _process_limit is not None:
         return _process_limit, "set_num_threads"
     for limit, origin in (
-        (_environment("FASTXENT_NUM_THREADS"), "FASTXENT_NUM_THREADS"),
+        (_own_limit(), "FASTXENT_NUM_THREADS"),
         (_openmp(), "OpenMP (OMP_NUM_THREADS or threadpoolctl)"),
-        (_environment("NUMBA_NUM_THREADS"), "NUMBA_NUM_THREADS"),
+        (_limit_of_others("NUMBA_NUM_THREADS"), "NUMBA_NUM_THREADS"),
     ):
         if limit is not None:
             return min(limit, most_threads()), origin
@@ -221,11 +234,12 @@ def get_num_threads() -> int:
     return limit
 
 
-def plan(num_threads: Any, elements: int) -> int:
-    """Threads for one call: as asked for, or as many as `elements` are worth."""
+def plan(num_threads: Any, rows: int, size_in_bytes: int) -> int:
+    """Threads for a pass over so many rows of logits: as asked for, or as many as it is worth."""
     if num_threads is not None:
-        asked = min(checks.check_num_threads(num_threads), most_threads())
-        return 1 if _forked else asked
-    if _forked or elements < 2 * ELEMENTS_PER_THREAD:
+        asked = checks.check_num_threads(num_threads)
+        return 1 if _forked or asked == 1 else min(asked, most_threads())
+    worth = rows * NANOSECONDS_PER_ROW + size_in_bytes * NANOSECONDS_PER_BYTE
+    if _forked or worth < 2 * NANOSECONDS_PER_THREAD:
         return 1
-    return min(get_num_threads(), elements // ELEMENTS_PER_THREAD)
+    return min(get_num_threads(), int(worth / NANOSECONDS_PER_THREAD))

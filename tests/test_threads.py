@@ -115,11 +115,18 @@ def test_set_num_threads():
 
 
 def test_plan():
-    assert threads.plan(None, 100) == 1
-    assert threads.plan(2, 100) == 2
-    assert threads.plan(10_000, 100) == threads.most_threads()
-    many = threads.ELEMENTS_PER_THREAD * 1000
-    assert threads.plan(None, many) == fx.get_num_threads()
+    assert threads.plan(None, 10, 400) == 1
+    assert threads.plan(2, 10, 400) == 2
+    assert threads.plan(10_000, 10, 400) == threads.most_threads()
+    assert threads.plan(None, 1, 10**9) == fx.get_num_threads()
+    assert threads.plan(None, 10**7, 10**7) == fx.get_num_threads()
+    # a call of 25 us is worth two threads and no more
+    before = threads._process_limit
+    try:
+        threads._process_limit = 64
+        assert threads.plan(None, 1, 250_000) == 2
+    finally:
+        threads._process_limit = before
 
 
 @pytest.mark.parametrize(
