@@ -2,9 +2,9 @@
 
 usage: python benchmarks/threads.py [BACKEND]
 
-Prints the model of fastxent/threads.py beside the measured time of one thread. `waste` is the chosen
-time over the better of the two others; the aim is 1.1 at most. Times are the best of many, taken turn
-and turn about.
+Prints the model of fastxent/threads.py beside the measured time of one thread. `waste` is the
+chosen time over the better of the two others; the aim is 1.1 at most. Times are the best of many,
+taken turn and turn about.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ def measured(backend: str, rows: int, classes: int) -> dict[int | None, float]:
     while time.perf_counter() < end:
         for count in best:
             start = time.perf_counter()
-            fx.cross_entropy_and_grad(
-                logits, labels, out=grad, backend=backend, num_threads=count
-            )
+            fx.cross_entropy_and_grad(logits, labels, out=grad, backend=backend, num_threads=count)
             best[count] = min(best[count], 1e6 * (time.perf_counter() - start))
     return best
 

@@ -134,7 +134,7 @@ def cross_entropy(
     )
     chosen = pick(backend, problem)
     problem, denominator = problem.with_labels(chosen)
-    return _reduced_loss(chosen, problem, Outputs(), denominator)
+    return problem.reduced_loss(chosen, Outputs(), denominator)
 
 
 def cross_entropy_and_grad(
@@ -226,25 +226,8 @@ axis, all_ignored, backend, num_threads
     chosen = pick(backend, problem)
     problem, denominator = problem.with_labels(chosen)
     grad = output_rows(problem.given, problem.axis, out)
-    loss = _reduced_loss(chosen, problem, Outputs(grad=grad.rows), denominator)
+    loss = problem.reduced_loss(chosen, Outputs(grad=grad.rows), denominator)
     return loss, grad.deliver()
-
-
-def _reduced_loss(backend: Any, problem: Problem, outputs: Outputs, denominator: float) -> Any:
-    """Run the forward verb, with a loss for each row where they are needed, and reduce it."""
-    recipe, loss_dtype = problem.reduction, problem.precision.loss
-    assert recipe is not None
-    if denominator == 0.0:
-        if outputs.grad is not None:
-            outputs.grad.fill(0)
-        return recipe.nothing_counted(loss_dtype.type)
-    if recipe.needs_total_only:
-        outputs.total = np.empty(1)
-        backend.forward(problem, outputs)
-        return recipe.of_total(float(outputs.total[0]), denominator, loss_dtype.type)
-    outputs.loss = np.empty(len(problem.logits), loss_dtype)
-    backend.forward(problem, outputs)
-    return recipe.finish(outputs.loss, denominator)
 
 
 def softmax(

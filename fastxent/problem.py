@@ -22,7 +22,7 @@ from fastxent.precision import Array, Precision, precision_of
 from fastxent.reduction import REDUCTIONS, WHEN_ALL_IGNORED, Reduction
 
 if TYPE_CHECKING:
-    from fastxent.backends.contract import Backend
+    from fastxent.backends.contract import Backend, Outputs
 
 __all__ = ["Problem", "representable"]
 
@@ -194,6 +194,22 @@ class Problem:
         if denominator == 0.0:
             return self, denominator
         return replace(self, row_scale=recipe.row_scale(denominator)), denominator
+
+    def reduced_loss(self, backend: Backend, outputs: Outputs, denominator: float) -> Any:
+        """Run the forward verb, with a loss for each row where they are needed, and reduce it."""
+        recipe, loss_dtype = self.reduction, self.precision.loss
+        assert recipe is not None
+        if denominator == 0.0:
+            if outputs.grad is not None:
+                outputs.grad.fill(0)
+            return recipe.nothing_counted(loss_dtype.type)
+        if recipe.needs_total_only:
+            outputs.total = np.empty(1)
+            backend.forward(self, outputs)
+            return recipe.of_total(float(outputs.total[0]), denominator, loss_dtype.type)
+        outputs.loss = np.empty(len(self.logits), loss_dtype)
+        backend.forward(self, outputs)
+        return recipe.finish(outputs.loss, denominator)
 
 
 def _precision(logits: Array) -> Precision:

@@ -1,8 +1,8 @@
 """The short way of a call without options: no Problem is built where the arrays are plain.
 
-The door takes about 20 us to look at every argument, more than a small call's arithmetic. A backend's
-`mean_loss` looks at the arrays itself, in compiled code, and declines whatever is out of the
-ordinary: then the door translates it, or says what is wrong with it.
+The door takes about 20 us to look at every argument, more than a small call's arithmetic. A
+backend's `mean_loss` looks at the arrays itself, in compiled code, and declines whatever is out of
+the ordinary: then the door translates it, or says what is wrong with it.
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ __all__ = [
     "set_num_threads",
 ]
 
-# What a call costs on one thread, and what a thread must have to do to be worth waking: a second one
-# costs 3 to 8 us. benchmarks/threads.py prints the measurements, and what this choice costs beside the
-# best one.
+# What a call costs on one thread, and what a thread must have to do to be worth waking: a second
+# one costs 3 to 8 us. benchmarks/threads.py prints the measurements, and what this choice costs
+# beside the best one.
 NANOSECONDS_PER_ROW = 5.0
 NANOSECONDS_PER_BYTE = 0.1
 NANOSECONDS_PER_THREAD = 10_000.0
@@ -141,9 +141,7 @@ def available_cpus() -> int:
 def _own_limit() -> int | None:
     name = "FASTXENT_NUM_THREADS"
     text = os.environ.get(name, "").strip()
-    return (
-        checks.check_num_threads(int(text) if text.isdecimal() else text, name) if text else None
-    )
+    return checks.check_num_threads(int(text) if text.isdecimal() else text, name) if text else None
 
 
 @functools.cache  # once, as OpenMP and Numba read theirs: a look takes 1 us, and a call had six
@@ -170,7 +168,11 @@ def most_threads() -> int:
     """
     numba_config = sys.modules.get("numba.core.config")
     numba_threads = getattr(numba_config, "NUMBA_NUM_THREADS", None)
-    asked = (_limit_of_others("OMP_NUM_THREADS"), _limit_of_others("NUMBA_NUM_THREADS"), numba_threads)
+    asked = (
+        _limit_of_others("OMP_NUM_THREADS"),
+        _limit_of_others("NUMBA_NUM_THREADS"),
+        numba_threads,
+    )
     return max(_machine_cpus(), *(n for n in asked if n is not None), 1)
 
 

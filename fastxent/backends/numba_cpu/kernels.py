@@ -15,7 +15,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import prange
+from numba import prange, types
+from numba.extending import overload
 
 from fastxent.backends.numba_cpu.arguments import LabelCheck, Pass
 from fastxent.backends.numba_cpu.by_row import rows_chunk
@@ -41,16 +42,32 @@ class Twins(NamedTuple):
     parallel: Any
 
 
-@inlined
 def forward_chunk(
     p: Pass, chunk: int, scratch: int, tiled: Any, on_all: Any, stored: Any, zero: Any
 ) -> float:
     """One chunk of rows; their loss."""
-    begin = chunk * p.chunk_rows
-    end = min(begin + p.chunk_rows, p.rows)
-    if tiled is not None:
+    raise NotImplementedError("compiled code only")
+
+
+@overload(forward_chunk)
+def _forward_chunk(
+    p: Any, chunk: Any, scratch: Any, tiled: Any, on_all: Any, stored: Any, zero: Any
+) -> Any:
+    def of_rows(
+        p: Any, chunk: Any, scratch: Any, tiled: Any, on_all: Any, stored: Any, zero: Any
+    ) -> Any:
+        begin = chunk * p.chunk_rows
+        end = min(begin + p.chunk_rows, p.rows)
+        return rows_chunk(p, begin, end, scratch, on_all, stored, zero)
+
+    def of_tiles(
+        p: Any, chunk: Any, scratch: Any, tiled: Any, on_all: Any, stored: Any, zero: Any
+    ) -> Any:
+        begin = chunk * p.chunk_rows
+        end = min(begin + p.chunk_rows, p.rows)
         return tiles_chunk(p, begin, end, on_all, stored, zero)
-    return rows_chunk(p, begin, end, scratch, on_all, stored, zero)
+
+    return of_rows if isinstance(tiled, types.NoneType) else of_tiles
 
 
 @inlined

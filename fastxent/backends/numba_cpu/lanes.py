@@ -63,8 +63,11 @@ def lane_count(typing: Any, zero: Any) -> Any:
 
 @intrinsic
 def pointer(typing: Any, address: Any, index: Any, element: Any) -> Any:
-    """Pointer to element `index` of the array at an address, or pointer, of `element`s."""
-    kind = numba.types.CPointer(element)
+    """Pointer to element `index` of the array at an address, or pointer, of `element`s.
+
+    An element of None is a byte of an array that is not there.
+    """
+    kind = numba.types.CPointer(types.uint8 if isinstance(element, types.NoneType) else element)
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         base = values[0]

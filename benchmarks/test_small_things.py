@@ -1,0 +1,33 @@
+"""What is not throughput: small calls, memory, the first call. Fresh processes measure them."""
+
+import numpy as np
+import pytest
+
+import fastxent as fx
+from fastxent.bench import children, memory, startup
+from fastxent.bench.latency import WORKLOAD
+from fastxent.bench.peers import others, own
+from fastxent.bench.workloads import Workload, arrays
+
+BIG = Workload(256, 128_256, threads=fx.get_num_threads())
+
+
+def test_small_call(benchmark):
+    benchmark.extra_info["latency"] = children.answer("latency")
+    logits, target = arrays(WORKLOAD)
+    benchmark(fx.cross_entropy_and_grad, logits, target, out=np.zeros_like(logits))
+
+
+def test_peak_memory(benchmark):
+    if memory.why_not() is not None:
+        pytest.skip(memory.why_not())
+    names = [peer.name for peer in [*own(), *others()] if peer.why_not(BIG) is None]
+    benchmark.extra_info["memory"] = memory.peak_bytes_of_all(names, BIG)
+    logits, target = arrays(BIG)
+    benchmark.pedantic(fx.cross_entropy_and_grad, (logits, target), rounds=3, warmup_rounds=1)
+
+
+def test_startup(benchmark):
+    first = startup.first_numba_call_seconds()
+    benchmark.extra_info["startup"] = {"import": startup.import_seconds(), **first}
+    benchmark.pedantic(startup.import_seconds, kwargs={"repeats": 1}, rounds=3)

@@ -1,0 +1,77 @@
+"""All results of one run as one JSON file, from which tables and pictures are made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastxent.bench.measure import Measurement
+from fastxent.bench.workloads import Workload
+
+__all__ = ["Document"]
+
+
+@dataclass
+class Document:
+    """What one run of the benchmarks measured.
+
+    Attributes
+    ----------
+    machine : dict
+        What `machine.facts` gave.
+    measurements : list of Measurement
+    latency : dict of str to float
+        Seconds of a call at (32, 10), by peer.
+    memory : dict of str to int
+        Bytes beyond inputs and output, by peer.
+    startup : dict of str to float
+        Seconds: "import", "cold", "warm".
+    large : dict
+        What benchmarks/large.py measured, where it was run.
+    """
+
+    machine: dict[str, Any] = field(default_factory=dict)
+    measurements: list[Measurement] = field(default_factory=list)
+    latency: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+    startup: dict[str, float] = field(default_factory=dict)
+    large: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def threads(self) -> int:
+        """Threads of the main run."""
+        return max((m.workload.threads for m in self.measurements), default=1)
+
+    def find(
+        self, labels: str = "hard", dtype: str = "float32", threads: int | None = None
+    ) -> list[Measurement]:
+        """Give the measurements of one kind, in their order; by default with all threads."""
+        wanted = (labels, dtype, threads or self.threads)
+        return [m for m in self.measurements if _kind(m.workload) == wanted]
+
+    def at(self, rows: int, classes: int, **kind: Any) -> Measurement | None:
+        """Give one measurement, if there is one."""
+        for measurement in self.find(**kind):
+            if (measurement.workload.rows, measurement.workload.classes) == (rows, classes):
+                return measurement
+        return None
+
+    def save(self, path: Path) -> None:
+        """Write the file: one line a measurement, so that two runs can be compared by diff."""
+        fields = {k: v for k, v in vars(self).items() if k != "measurements"}
+        head = json.dumps(fields, indent=1)[:-2]
+        lines = ",\n  ".join(json.dumps(m.as_dict()) for m in self.measurements)
+        path.write_text(f'{head},\n "measurements": [\n  {lines}\n ]\n}}\n')
+
+    @classmethod
+    def load(cls, path: Path) -> Document:
+        """Read what `save` wrote."""
+        fields = json.loads(path.read_text())
+        measurements = [Measurement.from_dict(entry) for entry in fields.pop("measurements")]
+        return cls(**fields, measurements=measurements)
+
+
+def _kind(workload: Workload) -> tuple[str, str, int]:
+    return workload.labels, workload.dtype, workload.threads

@@ -1,0 +1,228 @@
+"""The tables of the README and of docs/, written from a document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from fastxent.bench import machine
+from fastxent.bench.aims import aims
+from fastxent.bench.ceilings import COPY, COPY_IN_PLACE
+from fastxent.bench.document import Document
+from fastxent.bench.measure import Measurement
+from fastxent.bench.summary import (
+    COMPILED,
+    copy_share,
+    fastest_peer,
+    is_own,
+    is_peer,
+    lower_ceiling,
+    peer_ratio,
+    share,
+)
+
+__all__ = ["readme_section", "replaced", "results_page"]
+
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Make a Markdown table; all columns but the first are numbers."""
+    marks = ["---", *["---:"] * (len(headings) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, marks, *rows))
+
+
+def replaced(page: str, section: str) -> str:
+    """Put a section between the markers of a page, instead of what stands there."""
+    before, _, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"the page has no {BEGIN} ... {END}")
+    return f"{before}{BEGIN}\n{section}\n{END}{after}"
+
+
+def _milliseconds(measurement: Measurement, name: str | None) -> str:
+    timing = measurement.timings.get(name or "")
+    if timing is None:
+        return "-"
+    time = 1e3 * timing.median
+    return f"{time:.3f}" if time < 1 else f"{time:.2f}" if time < 100 else f"{time:.0f}"
+
+
+def _percent(number: float | None) -> str:
+    return "-" if number is None else f"{100 * number:.0f} %"
+
+
+def _times(number: float | None) -> str:
+    return "-" if number is None else f"{number:.1f}"
+
+
+def _peers(measurements: Iterable[Measurement]) -> list[str]:
+    """Everybody else, in the order of the registry."""
+    return list(dict.fromkeys(k for m in measurements for k in m.timings if is_peer(k)))
+
+
+def comparison(measurements: Sequence[Measurement]) -> str:
+    """Make the table of milliseconds, one line a shape."""
+    peers = _peers(measurements)
+    rows = []
+    for m in measurements:
+        best = min(COMPILED, key=lambda backend: _median(m, f"{backend}/out"))
+        rows.append(
+            [
+                m.workload.shape_text,
+                *(_milliseconds(m, f"{backend}/out") for backend in COMPILED),
+                _percent(share(m, f"{best}/out")),
+                *(_milliseconds(m, peer) for peer in peers),
+                f"**{_times(peer_ratio(m, f'{best}/out'))}**",
+            ]
+        )
+    headings = ["N x C", *(f"{name}, ms" for name in COMPILED), "of the ceiling", *peers, "times"]
+    return table(headings, rows)
+
+
+def _median(measurement: Measurement, name: str) -> float:
+    timing = measurement.timings.get(name)
+    return float("inf") if timing is None else timing.median
+
+
+def readme_section(document: Document) -> str:
+    """Write what stands between the markers of the README."""
+    threads = document.threads
+    return f"""\
+Loss and gradient, float32, class indices, {threads} threads; milliseconds, the median of
+interleaved rounds. *Of the ceiling*: the share that the faster backend reaches of what memory (a
+plain copy of the same bytes) or arithmetic (the kernel on data in cache) allows, whichever is less.
+*times*: how many times as long the fastest of the others takes.
+
+{comparison(document.find())}
+
+![Time of the others over that of fastxent](docs/pictures/peers.svg)
+
+{machine.summary(document.machine)}. [All results](docs/benchmark-results.md), and
+[how they are measured](docs/benchmarks.md). On your machine: `fastxent bench`."""
+
+
+def details(measurement: Measurement) -> str:
+    """Make the table of one workload: everybody, fastest first."""
+    rows = []
+    for name, timing in sorted(measurement.timings.items(), key=lambda item: item[1].median):
+        rows.append(
+            [
+                f"fastxent {name}" if is_own(name) else name,
+                _milliseconds(measurement, name),
+                f"{1e3 * timing.lower:.3g} to {1e3 * timing.upper:.3g}",
+                f"{measurement.workload.counted_bytes / timing.median / 1e9:.1f}",
+                _percent(copy_share(measurement, name)),
+                _percent(share(measurement, name)),
+                str(timing.rounds),
+            ]
+        )
+    headings = ["", "ms", "quartiles", "GB/s", "of the copy limit", "of the ceiling", "rounds"]
+    return table(headings, rows)
+
+
+def _ceilings(measurement: Measurement) -> str:
+    ceiling = lower_ceiling(measurement)
+    slopes = ", ".join(
+        f"{1e3 * seconds:.3g} ms by {name}" for name, seconds in measurement.arithmetic.items()
+    )
+    binds = f"**{ceiling.name}** binds" if ceiling else "none measured"
+    return (
+        f"Ceilings: copy {_milliseconds(measurement, COPY)} ms, in place "
+        f"{_milliseconds(measurement, COPY_IN_PLACE)} ms; arithmetic {slopes}; {binds}."
+    )
+
+
+def _workload_section(measurement: Measurement) -> str:
+    lines = [f"### {measurement.workload}", "", _ceilings(measurement), "", details(measurement)]
+    for name, reason in measurement.skipped.items():
+        lines += ["", f"Not timed: {name}: {reason.splitlines()[0]}"]
+    return "\n".join(lines)
+
+
+def _aims_table(document: Document) -> str:
+    rows = [
+        [aim.title, aim.backend, aim.asked_text, aim.measured_text, aim.verdict]
+        for aim in aims(document)
+    ]
+    return table(["aim", "backend", "asked", "measured", ""], rows)
+
+
+def _others(document: Document) -> str:
+    names = list(dict.fromkeys([*document.latency, *document.memory]))
+    rows = []
+    for name in names:
+        seconds, size = document.latency.get(name), document.memory.get(name)
+        rows.append(
+            [
+                f"fastxent {name}" if is_own(name) else name,
+                "-" if seconds is None else f"{1e6 * seconds:.1f}",
+                "-" if size is None else f"{size / 1e6:.1f}",
+            ]
+        )
+    headings = ["", "call at 32 x 10, us, best of many", "peak memory at 256 x 128256, MB"]
+    return table(headings, rows)
+
+
+def _large(document: Document) -> str:
+    if not document.large:
+        return "Not measured in this run: `make bench-large`."
+    rows = [
+        [
+            backend,
+            *(f"{1e9 * times[key]:.4f}" for key in ("small", "large")),
+            f"{times['large'] / times['small']:.3f}",
+        ]
+        for backend, times in document.large["seconds_per_element"].items()
+    ]
+    small, large = (document.large[key] for key in ("small_elements", "large_elements"))
+    headings = ["backend", f"{small:,} elements, ns each", f"{large:,} elements, ns each", "ratio"]
+    return table(headings, rows)
+
+
+def results_page(document: Document) -> str:
+    """Write docs/benchmark-results.md."""
+    kinds = (
+        (f"float32, class indices, {document.threads} threads", document.find()),
+        (f"float64, class indices, {document.threads} threads", document.find(dtype="float64")),
+        (f"float32, probabilities, {document.threads} threads", document.find(labels="soft")),
+        ("float32, class indices, one thread for everybody", document.find(threads=1)),
+    )
+    present = [(title, found) for title, found in kinds if found]
+    tables = "\n\n".join(f"### {title}\n\n{comparison(found)}" for title, found in present)
+    every = "\n\n".join(_workload_section(m) for _, found in present for m in found)
+    slowest = ", ".join(sorted({fastest_peer(m) or "-" for m in document.find()}))
+    return f"""\
+# Benchmark results
+
+Written by `make bench-report` from benchmarks/results/latest.json; [how to read
+them](benchmarks.md). {machine.summary(document.machine)}.
+
+## Aims
+
+{_aims_table(document)}
+
+## Times
+
+Milliseconds, medians. The fastest of the others are {slowest}.
+
+{tables}
+
+![Time of the others over that of fastxent](pictures/peers.svg)
+![Share of the copy limit](pictures/roofline.svg)
+![What the second thread brings](pictures/threads.svg)
+
+## Small calls and memory
+
+{_others(document)}
+
+![Peak memory](pictures/memory.svg)
+
+## More than 2³¹ elements, in place
+
+{_large(document)}
+
+## Everything
+
+{every}
+"""

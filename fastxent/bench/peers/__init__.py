@@ -1,0 +1,48 @@
+"""The registry of peers: who is measured, and in which order they are named.
+
+A new peer is a file beside this one with an object that has the methods of `contract.Peer`, and
+one entry in `OTHERS`. The test suite checks and times every entry on a small workload.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+from fastxent.backends import ORDER
+from fastxent.bench.peers import openmp
+from fastxent.bench.peers.contract import Peer
+from fastxent.bench.peers.own import MODES, Own
+
+__all__ = ["OTHERS", "named", "others", "own"]
+
+# Modules below this package; each defines `PEER` and imports its framework when it is asked to run.
+OTHERS = (
+    "torch_eager",
+    "torch_compiled",
+    "jax_jit",
+    "sklearn_loss",
+    "scipy_special",
+    "numpy_textbook",
+)
+
+
+def own(modes: Sequence[str] = MODES, threads: int | None = None) -> list[Peer]:
+    """Give fastxent's backends, each in these modes; with `threads`, those that have threads."""
+    openmp.share()
+    backends = [name for name in ORDER if threads is None or name != "numpy"]
+    return [Own(backend, mode, threads) for backend in backends for mode in modes]
+
+
+def named(name: str) -> Peer:
+    """Give the peer of this name."""
+    return next(peer for peer in [*own(), *others()] if peer.name == name)
+
+
+def others() -> list[Peer]:
+    """Give everybody else."""
+    openmp.share()
+    found: list[Peer] = []
+    for name in OTHERS:
+        found.append(importlib.import_module(f"{__name__}.{name}").PEER)
+    return found

@@ -1,0 +1,95 @@
+"""Numbers that are drawn from measurements: ceilings, shares, ratios."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fastxent.bench import ceilings
+from fastxent.bench.measure import Measurement
+
+__all__ = [
+    "COMPILED",
+    "Ceiling",
+    "copy_share",
+    "fastest_peer",
+    "geometric_mean",
+    "is_own",
+    "is_peer",
+    "lower_ceiling",
+    "peer_ratio",
+    "share",
+    "time_ratio",
+]
+
+COMPILED = ("cython", "numba")
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The bound that binds, and the seconds that it leaves."""
+
+    name: str
+    seconds: float
+
+
+def is_own(name: str) -> bool:
+    """Whether a timing is fastxent's: a backend and a mode."""
+    return "/" in name
+
+
+def is_peer(name: str) -> bool:
+    """Whether a timing is that of somebody else's loss."""
+    return not is_own(name) and not ceilings.is_copy(name)
+
+
+def time_ratio(measurement: Measurement, over: str | None, under: str | None) -> float | None:
+    """Divide the median of one by that of another; None unless both were timed."""
+    one = measurement.timings.get(over or "")
+    other = measurement.timings.get(under or "")
+    return None if one is None or other is None else one.median / other.median
+
+
+def _copy_like(name: str) -> str:
+    """Name of the copy that touches the same bytes: in place, or from one array to another."""
+    return ceilings.COPY_IN_PLACE if name.endswith("in place") else ceilings.COPY
+
+
+def lower_ceiling(measurement: Measurement, name: str = "") -> Ceiling | None:
+    """Give the ceiling that takes longer, for somebody; None if none could be measured."""
+    found = []
+    copy = measurement.timings.get(_copy_like(name))
+    if copy is not None:
+        found.append(Ceiling("copy", copy.median))
+    if measurement.arithmetic:
+        found.append(Ceiling("arithmetic", min(measurement.arithmetic.values())))
+    return max(found, key=lambda ceiling: ceiling.seconds, default=None)
+
+
+def share(measurement: Measurement, name: str) -> float | None:
+    """Give the share of the lower ceiling that somebody reaches."""
+    ceiling, timing = lower_ceiling(measurement, name), measurement.timings.get(name)
+    return None if ceiling is None or timing is None else ceiling.seconds / timing.median
+
+
+def copy_share(measurement: Measurement, name: str) -> float | None:
+    """Give the share of the copy limit that somebody reaches."""
+    return time_ratio(measurement, _copy_like(name), name)
+
+
+def fastest_peer(measurement: Measurement) -> str | None:
+    """Give the name of the fastest implementation that is not fastxent."""
+    peers = {k: timing.median for k, timing in measurement.timings.items() if is_peer(k)}
+    return min(peers, key=lambda name: peers[name], default=None)
+
+
+def peer_ratio(measurement: Measurement, name: str) -> float | None:
+    """Tell how many times as long as this one the fastest peer takes."""
+    return time_ratio(measurement, fastest_peer(measurement), name)
+
+
+def geometric_mean(numbers: Iterable[float]) -> float:
+    """Give the geometric mean."""
+    logarithms = [math.log(number) for number in numbers]
+    return math.exp(math.fsum(logarithms) / len(logarithms))

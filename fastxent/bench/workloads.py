@@ -1,0 +1,106 @@
+"""What is measured: shapes, labels and dtypes, and the arrays made from them."""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastxent.precision import Array
+
+__all__ = ["SHAPES", "SOFT_SHAPES", "Arrays", "Workload", "arrays"]
+
+# From a classifier's two classes to the vocabulary of a language model, and one row alone.
+SHAPES = (
+    (262_144, 2),
+    (65_536, 10),
+    (32_768, 100),
+    (8_192, 1_000),
+    (1_024, 32_000),
+    (512, 50_257),
+    (256, 128_256),
+    (4, 262_144),
+    (1, 1_048_576),
+)
+SOFT_SHAPES = ((8_192, 1_000), (1_024, 32_000), (256, 128_256))
+
+OUTLIERS = 100  # one logit in so many is an outlier
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One loss with its gradient: the mean over `rows` of `classes` logits.
+
+    Attributes
+    ----------
+    labels : {"hard", "soft"}
+        Class indices (int64), or probabilities in the dtype of the logits.
+    dtype : {"float32", "float64"}
+    threads : int
+        CPUs that everybody may use.
+    """
+
+    rows: int
+    classes: int
+    labels: str = "hard"
+    dtype: str = "float32"
+    threads: int = 1
+
+    def __str__(self) -> str:
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{self.shape_text} {self.dtype} {self.labels}, {threads}"
+
+    @property
+    def shape_text(self) -> str:
+        """The shape as a person writes it."""
+        return f"{self.rows} x {self.classes}"
+
+    @property
+    def elements(self) -> int:
+        """Number of logits."""
+        return self.rows * self.classes
+
+    @property
+    def bytes_of_logits(self) -> int:
+        """Size of the logits, and so of the gradient."""
+        return self.elements * np.dtype(self.dtype).itemsize
+
+    @property
+    def counted_bytes(self) -> int:
+        """One read of the logits, of soft labels one too, and one write of the gradient."""
+        return self.bytes_of_logits * (3 if self.labels == "soft" else 2)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields, for JSON."""
+        return asdict(self)
+
+    def resized(self, rows: int, classes: int) -> Workload:
+        """Give the same workload with another shape."""
+        return replace(self, rows=rows, classes=classes)
+
+
+class Arrays(NamedTuple):
+    """Logits and target of a workload; whoever runs on them leaves them as they are."""
+
+    logits: Array
+    target: Array
+
+
+@functools.lru_cache(maxsize=1)
+def arrays(workload: Workload) -> Arrays:
+    """Give the arrays of a workload: the same ones for every peer, and in every run."""
+    seed = zlib.crc32(f"{workload.shape_text} {workload.labels}".encode())
+    rng = np.random.default_rng(seed)
+    shape = (workload.rows, workload.classes)
+    logits: Array = rng.standard_normal(shape, np.float32)
+    # Without outliers every probability of a long row is next to nothing, and so is the gradient.
+    logits.ravel()[rng.integers(0, logits.size, 1 + logits.size // OUTLIERS)] *= 20
+    logits = logits.astype(workload.dtype, copy=False)
+    if workload.labels == "hard":
+        return Arrays(logits, rng.integers(0, workload.classes, workload.rows))
+    mass = rng.random(shape, np.float32).astype(workload.dtype, copy=False)
+    mass /= mass.sum(axis=1, keepdims=True)
+    return Arrays(logits, mass)

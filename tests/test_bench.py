@@ -1,0 +1,353 @@
+"""The benchmark suite: every peer runs and is checked, ceilings measure, reports line up."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastxent as fx
+from fastxent.bench import ceilings, markdown, pictures, workloads
+from fastxent.bench.aims import Aim, aims
+from fastxent.bench.check import Truth
+from fastxent.bench.document import Document
+from fastxent.bench.measure import Measurement, checked_calls, measure
+from fastxent.bench.peers import named, others, own
+from fastxent.bench.summary import fastest_peer, lower_ceiling, peer_ratio, share
+from fastxent.bench.timer import Call, Plan, Timing, interleave
+from fastxent.bench.workloads import SHAPES, Workload, arrays
+
+ROOT = Path(__file__).parent.parent
+LATEST = ROOT / "benchmarks" / "results" / "latest.json"
+
+TINY = Workload(33, 70, threads=2)
+# Compiling takes seconds for each shape and dtype: once is enough to see that it works.
+COMPILED_ONCE = ("torch.compile",)
+
+
+def every_peer():
+    return [peer.name for peer in [*own(), *others()]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+@pytest.mark.parametrize("name", every_peer())
+def test_every_peer_is_right(name, labels, dtype):
+    workload = replace(TINY, labels=labels, dtype=dtype)
+    if name in COMPILED_ONCE and (labels, dtype) != ("soft", "float64"):
+        pytest.skip("compiled once, for probabilities in float64")
+    peer = named(name)
+    reason = peer.why_not(workload)
+    if reason is not None:
+        pytest.skip(f"{name}: {reason}")
+    measurement = Measurement(workload)
+    calls = checked_calls(measurement, [peer])
+    assert not measurement.wrong, measurement.skipped
+    timing = interleave(calls, Plan(0.001, 2, 2))[name]
+    assert 0 < timing.best <= timing.lower <= timing.median <= timing.upper
+    assert timing.rounds == 2
+    assert Truth.of(workload).faults(calls[name]()) == []  # the timed calls left all as it was
+
+
+class Wrong:
+    """A peer that is right but for one thing."""
+
+    name = "wrong"
+
+    def __init__(self, spoil):
+        self.spoil = spoil
+
+    def why_not(self, workload):
+        return None
+
+    def prepare(self, workload):
+        logits, target = arrays(workload)
+        return Call(lambda: self.spoil(*fx.cross_entropy_and_grad(logits, target), logits))
+
+
+def half_precision(loss, grad, logits):
+    return loss, grad.astype(np.float16).astype(grad.dtype)
+
+
+def one_entry(loss, grad, logits):
+    grad[7, 3] += 1e-4
+    return loss, grad
+
+
+def overwritten(loss, grad, logits):
+    logits[-1, 0] += 1
+    return loss, grad
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda loss, grad, logits: (loss * 1.0001, grad), "loss"),
+        (lambda loss, grad, logits: (loss, grad * len(grad)), "gradient off"),
+        (half_precision, "gradient off"),
+        (one_entry, "adds up to"),
+        (overwritten, "overwrote the logits"),
+        (lambda loss, grad, logits: (loss, np.full_like(grad, np.nan)), "gradient off"),
+        (lambda loss, grad, logits: (loss, grad.astype(np.float64)), "float64"),
+        (lambda loss, grad, logits: (loss, grad.T), "shape"),
+        (lambda loss, grad, logits: 1 / 0, "ZeroDivisionError"),
+    ],
+)
+def test_a_wrong_peer_is_caught_before_it_is_timed(spoil, message):
+    workloads.arrays.cache_clear()
+    measurement = measure(TINY, [named("NumPy"), Wrong(spoil)], Plan(0.001, 1, 1))
+    workloads.arrays.cache_clear()
+    assert measurement.wrong == ["wrong"]
+    assert message in measurement.skipped["wrong"]
+    assert "wrong" not in measurement.timings
+    assert "NumPy" in measurement.timings
+
+
+def test_large_workloads_are_checked_on_some_rows_and_all():
+    workload = Workload(40, 60_000)
+    truth = Truth.of(workload)
+    assert len(truth.checked) < workload.rows
+    assert {0, workload.rows - 1} <= set(truth.checked)
+    loss, grad = fx.cross_entropy_and_grad(*arrays(workload))
+    assert truth.faults((loss, grad)) == []
+    unchecked = next(row for row in range(workload.rows) if row not in truth.checked)
+    grad[unchecked] *= 0.5
+    grad[unchecked, 0] += 1e-3
+    assert "adds up to" in truth.faults((loss, grad))[0]
+
+
+def test_workloads_are_the_same_in_every_run_and_peaked():
+    first = arrays(TINY)
+    workloads.arrays.cache_clear()
+    again = arrays(TINY)
+    assert np.array_equal(first.logits, again.logits)
+    assert np.array_equal(first.target, again.target)
+    assert np.abs(first.logits).max() > 15
+    soft = arrays(replace(TINY, labels="soft"))
+    assert np.allclose(soft.target.sum(axis=1), 1, atol=1e-6)
+    assert TINY.counted_bytes == 2 * 33 * 70 * 4
+    assert replace(TINY, labels="soft", dtype="float64").counted_bytes == 3 * 33 * 70 * 8
+
+
+def test_rounds_are_interleaved_and_rotate():
+    order = []
+    calls = {name: Call(lambda name=name: order.append(name)) for name in "abc"}
+    timings = interleave(calls, Plan(1.0, 3, 3))
+    assert {timing.rounds for timing in timings.values()} == {3}
+    turns = order[len(order) - 18 :: 2]  # two calls a turn, the second one timed
+    assert turns == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
+
+
+def test_slow_callables_take_part_in_fewer_rounds():
+    assert Plan(1.0, 3, 50).rounds(1e-6) == 50
+    assert Plan(1.0, 3, 50).rounds(0.05) == 10
+    assert Plan(1.0, 3, 50).rounds(4.0) == 3
+
+
+def test_inputs_that_are_overwritten_are_brought_back():
+    state = np.zeros(1)
+    seen = []
+
+    def run():
+        seen.append(state[0])
+        state[0] += 1
+
+    interleave({"counting": Call(run, lambda: state.fill(0))}, Plan(0.001, 4, 4))
+    assert seen[-1] == 0
+    assert Call(run, lambda: state.fill(0))() is None
+    assert state[0] == 1
+
+
+@pytest.fixture
+def _numba():
+    reason = ceilings.why_no_copies()
+    if reason is not None:
+        pytest.skip(f"numba: {reason}")
+
+
+@pytest.mark.usefixtures("_numba")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_copies_copy_everything(dtype, threads):
+    from fastxent.bench import copying
+
+    rng = np.random.default_rng(0)
+    source = rng.standard_normal((77, 3001)).astype(dtype)
+    target = np.zeros_like(source)
+    copying.copy(source, target, threads)()
+    assert np.array_equal(target, -source)
+    copying.copy_in_place(target, threads)()
+    assert np.array_equal(target, source)
+    second = rng.standard_normal(source.shape).astype(dtype)
+    copying.copy_two(source, second, target, threads)()
+    assert np.array_equal(target, source - second)
+
+
+@pytest.mark.usefixtures("_numba")
+def test_copies_are_vector_code_without_streaming_stores():
+    from fastxent.bench import copying
+
+    copying.copy(np.ones((4, 4), np.float32), np.ones((4, 4), np.float32), 1)()
+    code = "\n".join(copying._in_chunks.inspect_asm().values())
+    assert "memcpy" not in code
+    assert "movnt" not in code
+    assert re.search(r"[xyz]mm\d", code)
+
+
+@pytest.mark.usefixtures("_numba")
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+def test_ceilings_are_measured_with_the_kernels(labels):
+    workload = Workload(256, 1000, labels=labels, threads=2)
+    measurement = measure(workload, own(("out",), threads=1), Plan(0.001, 2, 3))
+    assert measurement.timings[ceilings.COPY].median > 0
+    assert measurement.timings[ceilings.COPY_IN_PLACE].median > 0
+    assert set(measurement.arithmetic) <= {"cython", "numba"}
+    assert all(seconds > 0 for seconds in measurement.arithmetic.values())
+    assert measurement.timings.keys() >= {"numba/out x1"}
+
+
+def small_document():
+    """A document with round numbers: ours takes 2 ms, the fastest peer 8, the copy 1."""
+    timings = {
+        "cython/out": 2e-3,
+        "cython/in place": 1.8e-3,
+        "cython/out x1": 3.6e-3,
+        "numba/out": 2.5e-3,
+        "numba/out x1": 3.6e-3,
+        "JAX": 8e-3,
+        "NumPy": 40e-3,
+        "copy": 1e-3,
+        "copy in place": 0.8e-3,
+    }
+    times = {name: Timing(t, t - 1e-4, t + 1e-4, t - 2e-4, 9) for name, t in timings.items()}
+    measurements = [
+        Measurement(Workload(*shape, **kind), times, {"SciPy": "gone"}, [], {"cython": 1.5e-3})
+        for kind in (
+            {"threads": 2},
+            {"threads": 2, "dtype": "float64"},
+            {"threads": 2, "labels": "soft"},
+            {"threads": 1},
+        )
+        for shape in SHAPES
+    ]
+    machine = {
+        "cpu": {"model": "A CPU", "available_cpus": 2},
+        "caches": {"L2": "1024K"},
+        "system": "Linux x86_64",
+        "python": "3.11.7",
+        "versions": {"numpy": "2.4.6"},
+        "load_before": 0.1,
+    }
+    return Document(
+        machine,
+        measurements,
+        {"cython/out": 2e-6, "JAX": 9e-6},
+        {"cython/out": 1_000_000, "JAX": 5_000_000},
+        {"import": 0.01, "cold": 5.0, "warm": 0.5},
+    )
+
+
+def test_summary_of_round_numbers():
+    measurement = small_document().measurements[0]
+    assert lower_ceiling(measurement).name == "arithmetic"
+    assert share(measurement, "cython/out") == pytest.approx(0.75)
+    assert fastest_peer(measurement) == "JAX"
+    assert peer_ratio(measurement, "cython/out") == pytest.approx(4.0)
+    assert peer_ratio(measurement, "nobody") is None
+
+
+def test_aims_name_what_was_asked_and_measured():
+    by_name = {(aim.title, aim.backend): aim for aim in aims(small_document())}
+    assert len(by_name) == len(aims(Document())) == 39
+    aim = by_name["share of the lower ceiling, 8192 x 1000", "cython"]
+    assert (aim.asked_text, aim.measured_text, aim.verdict) == ("≥ 0.9", "0.75", "miss")
+    aim = by_name["time in place over `out=`, 8192 x 1000 (arithmetic binds)", "cython"]
+    assert (aim.asked, aim.measured, aim.verdict) == (1.02, pytest.approx(0.9), "pass")
+    aim = by_name["one thread's time over that of 2, 4 x 262144", "cython"]
+    assert (aim.measured, aim.verdict) == (pytest.approx(1.8), "pass")
+    aim = by_name["whole call at 32 x 10, best of many", "cython"]
+    assert (aim.measured_text, aim.verdict) == ("2.00 us", "pass")
+    aim = by_name["whole call at 32 x 10, best of many", "numba"]
+    assert (aim.measured_text, aim.verdict) == ("-", "not measured")
+    assert all(aim.verdict == "not measured" for aim in aims(Document()))
+    assert Aim("", "", 1.0, 1.0).verdict == Aim("", "", 1.0, 1.0, at_least=False).verdict == "pass"
+
+
+def test_document_survives_its_file(tmp_path):
+    document = small_document()
+    document.save(tmp_path / "document.json")
+    again = Document.load(tmp_path / "document.json")
+    again.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_text() == (tmp_path / "document.json").read_text()
+    assert again.measurements[0].workload == document.measurements[0].workload
+    assert again.measurements[0].timings["JAX"].median == 8e-3
+    Document().save(tmp_path / "empty.json")
+    assert Document.load(tmp_path / "empty.json") == Document()
+
+
+def test_tables_line_up():
+    page = markdown.results_page(small_document())
+    tables = re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)
+    assert len(tables) > 6
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()}) == 1, table
+    assert "| 8192 x 1000 | 2.00 | 2.50 | 75 % | 8.00 | 40.00 | **4.0** |" in page
+    assert "Not timed: SciPy: gone" in page
+
+
+def test_section_of_a_page_is_replaced_and_nothing_else():
+    page = "before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n"
+    once = markdown.replaced(page, "new")
+    assert once == "before\n<!-- bench:begin -->\nnew\n<!-- bench:end -->\nafter\n"
+    assert markdown.replaced(once, "new") == once
+    with pytest.raises(ValueError, match="bench:begin"):
+        markdown.replaced("no markers", "new")
+
+
+def test_pictures_are_the_same_bytes_every_time(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    (tmp_path / "again").mkdir()
+    first = pictures.draw_all(small_document(), tmp_path)
+    again = pictures.draw_all(small_document(), tmp_path / "again")
+    assert {path.name for path in first} == set(pictures.PICTURES)
+    for one, other in zip(first, again, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+        assert one.read_text().rstrip().endswith("</svg>")
+
+
+def test_pages_are_what_the_generator_makes_of_the_results():
+    if not LATEST.exists():
+        pytest.skip("benchmarks/results/latest.json is not there: no source tree, or no run yet")
+    document = Document.load(LATEST)
+    readme = (ROOT / "README.md").read_text()
+    assert markdown.replaced(readme, markdown.readme_section(document)) == readme
+    assert (ROOT / "docs" / "benchmark-results.md").read_text() == markdown.results_page(document)
+    assert LATEST.stat().st_size < 500_000
+
+
+def fastxent(*arguments):
+    command = [sys.executable, "-W", "error", "-m", "fastxent", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_command_measures_one_shape(tmp_path):
+    pytest.importorskip("rich", reason="rich is not installed")
+    path = tmp_path / "result.json"
+    result = fastxent("bench", "--shape", "64,10", "--quick", "--threads", "1", "--json", str(path))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "64 x 10 float32 hard, 1 thread" in result.stdout
+    assert "lower ceiling" in result.stdout
+    able = [name for name, reason in fx.backends().items() if reason is None]
+    for name in (*able, "NumPy"):
+        assert name in result.stdout
+    assert path.read_text().startswith("{")
+
+
+@pytest.mark.parametrize("shape", ["banana", "3", "3,4,5", "0,4", "3,-1"])
+def test_unknown_shape_is_a_usage_error(shape):
+    result = fastxent("bench", f"--shape={shape}")
+    assert result.returncode == 2
+    assert f"invalid shape N,C value: '{shape}'" in result.stderr
