@@ -39,15 +39,17 @@ template <class T> bool is_computed(const fastxent_pass &pass, const tile_facts<
 // Where each row is read and written; a row that is not computed reads zeros and writes to `sink`.
 template <class T>
 FASTXENT_INLINE void place_rows(const fastxent_pass &pass, tile<T> &rows,
-                                const tile_facts<T> &facts, T *sink) {
+                                const tile_facts<T> &facts, T *sink, int64_t ahead) {
     const T *logits = static_cast<const T *>(pass.logits) + facts.begin * pass.logits_stride;
-    void *written = pass.grad ? pass.grad : pass.log_proba;
-    T *out = written ? static_cast<T *>(written) + facts.begin * pass.out_stride : sink;
-    const int64_t out_stride = written ? pass.out_stride : 0;
+    T *out = static_cast<T *>(pass.grad ? pass.grad : pass.log_proba);
+    const int64_t out_stride = out ? pass.out_stride : 0;
+    out = out ? out + facts.begin * out_stride : sink;
     for (int r = 0; r < tile<T>::rows; ++r) {
         rows.from[r] = logits + r * pass.logits_stride;
         rows.to[r] = out + r * out_stride;
     }
+    rows.ahead_from = logits + ahead * pass.logits_stride;
+    rows.ahead_to = out + ahead * out_stride;
     if (facts.full) return;
     for (int r = 0; r < tile<T>::rows; ++r)
         if (!is_computed(pass, facts, r)) rows.from[r] = no_logits<T>, rows.to[r] = sink;
@@ -122,41 +124,53 @@ FASTXENT_ONCE void put_rows(const fastxent_pass &pass, const tile<T> &rows,
     }
 }
 
-// `TargetOf` makes the target of a tile from the number of its first row.
+// `TargetOf` makes the target of a tile from the number of its first row. Two tiles are on their way
+// at a time: what one waits for (its logarithm, its divisions) the other fills.
 template <class T, bool labelled, class TargetOf>
 void by_tile(const fastxent_pass &pass, const TargetOf &target_of, double *totals) {
+    using Target = std::decay_t<decltype(target_of(0, 0, static_cast<T *>(nullptr)))>;
+    constexpr int tiles = TargetOf::numbers > 1 ? 1 : 2;
     const fastxent_schedule &schedule = pass.schedule;
     for_chunks(schedule.chunks, pass.threads, [&](int64_t chunk, int) {
-        tile<T> rows;
-        T sink[fastxent_tile_classes], soft[TargetOf::numbers * tile<T>::rows];
+        tile<T> rows[tiles];
+        tile_facts<T> facts[tiles];
+        T sink[fastxent_tile_classes];
+        T soft[TargetOf::numbers * tile<T>::rows];
         const int64_t begin = chunk * schedule.chunk_rows;
         const int64_t end =
             begin + schedule.chunk_rows < pass.rows ? begin + schedule.chunk_rows : pass.rows;
-        tile_facts<T> facts;
-        facts.spike = splat_wide<T>(pass.labels.data ? *pass.spike : 0.0);
-        facts.scale = splat_wide<T>(*pass.row_scale);
+        for (tile_facts<T> &one : facts) {
+            one.spike = splat_wide<T>(pass.labels.data ? *pass.spike : 0.0);
+            one.scale = splat_wide<T>(*pass.row_scale);
+        }
         const bool one_factor = !pass.spike_step && !pass.row_scale_step;
         const bool statistics = pass.loss || pass.row_max || pass.row_sum;
         long_sum<lanes<double>> total = {splat(0.0), splat(0.0)};
-        for (int64_t row = begin; row < end; row += tile<T>::rows) {
-            facts.begin = row;
-            facts.count = end - row < tile<T>::rows ? end - row : tile<T>::rows;
-            facts.full = facts.count == tile<T>::rows;
-            read_labels(pass, facts);
-            rows.label = load(facts.label);
-            place_rows(pass, rows, facts, sink);
-            if (!one_factor) read_factors(pass, facts);
-            const auto target = target_of(row, facts.count, soft);
-            using Target = std::decay_t<decltype(target)>;
-            tile_forward<T, Target, labelled>(rows, pass.classes, target);
-            finish_rows<T, Target>(pass, rows, facts);
-            if (pass.grad)
-                tile_close<T, Target, labelled>(rows, pass.classes, target);
-            else if (pass.log_proba)
-                tile_log_proba(rows, pass.classes);
-            if (statistics) put_rows(pass, rows, facts);
-            if (!facts.full) fill_rows(pass, facts);
-            for (const lanes<double> &loss : facts.loss.of) total.add(loss);
+        for (int64_t row = begin; row < end; row += tiles * tile<T>::rows) {
+            int count = 0;
+            for (int64_t from = row; count < tiles && from < end; ++count, from += tile<T>::rows) {
+                tile_facts<T> &one = facts[count];
+                one.begin = from;
+                one.count = end - from < tile<T>::rows ? end - from : tile<T>::rows;
+                one.full = one.count == tile<T>::rows;
+                read_labels(pass, one);
+                rows[count].label = load(one.label);
+                place_rows(pass, rows[count], one, sink, tiles * tile<T>::rows);
+                if (!one_factor) read_factors(pass, one);
+            }
+            const Target target = target_of(row, facts[0].count, soft);
+            for (int i = 0; i < count; ++i)
+                tile_forward<T, Target, labelled>(rows[i], pass.classes, target);
+            for (int i = 0; i < count; ++i) finish_rows<T, Target>(pass, rows[i], facts[i]);
+            for (int i = 0; i < count; ++i) {
+                if (pass.grad)
+                    tile_close<T, Target, labelled>(rows[i], pass.classes, target);
+                else if (pass.log_proba)
+                    tile_log_proba(rows[i], pass.classes);
+                if (statistics) put_rows(pass, rows[i], facts[i]);
+                if (!facts[i].full) fill_rows(pass, facts[i]);
+                for (const lanes<double> &loss : facts[i].loss.of) total.add(loss);
+            }
         }
         totals[chunk] = value_of(total);
     });
