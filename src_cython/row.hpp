@@ -23,7 +23,10 @@ FASTXENT_INLINE lanes<T> grad_of(const lanes<T> &exps, const lanes<T> &share, co
     return fms(exps, share, mass) * scale;
 }
 
-template <class T, class Target>
+// With `ahead` the lines that the next row will read and write are fetched meanwhile: rows of one block
+// jump from place to place before the processor foresees it (8192x1000 from memory took 480 ns a row,
+// 425 so; 16384x500 265 and 200). Longer rows it foresees, and fetching as well costs a third.
+template <class T, bool ahead, class Target>
 FASTXENT_INLINE fastxent_block_sums block_forward(const T *logits, int64_t begin, int64_t n,
                                                   const Target &target, T *exps) {
     const T *z = logits + begin;
@@ -36,6 +39,10 @@ FASTXENT_INLINE fastxent_block_sums block_forward(const T *logits, int64_t begin
     const lanes<T> shift = splat(static_cast<T>(shift_of(block_max)));
     chains<T> total(T(0)), mass(T(0)), dot(T(0));
     for_lanes<T>(n, [&](int64_t k, auto some, int chain) __attribute__((always_inline)) {
+        if constexpr (ahead) {
+            __builtin_prefetch(z + k + fastxent_block, 0, 2);
+            __builtin_prefetch(exps + k + fastxent_block, 1, 2);
+        }
         const lanes<T> shifted = load<T>(z + k, some, -infinity<T>) - shift;
         const lanes<T> e = exp_of_negative(shifted);
         if (exps) store(exps + begin + k, e, some);
@@ -75,8 +82,12 @@ FASTXENT_ONCE void blocks_forward(const T *logits, int64_t classes, const Target
     for (int64_t b = from; b < to; ++b) {
         const int64_t begin = b * fastxent_block, n = block_length(begin, classes);
         // null as a constant leaves no test in the loop
-        blocks[b] = exps ? block_forward(logits, begin, n, target, exps)
-                         : block_forward(logits, begin, n, target, static_cast<T *>(nullptr));
+        if (!exps)
+            blocks[b] = block_forward<T, false>(logits, begin, n, target, static_cast<T *>(nullptr));
+        else if (classes > fastxent_block)
+            blocks[b] = block_forward<T, false>(logits, begin, n, target, exps);
+        else
+            blocks[b] = block_forward<T, true>(logits, begin, n, target, exps);
     }
 }
 
