@@ -16,8 +16,6 @@ import pytest
 
 import fastxent as fx
 from fastxent.backends import load
-from fastxent.backends.contract import Outputs
-from fastxent.problem import Problem
 
 REASON = fx.backends()["numba"]
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"numba: {REASON}")
@@ -124,11 +122,11 @@ def test_parallel_kernels_are_cached_too(tmp_path):
     code = """
         import numpy as np
         import fastxent as fx
-        from fastxent.backends.numba_cpu.kernels import SOFTMAX
+        from fastxent.backends.numba_cpu.kernels import FORWARD
         x = np.ones((100, 1000), np.float32)
         p = fx.softmax(x, backend="numba", num_threads=3)
         assert (p == np.float32(1) / 1000).all()
-        print(sum(SOFTMAX.parallel.stats.cache_hits.values()))
+        print(sum(FORWARD.parallel.stats.cache_hits.values()))
     """
     assert [run(code, FASTXENT_CACHE_DIR=tmp_path) for _ in range(2)] == ["0", "1"]
 
@@ -152,7 +150,7 @@ def test_stamp_covers_sources_and_versions(tmp_path, monkeypatch):
     package = shutil.copytree(ROOT / "fastxent", tmp_path / "fastxent")
     monkeypatch.setattr(cache, "__file__", str(package / "backends/numba_cpu/cache.py"))
     assert cache.stamp() == first
-    for name in ("backends/numba_cpu/rows.py", "backends/contract.py", "version.py"):
+    for name in ("backends/numba_cpu/row.py", "backends/contract.py", "version.py"):
         before = cache.stamp()
         with (package / name).open("a") as file:
             file.write("\n")
@@ -332,7 +330,7 @@ def exp_kernel():
     """exp of an array, by the lanes that the kernels use."""
     import numba
 
-    from fastxent.backends.numba_cpu.exponential import exp_of_negative
+    from fastxent.backends.numba_cpu.elementary import exp_of_negative
     from fastxent.backends.numba_cpu.lanes import lane_count, load, pointer, store
 
     @numba.njit
@@ -384,9 +382,10 @@ def test_vector_instructions_are_used():
     code = """
         import numpy as np
         import fastxent as fx
-        from fastxent.backends.numba_cpu.kernels import SOFTMAX
-        fx.softmax(np.ones((1, 5), np.float32), backend="numba", num_threads=1)
-        print(*SOFTMAX.serial.inspect_asm().values())
+        from fastxent.backends.numba_cpu.kernels import FORWARD
+        for classes in (5, 200):
+            fx.softmax(np.ones((1, classes), np.float32), backend="numba", num_threads=1)
+        print(*FORWARD.serial.inspect_asm().values())
     """
     assembly = run(code, FASTXENT_NUMBA_CACHE=0)
     for instruction in ("vfmadd", "vmaxps", "vpslld"):
@@ -456,34 +455,99 @@ def test_label_masses_have_the_same_bits_for_any_number_of_threads():
         assert load("numba").check_labels(labels, 50, 7, *masses, threads).bad_row == 70_000
 
 
-@pytest.mark.parametrize("over", ["proba", "log_proba"])
-def test_both_outputs_of_softmax_in_one_call(over):
-    x = np.random.default_rng(0).normal(size=(5, 1500))
-    expected = fx.softmax(x, backend="numba"), fx.log_softmax(x, backend="numba")
-    problem = Problem.of_array(x, -1, 1)
-    out = Outputs(proba=np.empty_like(x), log_proba=np.empty_like(x))
-    setattr(out, over, x)
-    load("numba").softmax(problem, out)
-    assert np.array_equal(out.proba, expected[0])
-    assert np.array_equal(out.log_proba, expected[1])
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("classes", [1, 10, 17, 1025, 5000])
+@pytest.mark.parametrize("classes", [1, 2, 3, 10, 17, 64, 100, 101, 129, 511, 1023, 1025, 5000])
 def test_the_compiled_twin_gives_the_same_bits(dtype, classes):
     if fx.backends()["cython"] is not None:
         pytest.skip("cython: " + str(fx.backends()["cython"]))
     if load("cython").info()["instruction level"] not in ("v3", "v4"):
         pytest.skip("the compiled backend runs without a fused multiply-add")
     rng = np.random.default_rng(classes)
-    logits = (4 * rng.normal(size=(9, classes))).astype(dtype)
-    labels, soft = rng.integers(0, classes, 9), rng.random((9, classes)).astype(dtype)
-    weight = np.linspace(0.5, 1.5, classes)
-    for target in (labels, soft, soft > 0.5):
-        for options in ({}, {"label_smoothing": 0.1}, {"weight": weight, "label_smoothing": 0.1}):
+    rows = 21  # a whole tile and part of one
+    logits = (4 * rng.normal(size=(rows, classes))).astype(dtype)
+    labels, soft = rng.integers(0, classes, rows), rng.random((rows, classes)).astype(dtype)
+    labels[[4, 20]] = -100
+    weight, row_weight = np.linspace(0.5, 1.5, classes), rng.random(rows)
+    smooth = {"label_smoothing": 0.1}
+    for target in (labels, soft, soft.astype(np.float64), soft.astype(np.float32), soft > 0.5):
+        for options in ({}, smooth, {"weight": weight, "sample_weight": row_weight, **smooth}):
+            for reduction in ("none", "mean"):
+                results = [
+                    fx.cross_entropy_and_grad(
+                        logits, target, backend=name, reduction=reduction, **options
+                    )
+                    for name in ("cython", "numba")
+                ]
+                for ours, other in zip(*results, strict=True):
+                    assert np.array_equal(ours, other)
+    for function in (fx.softmax, fx.log_softmax, fx.logsumexp):
+        assert np.array_equal(function(logits, backend="cython"), function(logits, backend="numba"))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_shared_among_threads_have_the_same_bits(dtype):
+    rng = np.random.default_rng(1)
+    logits = (4 * rng.normal(size=(4, 70_001))).astype(dtype)
+    logits[0, :2000] = -np.inf
+    labels = np.array([3_000, -100, 70_000, 0])
+    soft = rng.random(logits.shape)
+    for target in (labels, soft):
+        for options in ({}, {"label_smoothing": 0.1, "reduction": "sum"}, {"reduction": "none"}):
             results = [
-                fx.cross_entropy_and_grad(logits, target, backend=name, reduction="none", **options)
-                for name in ("cython", "numba")
+                fx.cross_entropy_and_grad(
+                    logits, target, backend="numba", num_threads=threads, **options
+                )
+                for threads in (1, 2, 5)
             ]
-            for ours, other in zip(*results, strict=True):
-                assert np.array_equal(ours, other)
+            for loss, grad in results[1:]:
+                assert np.array_equal(loss, results[0][0], equal_nan=True)
+                assert np.array_equal(grad, results[0][1])
+    results = [fx.log_softmax(logits, backend="numba", num_threads=n) for n in (1, 2, 5)]
+    assert np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("classes", [10, 200, 70_000])
+def test_mean_loss_gives_the_same_bits_on_all_its_ways(classes):
+    rng = np.random.default_rng(2)
+    logits = rng.normal(size=(20, classes)).astype(np.float32)
+    labels = rng.integers(0, min(classes, 100), 20)
+    labels[3] = -100
+    read_only = logits.copy()
+    read_only.flags.writeable = False
+    mean_loss, found = load("numba").mean_loss, set()
+    for z, y, threads in (
+        (logits, labels, 1),
+        (logits, labels.astype(np.int16), 1),
+        (read_only, labels, 1),
+        (logits, labels, 2),
+        (logits, labels, 5),
+    ):
+        grad = np.empty_like(logits)
+        found.add((mean_loss(z, y, -100, grad, threads), grad.tobytes()))
+        found.add((mean_loss(z, y, -100, None, threads), grad.tobytes()))
+    assert len(found) == 1
+
+
+def test_unusual_arrays_make_no_variants_of_mean_loss():
+    from fastxent.backends.numba_cpu.launch import MEAN_LOSS
+
+    logits, labels = np.zeros((6, 40), np.float32), np.zeros(6, np.int64)
+    fx.cross_entropy(logits, labels, backend="numba")
+    fx.cross_entropy_and_grad(logits, labels, backend="numba")
+    before = len(MEAN_LOSS.signatures)
+    read_only = logits.copy()
+    read_only.flags.writeable = False
+    fixed = labels.copy()
+    fixed.flags.writeable = False
+    for z, y in (
+        (read_only, labels),
+        (logits, fixed),
+        (np.zeros((6, 80), np.float32)[:, ::2], labels),
+        (logits.T.copy().T, labels),
+        (logits, labels.astype(np.int32)),
+        (logits, np.zeros(12, np.int64)[::2]),
+        (np.zeros(961, np.uint8)[1:].view(np.float32).reshape(6, 40), labels),
+    ):
+        fx.cross_entropy_and_grad(z, y, backend="numba", ignore_index=None)
+    assert len(MEAN_LOSS.signatures) == before

@@ -22,6 +22,7 @@ from fastxent.backends.numba_cpu.arguments import (
     schedule_of,
     stride,
 )
+from fastxent.backends.numba_cpu.plain import INT64, are_plain, is_plain_output
 from fastxent.precision import Array
 
 if TYPE_CHECKING:
@@ -29,10 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKEND"]
 
-_FLOAT64 = np.dtype(np.float64)
-
-# Any number: of a dummy it matters only that it is not None.
-_CHOSEN = np.float64(0)
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 # A number of the dtype in which probabilities are stored, by its bytes: it selects the variant.
 _STORED = {1: np.uint8(0), 4: np.float32(0), 8: np.float64(0)}
@@ -102,8 +100,7 @@ class NumbaBackend:
     def forward(self, problem: Problem, out: Outputs) -> None:
         """Fill `loss`, `total`, `grad`, `row_max`, `row_sum`, as far as they are not None."""
         compute = problem.precision.compute
-        memory, numbers = _begin(problem, out, out.grad)
-        numbers.update(loss=address(out.loss), total=address(out.total), grad=address(out.grad))
+        memory, numbers = _begin(problem.logits, problem.num_threads, out, out.grad)
         row_scale = memory.factor(problem.row_scale, _FLOAT64)
         numbers["row_scale"], numbers["row_scale_step"] = row_scale
         numbers["background_total"] = problem.background_total
@@ -121,16 +118,17 @@ class NumbaBackend:
             background = 0.0 if problem.background is None else problem.background
             place = memory.factor(background, compute)
             numbers["background"], numbers["background_step"] = place
-        _run(problem, numbers, None if on_all is None else _CHOSEN, stored)
+        _run(numbers, None if on_all is None else 0.0, stored, compute.type(0))
 
     def softmax(self, problem: Problem, out: Outputs) -> None:
         """Fill `proba` or `log_proba`, and `row_max`, `row_sum`, as far as they are not None."""
-        memory, numbers = _begin(problem, out, out.log_proba if out.proba is None else out.proba)
+        written = out.log_proba if out.proba is None else out.proba
+        memory, numbers = _begin(problem.logits, problem.num_threads, out, written)
         numbers.update(
             grad=address(out.proba), log_proba=address(out.log_proba), background_total=1.0
         )
         numbers["row_scale"], numbers["row_scale_step"] = memory.factor(1.0, _FLOAT64)
-        _run(problem, numbers, None, None)
+        _run(numbers, None, None, problem.precision.compute.type(0))
 
     def mean_loss(
         self,
@@ -140,22 +138,61 @@ class NumbaBackend:
         grad: Array | None,
         num_threads: int,
     ) -> float | None:
-        """None."""
-        return None
+        """Mean loss and gradient of a call without options, or None."""
+        dtype = logits.dtype
+        if (
+            num_threads == 1
+            and target.dtype is INT64
+            and (dtype is _FLOAT32 or dtype is _FLOAT64)
+            and logits.ndim == 2
+            and target.ndim == 1
+            # what else Numba's type of an array depends on: there is one variant a dtype
+            and logits.flags.carray
+            and target.flags.carray
+            and (grad is None or (grad.dtype is dtype and grad.ndim == 2 and grad.flags.carray))
+            and (classes := logits.shape[1]) <= _launch().MOST_CLASSES
+        ):
+            has_skip, label = (False, 0) if skip is None else (True, skip)
+            wants_grad, written = (False, logits) if grad is None else (True, grad)
+            tiled = 0.0 if classes <= TILE_CLASSES else None
+            kernel = _launch().MEAN_LOSS
+            mean: float | None = kernel(logits, target, has_skip, label, written, wants_grad, tiled)
+            return mean
+        if not are_plain(logits, target):
+            return None
+        if grad is not None and not is_plain_output(grad, logits, target):
+            return None
+        found = self.check_labels(target, logits.shape[1], skip, None, None, num_threads)
+        if found.bad_row >= 0 or found.live == 0:
+            return None
+        out = Outputs(grad=grad, total=np.empty(1))
+        memory, numbers = _begin(logits, num_threads, out, grad)
+        numbers.update(label_arguments(target, skip))
+        numbers["row_scale"], numbers["row_scale_step"] = memory.factor(1.0 / found.mass, _FLOAT64)
+        numbers["spike"], numbers["spike_step"] = memory.factor(1.0, _FLOAT64)
+        _run(numbers, None, None, dtype.type(0))
+        assert out.total is not None
+        return float(out.total[0]) / found.mass
 
 
-def _begin(problem: Problem, out: Outputs, written: Array | None) -> tuple[Memory, dict[str, Any]]:
+def _begin(
+    logits: Array, num_threads: int, out: Outputs, written: Array | None
+) -> tuple[Memory, dict[str, Any]]:
     """Memory for a pass over the rows, which must outlive it, and the numbers known so far."""
-    rows, classes = problem.logits.shape
-    schedule = schedule_of(rows, classes, _launch().most_workers(problem.num_threads))
-    memory = Memory(schedule.workers, own=schedule.scratch_bytes, shared=8 * schedule.chunks)
+    rows, classes = logits.shape
+    schedule = schedule_of(rows, classes, _launch().most_workers(num_threads))
+    rows_at_a_time = schedule.workers if schedule.pieces == 1 else 1
+    memory = Memory(rows_at_a_time, own=schedule.scratch_bytes, shared=8 * schedule.chunks)
     return memory, {
         "rows": rows,
         "classes": classes,
-        "logits": address(problem.logits),
-        "logits_stride": stride(problem.logits),
+        "logits": address(logits),
+        "logits_stride": stride(logits),
+        "loss": address(out.loss),
+        "total": address(out.total),
         "row_max": address(out.row_max),
         "row_sum": address(out.row_sum),
+        "grad": address(out.grad),
         "out_stride": stride(written),
         "counter": memory.address,
         "totals": memory.shared,
@@ -165,9 +202,9 @@ def _begin(problem: Problem, out: Outputs, written: Array | None) -> tuple[Memor
     }
 
 
-def _run(problem: Problem, numbers: dict[str, Any], on_all: Any, stored: Any) -> None:
-    launch, zero = _launch(), problem.precision.compute.type(0)
-    tiled = _CHOSEN if numbers["classes"] <= TILE_CLASSES else None
+def _run(numbers: dict[str, Any], on_all: Any, stored: Any, zero: Any) -> None:
+    launch = _launch()
+    tiled = 0.0 if numbers["classes"] <= TILE_CLASSES else None
     arguments = tuple(Pass(**numbers))
     launch.run(launch.FORWARD, numbers["workers"], arguments, tiled, on_all, stored, zero)
 

@@ -7,6 +7,8 @@ absent. Strides count elements.
 
 from __future__ import annotations
 
+import ctypes
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,7 +123,7 @@ def over(number: int, by: int) -> int:
 def chunk_rows_of(classes: int) -> int:
     """Rows of a chunk."""
     rows = max(1, CHUNK_ELEMENTS // classes)
-    return over(rows, _TILE_ROWS) * _TILE_ROWS if classes <= TILE_CLASSES else rows
+    return -(-rows // _TILE_ROWS) * _TILE_ROWS if classes <= TILE_CLASSES else rows
 
 
 def group_rows_of(classes: int) -> int:
@@ -129,6 +131,7 @@ def group_rows_of(classes: int) -> int:
     return min(max(1, _GROUP_CLASSES // classes), 8)
 
 
+@functools.lru_cache(256)  # 1 us; a program calls with the same few shapes
 def schedule_of(rows: int, classes: int, most_workers: int) -> Schedule:
     """Cut up a pass: into chunks of rows, or rows into pieces where there are too few chunks."""
     chunk_rows = chunk_rows_of(classes)
@@ -141,12 +144,18 @@ def schedule_of(rows: int, classes: int, most_workers: int) -> Schedule:
     return Schedule(chunk_rows, chunks, blocks, group_rows, pieces, workers, scratch_bytes)
 
 
+_from_buffer: Any = ctypes.c_char.from_buffer
+
+
 def address(array: Array | None) -> int:
-    """Where an array begins; 1 us, most of what a small call costs here."""
+    """Where an array begins: in 0.2 us where it can be written and is contiguous, else in 1."""
     if array is None:
         return 0
-    place: int = array.__array_interface__["data"][0]
-    return place
+    try:
+        return ctypes.addressof(_from_buffer(array))
+    except (TypeError, ValueError):
+        place: int = array.__array_interface__["data"][0]
+        return place
 
 
 def stride(array: Array | None) -> int:
@@ -206,5 +215,5 @@ class Memory:
         if isinstance(value, np.ndarray):
             return self.array_of(value, dtype), 1
         begin, self._used = self._used, self._used + self._LINE
-        self._bytes[begin : self._used].view(dtype)[:] = value
+        self._bytes[begin : self._used].view(dtype).fill(value)
         return self.address + begin, 0

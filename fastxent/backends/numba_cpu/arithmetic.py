@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import overload
 
-from fastxent.backends.numba_cpu.jit import intrinsic
+from fastxent.backends.numba_cpu.jit import intrinsic, intrinsic_of_literals
 from fastxent.backends.numba_cpu.lanes import Lanes
 from fastxent.backends.numba_cpu.vector import Vector, broadcast
 
@@ -191,9 +191,9 @@ def narrowed(typing: Any, wide: Any, zero: Any) -> Any:
     return lanes(wide, zero), codegen
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic_of_literals
 def eight_lanes(typing: Any, wide: Any, begin: Any) -> Any:
-    """Eight lanes of doubles, from lane `begin` (a literal) on; the last eight where that is later."""
+    """Eight lanes of doubles: from lane `begin` on, or the last ones."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         first = min(begin.literal_value, wide.count - 8)

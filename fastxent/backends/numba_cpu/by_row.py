@@ -231,7 +231,7 @@ def put_at_label(p: Pass, group: Group, slot: int, zero: Any) -> None:
 @once
 def rows_chunk(
     p: Pass, begin: int, end: int, scratch: int, on_all: Any, stored: Any, zero: Any
-) -> float:
+) -> Any:
     """Rows from `begin` up to `end`; their loss."""
     memory = stack(GROUP_NUMBERS, 0.0)
     for i in range(GROUP_NUMBERS):

@@ -81,9 +81,7 @@ def work_on_piece(
     target = row_target(p, row, on_all, stored, zero)
     exps = grad_address(p, row, zero)
     if turn % 2 == 0:
-        blocks_forward(
-            logits_of(p, row, zero), p.classes, target, exps, blocks, first, last, zero
-        )
+        blocks_forward(logits_of(p, row, zero), p.classes, target, exps, blocks, first, last, zero)
     else:
         to, scale, share = pointer(exps, 0, zero), group.scale[0], group.share[0]
         blocks_close(to, p.classes, target, scale, share, blocks, first, last, zero)

@@ -9,7 +9,7 @@ on Chebyshev nodes: truncated at 0.09 ULP (float32, 6 terms; 5 leave 1.7) and 0.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numba as _numba
 import numba.extending as _extending
 
-__all__ = ["inlined", "intrinsic", "numba", "once", "parallel", "serial"]
+__all__ = ["inlined", "intrinsic", "intrinsic_of_literals", "numba", "once", "parallel", "serial"]
 
 numba: Any = _numba
 extending: Any = _extending
@@ -19,9 +19,14 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _OPTIONS = {"error_model": "numpy", "no_cfunc_wrapper": True}
 
 
-def intrinsic(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+def intrinsic(function: Callable[..., Any]) -> Any:
     """Function that writes its own LLVM instructions."""
-    return extending.intrinsic(**options) if function is None else extending.intrinsic(function)
+    return extending.intrinsic(function)
+
+
+def intrinsic_of_literals(function: Callable[..., Any]) -> Any:
+    """The same, told the values of arguments that are constants."""
+    return extending.intrinsic(prefer_literal=True)(function)
 
 
 def inlined(function: _Function) -> _Function:

@@ -44,7 +44,7 @@ class Twins(NamedTuple):
 
 def forward_chunk(
     p: Pass, chunk: int, scratch: int, tiled: Any, on_all: Any, stored: Any, zero: Any
-) -> float:
+) -> Any:
     """One chunk of rows; their loss."""
     raise NotImplementedError("compiled code only")
 

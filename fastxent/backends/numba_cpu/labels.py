@@ -39,20 +39,20 @@ def label_at(labels: int, kind: int, row: int) -> Any:
 
 
 @inlined
-def is_skipped(p: Any, label: int) -> Any:
+def is_skipped(p: Any, label: Any) -> Any:
     """Whether a label says that its row does not count; `p` has `has_skip` and `skip`."""
     return p.has_skip != 0 and label == p.skip
 
 
 @inlined
-def is_class(label: int, classes: int) -> Any:
+def is_class(label: Any, classes: int) -> Any:
     """Whether there is such a class."""
     return np.uint64(label) < np.uint64(classes)
 
 
 @inlined
-def count_labels(p: LabelCheck, labels: Any, begin: int, end: int) -> tuple[int, int]:
-    """Skipped rows and live rows of labels without weights.
+def count_labels(p: Any, labels: Any, begin: int, end: int) -> tuple[int, int]:
+    """Skipped rows and live rows of labels without weights; `p` as in is_skipped.
 
     No branches: 0.2 ns a label instead of 1.3.
     """
@@ -110,7 +110,7 @@ def check_chunk(p: LabelCheck, chunk: int) -> None:
     good, live = False, 0
     if p.class_mass == 0 and p.row_mass == 0:
         good, live = all_good(p, begin, end)
-    bad_row, mass = -1, np.float64(live)
+    bad_row, mass = -1, float(live)
     if not good:
         bad_row, live, mass = weigh_labels(p, begin, end)
     pointer(p.found, 3 * chunk, np.int64(0))[0] = bad_row

@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import models, register_model
 
-from fastxent.backends.numba_cpu.jit import intrinsic, numba
+from fastxent.backends.numba_cpu.jit import intrinsic, intrinsic_of_literals, numba
 from fastxent.backends.numba_cpu.vector import broadcast, call, suffix
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "load",
     "load_wide",
     "pointer",
+    "prefetch",
     "put",
     "stack",
     "store",
@@ -90,9 +91,9 @@ def address_of(typing: Any, array: Any) -> Any:
     return types.int64(array), codegen
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic_of_literals
 def stack(typing: Any, count: Any, element: Any) -> Any:
-    """Pointer to uninitialised memory for `count` (a literal) elements, until the caller returns."""
+    """Pointer to uninitialised memory for `count` elements, until the caller returns."""
     if not isinstance(count, types.IntegerLiteral):
         return None
 
@@ -103,7 +104,7 @@ def stack(typing: Any, count: Any, element: Any) -> Any:
         memory.align = 64
         return builder.bitcast(memory, kind.as_pointer())
 
-    return types.CPointer(element)(count, element), codegen
+    return numba.types.CPointer(element)(count, element), codegen
 
 
 @intrinsic
@@ -191,6 +192,20 @@ def store(typing: Any, array: Any, index: Any, some: Any, lanes: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, index, some, lanes), codegen
+
+
+@intrinsic_of_literals
+def prefetch(typing: Any, array: Any, index: Any, write: Any) -> Any:
+    """Begin to bring the cache line of an element near, to be written if `write` is 1, not 0."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        place = builder.bitcast(builder.gep(values[0], [values[1]]), ir.IntType(8).as_pointer())
+        numbers = [write.literal_value, 2, 1]  # into the second level of the data cache
+        arguments = [place, *(ir.Constant(ir.IntType(32), number) for number in numbers)]
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), arguments)
+        return context.get_dummy_value()
+
+    return types.void(array, index, write), codegen
 
 
 @intrinsic

@@ -11,11 +11,21 @@ from fastxent import threads
 from fastxent.backends.numba_cpu import cache
 from fastxent.backends.numba_cpu.jit import numba
 from fastxent.backends.numba_cpu.kernels import CHECK_LABELS, FORWARD, Twins
+from fastxent.backends.numba_cpu.mean_loss import MEAN_LOSS, MOST_CLASSES
 
-__all__ = ["CHECK_LABELS", "FORWARD", "info", "run", "most_workers", "why_not"]
+__all__ = [
+    "CHECK_LABELS",
+    "FORWARD",
+    "MEAN_LOSS",
+    "MOST_CLASSES",
+    "info",
+    "most_workers",
+    "run",
+    "why_not",
+]
 
 # Where compiled kernels are kept, or why they are not.
-_CACHE = cache.attach([kernel for twins in (CHECK_LABELS, FORWARD) for kernel in twins])
+_CACHE = cache.attach([*CHECK_LABELS, *FORWARD, MEAN_LOSS])
 
 
 def why_not() -> str | None:

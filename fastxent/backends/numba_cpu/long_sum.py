@@ -1,8 +1,7 @@
 """Sums of many numbers whose error does not grow with their count; the C++ twin is long_sum.hpp.
 
 What each addition rounds off is added up beside (Ogita, Rump and Oishi, "Accurate Sum and Dot
-Product", 2005, algorithm Sum2). A sum is a pair: the total and the rest. Its numbers are float64, or
-lanes of it.
+Product", 2005, algorithm Sum2). A sum is a pair, the total and the rest: float64, or lanes of it.
 """
 
 from __future__ import annotations

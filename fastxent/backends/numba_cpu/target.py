@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from numba import types
 from numba.extending import overload
 
-from fastxent.backends.numba_cpu.arithmetic import fma, splat
 from fastxent.backends.numba_cpu.arguments import Pass
+from fastxent.backends.numba_cpu.arithmetic import fma, splat
 from fastxent.backends.numba_cpu.lanes import lane_count, load, pointer
 
 __all__ = ["OnBackground", "OnSoft", "OnWeightedSoft", "mass_at", "mass_of_class", "target_of"]

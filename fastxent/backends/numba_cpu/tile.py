@@ -1,7 +1,7 @@
 """The arithmetic of many short rows at once: a row in each lane, and the formulas of row.py.
 
-The C++ twin is src_cython/tile.hpp. A tile is memory for TILE_CLASSES times as many numbers as there
-are lanes: class by class the logits of the rows, which become exponentials.
+The C++ twin is src_cython/tile.hpp. A tile is memory for the logits of as many rows as there are
+lanes, class by class; they become exponentials.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fastxent.backends.numba_cpu.arithmetic import (
 )
 from fastxent.backends.numba_cpu.elementary import exp_of_negative
 from fastxent.backends.numba_cpu.jit import inlined
-from fastxent.backends.numba_cpu.lanes import lane_count, load, store
+from fastxent.backends.numba_cpu.lanes import lane_count, load, prefetch, store
 from fastxent.backends.numba_cpu.row import grad_of
 from fastxent.backends.numba_cpu.target import mass_of_class
 from fastxent.backends.numba_cpu.transpose import scatter_classes
@@ -45,11 +45,18 @@ class TileSums(NamedTuple):
 
 @inlined
 def tile_forward(
-    numbers: Any, classes: int, target: Any, label: Any, stored: Any, zero: Any
+    numbers: Any,
+    classes: int,
+    target: Any,
+    label: Any,
+    to_read: Any,
+    to_write: Any,
+    stored: Any,
+    zero: Any,
 ) -> TileSums:
     """Exponentials, and the sums of each row; `label` has labels as numbers if `stored` is None.
 
-    A label that is no class never matches.
+    A label that is no class never matches. What a later tile reads and writes is fetched.
     """
     step, nothing = lane_count(zero), splat(0.0, zero)
     low = splat(-np.inf, zero)
@@ -61,6 +68,10 @@ def tile_forward(
     total = mass = dot = splat_wide(0.0, zero)
     at_label = exp_at_label = mass_at_label = nothing
     for k in range(classes):
+        # a tile reads and writes in bursts, and memory would wait while this loop computes
+        # (40000x100: 65 ns a row instead of 119)
+        prefetch(to_read, k * step, 0)
+        prefetch(to_write, k * step, 1)
         z = load(numbers, k * step, None, 0.0, zero)
         shifted = z - shift
         e = exp_of_negative(shifted)

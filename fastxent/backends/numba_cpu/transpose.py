@@ -12,7 +12,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from fastxent.backends.numba_cpu.jit import inlined, intrinsic
+from fastxent.backends.numba_cpu.jit import inlined, intrinsic_of_literals
 from fastxent.backends.numba_cpu.lanes import Lanes
 from fastxent.backends.numba_cpu.vector import shuffle
 
@@ -39,7 +39,7 @@ def _transposed(builder: Any, vectors: list[Any], size: int) -> list[Any]:
         They are taken `width` numbers at a time where `size` allows for it.
         """
         count = a.type.count
-        places = []
+        places: list[int] = []
         for piece in range(0, count, size):
             for unit in range(piece + first, piece + first + size // 2, width):
                 places += range(unit, unit + width)
@@ -86,7 +86,7 @@ class _Pieces:
         self.builder.store(vector, place, align=self.align)
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic_of_literals
 def gather_classes(
     typing: Any, rows: Any, stored: Any, k: Any, count: Any, numbers: Any, zero: Any
 ) -> Any:
@@ -94,8 +94,7 @@ def gather_classes(
 
     The rows hold numbers of the dtype of `stored`.
     """
-    zero, lanes = types.unliteral(zero), Lanes(types.unliteral(zero))
-    stored = types.unliteral(stored)
+    lanes = Lanes(zero)
     n, size = count.literal_value, 128 // lanes.dtype.bitwidth
 
     def converted(builder: Any, vector: Any, target: Any) -> Any:
@@ -130,7 +129,7 @@ def gather_classes(
     return types.void(rows, stored, k, count, numbers, zero), codegen
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic_of_literals
 def scatter_classes(
     typing: Any, rows: Any, k: Any, count: Any, a: Any, b: Any, c: Any, d: Any
 ) -> Any:

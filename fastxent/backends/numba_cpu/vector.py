@@ -1,4 +1,4 @@
-"""Arithmetic on LLVM vectors, written down as arithmetic: what the intrinsics of arithmetic.py emit.
+"""Arithmetic on LLVM vectors, written down as arithmetic: what intrinsics emit.
 
 No fast-math flag is ever set: an operation is exactly the one that is written.
 """
