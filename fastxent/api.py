@@ -12,7 +12,7 @@ from fastxent.backends.contract import Outputs
 from fastxent.layout import output_rows, vector_of
 from fastxent.precision import Array
 from fastxent.problem import Problem, representable
-from fastxent.shortcut import are_defaults, mean_loss, mean_loss_and_grad
+from fastxent.shortcut import are_defaults, mean_loss
 
 __all__ = [
     "check_labels",
@@ -116,9 +116,9 @@ def cross_entropy(
     if are_defaults(
         weight, label_smoothing, reduction, normalizer, sample_weight, axis, all_ignored
     ):
-        mean = mean_loss(logits, target, ignore_index, backend, num_threads)
-        if mean is not None:
-            return mean
+        plain = mean_loss(logits, target, ignore_index, backend, num_threads, False)
+        if plain is not None:
+            return plain[0]
     problem = Problem.build(
         logits,
         target,
@@ -205,9 +205,9 @@ axis, all_ignored, backend, num_threads
     if grad_output is None and are_defaults(
         weight, label_smoothing, reduction, normalizer, sample_weight, axis, all_ignored
     ):
-        mean = mean_loss_and_grad(logits, target, ignore_index, backend, num_threads, out)
-        if mean is not None:
-            return mean
+        plain = mean_loss(logits, target, ignore_index, backend, num_threads, True, out)
+        if plain is not None:
+            return plain
     problem = Problem.build(
         logits,
         target,

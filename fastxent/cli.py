@@ -185,7 +185,12 @@ def _bench(arguments: argparse.Namespace) -> int:
         importlib.import_module("rich")
     except ImportError:
         return _usage_error('the benchmark needs rich: pip install "fastxent[bench]"')
-    from fastxent.bench import terminal
+    if arguments.json is not None:
+        try:
+            _try_to_write(arguments.json)
+        except OSError as error:
+            return _usage_error(f"--json: {error}")
+    from fastxent.bench import machine, terminal
     from fastxent.bench.workloads import Workload
 
     most = threads.available_cpus()
@@ -197,7 +202,21 @@ def _bench(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         threads=min(arguments.threads or most, most),
     )
+    available = machine.available_bytes()
+    if available is not None and available < workload.needed_bytes:
+        return _usage_error(
+            f"--shape: {workload.shape_text} needs {workload.needed_bytes / 1e9:.1f} GB for the "
+            f"arrays of everybody, and {available / 1e9:.1f} GB of memory are available"
+        )
     return terminal.run(workload, arguments.quick, arguments.json)
+
+
+def _try_to_write(path: Path) -> None:
+    """Raise OSError if there can be no such file; minutes later it would cost the results."""
+    existed = path.exists()
+    path.open("a", encoding="utf-8").close()
+    if not existed:
+        path.unlink()
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -13,11 +13,12 @@ import numpy as np
 
 from fastxent import threads
 from fastxent.backends import pick
-from fastxent.precision import Array
 
-__all__ = ["are_defaults", "mean_loss", "mean_loss_and_grad"]
+__all__ = ["are_defaults", "mean_loss"]
 
 _ndarray = np.ndarray
+_LARGEST = float(np.finfo(np.float32).max)
+_LABELS = 1 << 63
 
 
 def are_defaults(
@@ -45,39 +46,38 @@ def are_defaults(
     )
 
 
-def _is_label(ignore_index: Any) -> bool:
-    return ignore_index is None or (
-        type(ignore_index) is int and -(1 << 63) <= ignore_index < 1 << 63
-    )
-
-
 def mean_loss(
     logits: Any,
     target: Any,
     ignore_index: Any,
     backend: str | None,
     num_threads: Any,
-    grad: Array | None = None,
-) -> Any:
-    """Mean loss of plain arrays, in their dtype; its gradient into `grad`. None: not plain."""
-    if type(logits) is not _ndarray or type(target) is not _ndarray or not _is_label(ignore_index):
+    wants_grad: bool,
+    out: Any = None,
+) -> tuple[Any, Any] | None:
+    """Mean loss in the dtype of the logits, and its gradient, in `out` if that is given.
+
+    None where anything is not plain, and nothing has been written.
+    """
+    if (
+        type(logits) is not _ndarray
+        or type(target) is not _ndarray
+        # not all dtypes have a buffer that compiled code could look at
+        or logits.dtype.char not in "fd"
+        or target.dtype.kind not in "iu"
+        or not (out is None or (type(out) is _ndarray and out.dtype.char in "fd"))
+        or not (
+            ignore_index is None
+            or (type(ignore_index) is int and -_LABELS <= ignore_index < _LABELS)
+        )
+    ):
         return None
+    grad = np.empty(logits.shape, logits.dtype) if wants_grad and out is None else out
     workers = threads.plan(num_threads, target.size, logits.nbytes)
     mean = pick(backend).mean_loss(logits, target, ignore_index, grad, workers)
-    return None if mean is None else logits.dtype.type(mean)
-
-
-def mean_loss_and_grad(
-    logits: Any,
-    target: Any,
-    ignore_index: Any,
-    backend: str | None,
-    num_threads: Any,
-    out: Any,
-) -> tuple[Any, Array] | None:
-    """The same with the gradient in `out`, or in a new array."""
-    if type(logits) is not _ndarray or not (out is None or type(out) is _ndarray):
+    if mean is None:
         return None
-    grad = np.empty(logits.shape, logits.dtype) if out is None else out
-    mean = mean_loss(logits, target, ignore_index, backend, num_threads, grad)
-    return None if mean is None else (mean, grad)
+    if -_LARGEST <= mean <= _LARGEST:
+        return logits.dtype.type(mean), grad
+    with np.errstate(over="ignore"):  # infinite in float32: the caller's numbers, no reason to warn
+        return logits.dtype.type(mean), grad

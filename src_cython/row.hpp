@@ -23,10 +23,10 @@ FASTXENT_INLINE lanes<T> grad_of(const lanes<T> &exps, const lanes<T> &share, co
     return fms(exps, share, mass) * scale;
 }
 
-// With `ahead` the lines that the next row will read and write are fetched meanwhile: rows of one block
-// jump from place to place before the processor foresees it (8192x1000 from memory took 480 ns a row,
-// 425 so; 16384x500 265 and 200). Longer rows it foresees, and fetching as well costs a third;
-// with probabilities to read besides it gains 3 % on AVX-512 and nothing on AVX2.
+// With `ahead` the lines that lie a block further are fetched meanwhile: later rows, where rows lie
+// close. Rows of one block jump from place to place before the processor foresees it: 8192x1000 from
+// memory took 480 ns a row, 425 so; 16384x500 265 and 200; with probabilities to read besides 375 and
+// 265. Longer rows it foresees, and fetching as well costs a third.
 template <class T, bool ahead, class Target>
 FASTXENT_INLINE fastxent_block_sums block_forward(const T *logits, int64_t begin, int64_t n,
                                                   const Target &target, T *exps) {
@@ -43,6 +43,7 @@ FASTXENT_INLINE fastxent_block_sums block_forward(const T *logits, int64_t begin
         if constexpr (ahead) {
             __builtin_prefetch(z + k + fastxent_block, 0, 2);
             __builtin_prefetch(exps + k + fastxent_block, 1, 2);
+            if constexpr (Target::everywhere) target.fetch(k + fastxent_block);
         }
         const lanes<T> shifted = load<T>(z + k, some, -infinity<T>) - shift;
         const lanes<T> e = exp_of_negative(shifted);
@@ -85,7 +86,7 @@ FASTXENT_ONCE void blocks_forward(const T *logits, int64_t classes, const Target
         // null as a constant leaves no test in the loop
         if (!exps)
             blocks[b] = block_forward<T, false>(logits, begin, n, target, static_cast<T *>(nullptr));
-        else if (classes <= fastxent_block && !Target::everywhere)
+        else if (classes <= fastxent_block)
             blocks[b] = block_forward<T, true>(logits, begin, n, target, exps);
         else
             blocks[b] = block_forward<T, false>(logits, begin, n, target, exps);

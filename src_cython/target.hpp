@@ -14,6 +14,7 @@ struct only_on_label {
 
 template <class T> struct on_background {
     static constexpr bool everywhere = true;
+    FASTXENT_INLINE void fetch(int64_t) const {}
     const T *background;
     int64_t step;
     template <class Some> FASTXENT_INLINE lanes<T> mass(int64_t k, Some some) const {
@@ -24,6 +25,7 @@ template <class T> struct on_background {
 template <class T, class S> struct on_soft {
     static constexpr bool everywhere = true;
     const S *soft;
+    FASTXENT_INLINE void fetch(int64_t k) const { __builtin_prefetch(soft + k, 0, 2); }
     template <class Some> FASTXENT_INLINE lanes<T> mass(int64_t k, Some some) const {
         return load<T>(soft + k, some, T(0));
     }
@@ -32,6 +34,7 @@ template <class T, class S> struct on_soft {
 template <class T, class S> struct on_weighted_soft {
     static constexpr bool everywhere = true;
     const S *soft;
+    FASTXENT_INLINE void fetch(int64_t k) const { __builtin_prefetch(soft + k, 0, 2); }
     const T *gain, *background;
     int64_t gain_step, background_step;
     template <class Some> FASTXENT_INLINE lanes<T> mass(int64_t k, Some some) const {

@@ -76,7 +76,8 @@ FASTXENT_ONCE void tile_forward(tile<T> &rows, int64_t classes, const Target &ta
             const lanes<T> t = target.mass(k);
             add(mass, t);
             // no mass, no loss: 0 * -inf must not become NaN
-            add(dot, where_nonzero(t, t * shifted, zero));
+            const wide<T> wide_t = widened(t), wide_z = widened(where_nonzero(t, shifted, zero));
+            dot = each_wide<T>([&](int i) { return fma(wide_t.of[i], wide_z.of[i], dot.of[i]); });
             if constexpr (labelled) mass_at_label = where_equal(label, here, t, mass_at_label);
         }
         if constexpr (labelled) {

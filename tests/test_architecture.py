@@ -34,7 +34,7 @@ ALLOWED = {
     "backends": {"checks", "backends.contract", "problem"},
     "backends.*": {"backends.contract", "problem", "precision", "threads", "environment", "own"},
     "api": {"backends", "backends.contract", "shortcut"} | DOOR,
-    "shortcut": {"backends", "precision", "threads"},
+    "shortcut": {"backends", "threads"},
     "loss": {"api", "checks", "precision"},
     "cases": {"precision"},
     "bench.peers.*": {"backends", "bench.timer", "bench.workloads", "precision", "own"},

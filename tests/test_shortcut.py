@@ -137,6 +137,21 @@ def test_any_ignored_label(backend, ignore_index):
     assert same_bits(grad, expected_grad)
 
 
+@pytest.mark.parametrize("dtype", ["M8[s]", "m8[s]", [("a", "M8[s]")]], ids=str)
+@pytest.mark.parametrize("place", ["logits", "target", "out"])
+def test_dtypes_without_a_buffer_keep_their_error(backend, place, dtype):
+    logits, target = arrays((4, 10))
+    call = {"logits": logits, "target": target, "out": np.empty_like(logits)}
+    call[place] = np.zeros(call[place].shape, dtype)
+    with pytest.raises(fx.DTypeError, match=place):
+        fx.cross_entropy_and_grad(**call, backend=backend)
+
+
+def test_a_loss_beyond_float32_is_infinite_without_a_warning(backend):
+    logits = np.array([[3e38, -3e38]], np.float32)
+    assert fx.cross_entropy(logits, np.array([1]), backend=backend) == np.inf
+
+
 def test_masked_arrays_keep_their_error(backend):
     logits, target = arrays((4, 10))
     with pytest.raises(fx.DTypeError, match="mask"):

@@ -16,11 +16,25 @@ from fastxent.bench.summary import (
     time_ratio,
 )
 
-__all__ = ["Aim", "aims"]
+__all__ = ["INSTRUCTIONS", "Aim", "aims"]
 
 LONG_ROWS = ((8_192, 1_000), (1_024, 32_000), (512, 50_257), (256, 128_256))
 SPLIT_ROWS = ((1, 1_048_576), (4, 262_144))
 MANY_CLASSES = 1_000
+
+# Instructions an element at most, on AVX-512; AVX2 has half the elements in a register.
+INSTRUCTIONS = {
+    ("cython", "hard", "float32"): 1.9,
+    ("cython", "soft", "float32"): 2.5,
+    ("cython", "hard", "float64"): 4.8,
+    ("numba", "hard", "float32"): 2.2,
+    ("numba", "soft", "float32"): 3.0,
+    ("numba", "hard", "float64"): 5.5,
+}
+LEVELS = {"AVX-512": 1.0, "AVX2": 2.0}
+
+# A large index, whose products leave 32 bits.
+LARGE_ELEMENTS = 2**31
 
 # In place, no cache line is read only to be overwritten: that shows where memory is what binds.
 IN_PLACE_BOUND_BY_COPY, IN_PLACE_ELSEWHERE = 0.95, 1.02
@@ -211,4 +225,45 @@ def _small_things(document: Document) -> Iterator[Aim]:
         yield Aim(title, backend, asked, _scaled(startup.get(key), factor), False, unit)
 
 
-_GROUPS = (_shares, _in_place, _ratios, _soft_and_double, _threads, _small_things)
+def _instructions(document: Document) -> Iterator[Aim]:
+    for labels, dtype in dict.fromkeys(key[1:] for key in INSTRUCTIONS):
+        for level, factor in LEVELS.items():
+            cython, numba = (factor * INSTRUCTIONS[b, labels, dtype] for b in COMPILED)
+            path = f"{labels} {dtype} {level}"
+            yield from _for_both(
+                f"instructions an element in the loops over long rows, {labels} labels, {dtype}, "
+                f"{level}",
+                (cython, numba),
+                _count_of(document, path),
+                at_least=False,
+            )
+
+
+def _count_of(document: Document, path: str) -> Callable[[str], float | None]:
+    return lambda backend: document.instructions.get(f"{backend} {path}")
+
+
+def _large(document: Document) -> Iterator[Aim]:
+    found = document.large
+    times = found["seconds_per_element"] if found else {}
+    if found and found["large_elements"] <= LARGE_ELEMENTS:
+        times = {}
+
+    def ratio(backend: str) -> float | None:
+        of_backend = times.get(backend)
+        return of_backend["large"] / of_backend["small"] if of_backend else None
+
+    title = "time an element in place at 2³¹ + 2²⁰ elements over that at 10⁸"
+    yield from _for_both(title, (1.2, 1.2), ratio, at_least=False)
+
+
+_GROUPS = (
+    _shares,
+    _in_place,
+    _ratios,
+    _soft_and_double,
+    _threads,
+    _small_things,
+    _instructions,
+    _large,
+)

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastxent.bench import machine
 from fastxent.bench.measure import Measurement
 from fastxent.bench.workloads import Workload
 
-__all__ = ["Document"]
+__all__ = ["FULL_SECONDS", "Document"]
+
+# What each is timed for, about, in a run whose results are kept.
+FULL_SECONDS = 0.25
 
 
 @dataclass
@@ -30,6 +34,10 @@ class Document:
         Seconds: "import", "cold", "warm".
     large : dict
         What benchmarks/large.py measured, where it was run.
+    instructions : dict of str to float
+        Instructions an element, by backend, labels, dtype and instruction set.
+    seconds : float
+        What each was timed for, about.
     """
 
     machine: dict[str, Any] = field(default_factory=dict)
@@ -38,11 +46,23 @@ class Document:
     memory: dict[str, int] = field(default_factory=dict)
     startup: dict[str, float] = field(default_factory=dict)
     large: dict[str, Any] = field(default_factory=dict)
+    instructions: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
     @property
     def threads(self) -> int:
         """Threads of the main run."""
         return max((m.workload.threads for m in self.measurements), default=1)
+
+    def unfit(self) -> list[str]:
+        """Tell why these results are not to replace others; nothing where they may."""
+        reasons = []
+        if self.seconds < FULL_SECONDS:
+            reasons.append(f"each was timed for {self.seconds:g} s, not {FULL_SECONDS:g}")
+        if machine.is_busy(self.machine):
+            load = self.machine["load_before"]
+            reasons.append(f"the machine was BUSY: a load average of {load} when this began")
+        return reasons
 
     def find(
         self, labels: str = "hard", dtype: str = "float32", threads: int | None = None

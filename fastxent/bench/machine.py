@@ -10,10 +10,12 @@ from typing import Any
 
 from fastxent import config, threads
 
-__all__ = ["facts", "pin", "summary"]
+__all__ = ["available_bytes", "facts", "is_busy", "pin", "summary"]
 
-# A load average over this share of the CPUs means that somebody else was computing.
-BUSY = 0.3
+# A load average of the last minute over this share of the CPUs means that others were computing.
+BUSY = 0.5
+# Asked when this is imported: later, what is measured here would count as others.
+LOAD_AT_START = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
 
 PACKAGES = ("numpy", "numba", "scipy", "scikit-learn", "torch", "jax", "jaxlib", "optax")
 
@@ -50,10 +52,20 @@ def _memory_bytes() -> int | None:
         return None
 
 
+def available_bytes() -> int | None:
+    """Memory that can be had without swapping, as Linux estimates it; None elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kilobytes = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return next((1024 * int(number) for number in kilobytes), None)
+
+
 def facts() -> dict[str, Any]:
     """Gather what the numbers depend on; no names of machines, people or directories.
 
-    Ask before measuring: how busy the machine was then is one of the facts.
+    How busy the machine was when this module was imported is one of the facts.
     """
     found = config.collect()
     versions = {}
@@ -70,9 +82,16 @@ def facts() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": found["python"]["version"],
         "threads": threads.get_num_threads(),
-        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0,
+        "load_before": LOAD_AT_START,
         "versions": versions,
     }
+
+
+def is_busy(machine: dict[str, Any]) -> bool:
+    """Whether others were computing when a run began, by its facts."""
+    if not machine:
+        return False
+    return bool(machine["load_before"] > BUSY * machine["cpu"]["available_cpus"])
 
 
 def summary(machine: dict[str, Any]) -> str:
@@ -81,7 +100,7 @@ def summary(machine: dict[str, Any]) -> str:
     caches = ", ".join(f"{size} {level}" for level, size in machine["caches"].items())
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     busy = ""
-    if machine["load_before"] > BUSY * cpu["available_cpus"]:
+    if is_busy(machine):
         busy = f"; BUSY: a load average of {machine['load_before']} when this began"
     return (
         f"{cpu['model']}, {cpu['available_cpus']} CPUs (caches: {caches}), "

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from fastxent.bench import machine
 from fastxent.bench.aims import aims
-from fastxent.bench.ceilings import COPY, COPY_IN_PLACE
+from fastxent.bench.ceilings import COPY, COPY_IN_PLACE, is_copy
 from fastxent.bench.document import Document
 from fastxent.bench.measure import Measurement
 from fastxent.bench.summary import (
@@ -114,11 +114,12 @@ def details(measurement: Measurement) -> str:
                 f"{measurement.workload.counted_bytes / timing.median / 1e9:.1f}",
                 _percent(copy_share(measurement, name)),
                 _percent(share(measurement, name)),
+                "-" if is_copy(name) else _times(peer_ratio(measurement, name)),
                 str(timing.rounds),
             ]
         )
-    headings = ["", "ms", "quartiles", "GB/s", "of the copy limit", "of the ceiling", "rounds"]
-    return table(headings, rows)
+    shares = ("of the copy limit", "of the ceiling")
+    return table(["", "ms", "quartiles", "GB/s", *shares, "fastest peer / this", "rounds"], rows)
 
 
 def _ceilings(measurement: Measurement) -> str:
@@ -186,6 +187,10 @@ def results_page(document: Document) -> str:
         (f"float32, class indices, {document.threads} threads", document.find()),
         (f"float64, class indices, {document.threads} threads", document.find(dtype="float64")),
         (f"float32, probabilities, {document.threads} threads", document.find(labels="soft")),
+        (
+            f"float64, probabilities, {document.threads} threads",
+            document.find(labels="soft", dtype="float64"),
+        ),
         ("float32, class indices, one thread for everybody", document.find(threads=1)),
     )
     present = [(title, found) for title, found in kinds if found]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fastxent.bench import ceilings, machine
 from fastxent.bench.measure import Measurement, measure
 from fastxent.bench.peers import others, own
-from fastxent.bench.summary import copy_share, is_own, lower_ceiling, share
+from fastxent.bench.summary import copy_share, is_own, lower_ceiling, peer_ratio, share
 from fastxent.bench.timer import Plan
 from fastxent.bench.workloads import Workload
 
@@ -72,7 +72,7 @@ def _show(console: Console, measurement: Measurement) -> None:
         console.print(
             f"lower ceiling: {ceiling.name}, {1e3 * ceiling.seconds:.3f} ms; GB/s counts "
             f"{workload.counted_bytes // workload.bytes_of_logits} arrays of the logits' size; "
-            "spread: from the lower to the upper quartile; ratio: over the fastest",
+            "spread: from the lower to the upper quartile",
             soft_wrap=True,
         )
     for name, reason in measurement.skipped.items():
@@ -88,10 +88,10 @@ def table(measurement: Measurement) -> Table:
 
     result = Table(box=SIMPLE_HEAD)
     result.add_column("implementation", no_wrap=True)
-    for heading in ("ms", "spread", "GB/s", "of\ncopy", "of\nceiling", "ratio"):
+    for heading in ("ms", "spread", "GB/s", "of\ncopy", "of\nceiling", "fastest peer\n/ this"):
         result.add_column(heading, justify="right", no_wrap=True)
-    fastest = min(t.median for k, t in measurement.timings.items() if not ceilings.is_copy(k))
     for name, timing in sorted(measurement.timings.items(), key=lambda item: item[1].median):
+        ratio = peer_ratio(measurement, name)
         result.add_row(
             f"fastxent {name}" if is_own(name) else name,
             f"{1e3 * timing.median:.3f}",
@@ -99,7 +99,7 @@ def table(measurement: Measurement) -> Table:
             f"{measurement.workload.counted_bytes / timing.median / 1e9:.1f}",
             _share(copy_share(measurement, name)),
             _share(share(measurement, name)),
-            "" if ceilings.is_copy(name) else f"{timing.median / fastest:.1f}",
+            "" if ratio is None or ceilings.is_copy(name) else f"{ratio:.1f}",
         )
     return result
 

@@ -27,6 +27,10 @@ SHAPES = (
 )
 SOFT_SHAPES = ((8_192, 1_000), (1_024, 32_000), (256, 128_256))
 
+# Of the logits' size: logits, our output, the copy's two, buffers and copies of the others, and the
+# temporary ones of whoever needs most. Soft labels are there twice, for JAX makes its own.
+ARRAYS_AT_ONCE, SOFT_ARRAYS = 9, 2
+
 OUTLIERS = 100  # one logit in so many is an outlier
 
 
@@ -72,6 +76,12 @@ class Workload:
     def counted_bytes(self) -> int:
         """One read of the logits, of soft labels one too, and one write of the gradient."""
         return self.bytes_of_logits * (3 if self.labels == "soft" else 2)
+
+    @property
+    def needed_bytes(self) -> int:
+        """Memory that all arrays take which exist at once while everybody is measured."""
+        arrays_at_once = ARRAYS_AT_ONCE + (SOFT_ARRAYS if self.labels == "soft" else 0)
+        return arrays_at_once * self.bytes_of_logits
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields, for JSON."""

@@ -111,8 +111,9 @@ class Schedule(NamedTuple):
 # Rows of a chunk of tiles are whole tiles of 16 rows.
 _TILE_ROWS = 16
 
-# Until rows are closed their exponentials are to stay in L1: so many classes at a time.
-_GROUP_CLASSES = 1024
+# Until rows are closed their exponentials are to stay in L1: so many classes at a time. 1,024 took
+# 130 ns a row of 300 classes and 375 of 1,000, where 4,096 take 121 and 338.
+_GROUP_CLASSES = 4096
 
 
 def over(number: int, by: int) -> int:

@@ -13,6 +13,7 @@ from numba import types
 from numba.extending import overload
 
 from fastxent.backends.numba_cpu.arithmetic import (
+    fma,
     maximum,
     splat,
     splat_wide,
@@ -81,7 +82,7 @@ def tile_forward(
             t = mass_of_class(target, k, zero)
             mass = mass + widened(t)
             # no mass, no loss: 0 * -inf must not become NaN
-            dot = dot + widened(where_nonzero(t, t * shifted, nothing))
+            dot = fma(widened(t), widened(where_nonzero(t, shifted, nothing)), dot)
             if stored is None:
                 mass_at_label = where_equal(label, splat(k, zero), t, mass_at_label)
         if stored is None:
