@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard src_cython/*.pyx src_cython/*.pxd src_cython/*.?pp)
 
-.PHONY: help setup demo test test-wheel test-levels bench bench-report bench-large lint format \
-	build clean
+.PHONY: help setup demo test test-wheel test-levels bench bench-report bench-large accuracy \
+	instructions threads lint format build clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,7 @@ test-wheel: $(SETUP)  ## Build sdist and wheel, test the wheel where the source 
 	sh tests/wheel.sh "$(CURDIR)/$(BIN)/python"
 
 bench: $(SETUP)  ## Measure everything beside its peers, in under 10 minutes; tables, pictures
+	mkdir -p benchmarks/results
 	$(BIN)/python -m pytest benchmarks --quiet --benchmark-json=benchmarks/results/raw.json
 	$(BIN)/python benchmarks/report.py benchmarks/results/raw.json
 
@@ -48,7 +49,18 @@ bench-report: $(SETUP)  ## Make tables and pictures again from the results of th
 	$(BIN)/python benchmarks/report.py
 
 bench-large: $(SETUP)  ## Time more than 2**31 elements in place; needs 9 GB of memory
+	mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/large.py
+	$(BIN)/python benchmarks/report.py
+
+accuracy: $(SETUP)  ## Measure the errors of exp, loss and gradient; write docs/accuracy.md
+	$(BIN)/python benchmarks/accuracy.py
+
+instructions: $(SETUP)  ## Count the instructions an element takes in the compiled loops
+	$(BIN)/python benchmarks/instructions.py
+
+threads: $(SETUP)  ## Show how many threads are chosen, and what the choice costs
+	$(BIN)/python benchmarks/threads.py
 
 lint: $(SETUP)  ## Style, types, Cython
 	$(BIN)/ruff check .

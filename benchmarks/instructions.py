@@ -1,6 +1,6 @@
 """Count the instructions an element takes in the loops over long rows, from the disassembly.
 
-usage: python benchmarks/instructions.py [--step] [--check] [--backend cython|numba]
+usage: python benchmarks/instructions.py [--step] [--check] [--json] [--backend cython|numba]
 
 A row goes through three passes: maximum, exponentials, closing. Of each the innermost loop is
 taken that handles the most elements an iteration (a compiler's loops for the rest handle fewer),
@@ -11,6 +11,7 @@ what an element takes with everything around the loops; it takes some minutes.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -27,16 +28,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 import fastxent as fx
+from fastxent.bench.aims import INSTRUCTIONS as AIMS
+from fastxent.bench.aims import LEVELS as FACTORS
 
-# Instructions an element at most, on AVX-512; AVX2 has half the elements in a register.
-AIMS = {
-    ("cython", "hard", "float32"): 1.9,
-    ("cython", "soft", "float32"): 2.5,
-    ("cython", "hard", "float64"): 4.8,
-    ("numba", "hard", "float32"): 2.2,
-    ("numba", "soft", "float32"): 3.0,
-    ("numba", "hard", "float64"): 5.5,
-}
 REGISTERS = {"AVX-512": "zmm", "AVX2": "ymm"}
 LEVELS = {"AVX-512": "v4", "AVX2": "v3"}
 # Functions of the extension, by the template arguments in their names (spaces left out).
@@ -78,8 +72,12 @@ class Passes:
     @property
     def aim(self) -> float:
         """Most instructions an element that are aimed at."""
-        aim = AIMS[self.backend, self.labels, self.dtype]
-        return aim if self.instructions == "AVX-512" else 2 * aim
+        return FACTORS[self.instructions] * AIMS[self.backend, self.labels, self.dtype]
+
+    @property
+    def key(self) -> str:
+        """The name of the path in the results of the benchmarks."""
+        return f"{self.backend} {self.labels} {self.dtype} {self.instructions}"
 
     @property
     def met(self) -> bool:
@@ -189,14 +187,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--backend", choices=("cython", "numba"), help="only this one")
     parser.add_argument("--step", action="store_true", help="execute them, too")
     parser.add_argument("--check", action="store_true", help="exit 1 if an aim is missed")
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON, no table")
     asked = parser.parse_args(arguments)
-    console = Console(highlight=False, soft_wrap=True)
-    backends = []
+    console = Console(highlight=False, soft_wrap=True, stderr=asked.json)
+    backends, missing = [], {}
     for backend in [asked.backend] if asked.backend else ["cython", "numba"]:
         reason = why_not(backend)
         if reason is None:
             backends.append(backend)
         else:
+            missing[backend] = reason
             console.print(f"{backend}: not counted: {reason}")
     no_steps = step.why_not() if asked.step else None
     if no_steps:
@@ -208,6 +208,11 @@ def main(arguments: list[str]) -> int:
             runnable = [p for p in paths if p.instructions == "AVX2" or has_avx512()]
             for path in progress.track(runnable, description="executing"):
                 found[path] = stepped(path)
+
+    if asked.json:
+        counts = {path.key: round(path.each, 3) for path in paths if not path.missing}
+        print(json.dumps({"counts": counts, "missing": missing}))
+        return 1 if asked.check and not all(path.met for path in paths) else 0
 
     head = f"{'backend':8}{'labels':7}{'dtype':9}{'level':9}"
     console.print(f"{head}{'max':>7}{'exp':>7}{'close':>7}{'loops':>8}{'aim':>6}  {'':9}executed")

@@ -142,6 +142,10 @@ def _loop(function: Function, body: list[Instruction], frame: set[str]) -> Loop 
     )
     if not arithmetic or not loaded or any(_SHUFFLE.match(text) for text in texts):
         return None
+    # rows of one block have a loop of their own, which fetches the next rows' lines besides: two or
+    # three instructions more for 64 bytes
+    if any(text.startswith("prefetch") for text in texts):
+        return None
     # One operation of a pass says how many elements an iteration takes: loads and stores do not
     # where a compiler copies vectors through memory.
     powers, maxima, products = (_vectors(texts, name) for name in (_POWER, _MAXIMUM, _PRODUCT))

@@ -1,14 +1,17 @@
 """Make the tables and pictures from the results, and the results from a run.
 
-usage: python benchmarks/report.py [RAW]
+usage: python benchmarks/report.py [RAW] [--force]
 
 RAW is the JSON file that pytest-benchmark wrote; its results replace those of
-benchmarks/results/latest.json.
+benchmarks/results/latest.json, unless the run was a short one or others were computing when it
+began. --force, or FORCE=1 in the environment, replaces them all the same.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -21,8 +24,7 @@ from fastxent.bench.document import Document
 from fastxent.bench.measure import Measurement
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
-LATEST, LARGE = RESULTS / "latest.json", RESULTS / "large.json"
+LATEST = ROOT / "benchmarks" / "results" / "latest.json"
 
 
 def collect(raw: Path) -> Document:
@@ -31,19 +33,20 @@ def collect(raw: Path) -> Document:
     for benchmark in json.loads(raw.read_text())["benchmarks"]:
         extra = benchmark["extra_info"]
         document.machine = extra.get("machine", document.machine)
+        document.seconds = extra.get("seconds", document.seconds)
         if "measurement" in extra:
             document.measurements.append(Measurement.from_dict(extra["measurement"]))
-        for name in ("latency", "memory", "startup"):
+        for name in ("latency", "memory", "startup", "instructions"):
             getattr(document, name).update(extra.get(name, {}))
     return document
 
 
-def write(document: Document) -> None:
+def write(document: Document, root: Path = ROOT) -> None:
     """Write every table and picture of the repository that comes from results."""
-    readme = ROOT / "README.md"
+    readme = root / "README.md"
     readme.write_text(markdown.replaced(readme.read_text(), markdown.readme_section(document)))
-    (ROOT / "docs" / "benchmark-results.md").write_text(markdown.results_page(document))
-    pictures.draw_all(document, ROOT / "docs" / "pictures")
+    (root / "docs" / "benchmark-results.md").write_text(markdown.results_page(document))
+    pictures.draw_all(document, root / "docs" / "pictures")
 
 
 def show_aims(document: Document) -> None:
@@ -58,16 +61,27 @@ def show_aims(document: Document) -> None:
     Console().print(table)
 
 
-def main(raw: Path | None = None) -> None:
-    """Run."""
-    if raw is not None:
-        collect(raw).save(LATEST)
-    document = Document.load(LATEST)
-    if LARGE.exists():
-        document.large = json.loads(LARGE.read_text())
+def main(arguments: list[str]) -> None:
+    """Keep a run, if there is one and it is fit to be kept; write everything anew."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("raw", nargs="?", type=Path, help="what pytest-benchmark wrote")
+    parser.add_argument("--force", action="store_true", help="keep a short or BUSY run, too")
+    asked = parser.parse_args(arguments)
+    document = Document.load(LATEST) if LATEST.exists() else Document()
+    if asked.raw is not None:
+        large = document.large  # has a run of its own: `make bench-large`
+        document = collect(asked.raw)
+        document.large = large
+        unfit = document.unfit()
+        if unfit and not asked.force and os.environ.get("FORCE", "0") in ("", "0"):
+            show_aims(document)
+            print(f"Not kept, and no page written: {'; '.join(unfit)}.")
+            print(f"To keep it all the same: python benchmarks/report.py {asked.raw} --force")
+            return
+        document.save(LATEST)
     write(document)
     show_aims(document)
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(sys.argv[1:])

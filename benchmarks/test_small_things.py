@@ -1,4 +1,13 @@
-"""What is not throughput: small calls, memory, the first call. Fresh processes measure them."""
+"""What is not throughput: small calls, memory, the first call, the instructions of the loops.
+
+Fresh processes measure them.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,3 +40,20 @@ def test_startup(benchmark):
     first = startup.first_numba_call_seconds()
     benchmark.extra_info["startup"] = {"import": startup.import_seconds(), **first}
     benchmark.pedantic(startup.import_seconds, kwargs={"repeats": 1}, rounds=3)
+
+
+def count_instructions():
+    """Counts, and what could not be counted; some 25 seconds, most of them Numba's compiler."""
+    script = Path(__file__).parent / "instructions.py"
+    command = [sys.executable, str(script), "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_instructions(benchmark):
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("loops are recognised in code for x86-64")
+    found = benchmark.pedantic(count_instructions, rounds=1)
+    benchmark.extra_info["instructions"] = found["counts"]
+    if found["missing"]:  # what was counted is kept
+        pytest.skip("; ".join(f"{name}: {why}" for name, why in found["missing"].items()))

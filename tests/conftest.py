@@ -8,6 +8,19 @@ import pytest
 os.environ.setdefault("NUMBA_NUM_THREADS", "8")
 
 
+@pytest.fixture(scope="session")
+def avx2():
+    """Whether LLVM finds AVX2 and a fused multiply-add on this CPU; False without Numba."""
+    import fastxent
+
+    if fastxent.backends()["numba"] is not None:
+        return False
+    import llvmlite.binding
+
+    features = llvmlite.binding.get_host_cpu_features()
+    return bool(features.get("avx2") and features.get("fma"))
+
+
 @pytest.fixture(params=["cython", "numba", "numpy"])
 def backend(request):
     """Name of each backend in turn; one that cannot run is skipped with its reason."""

@@ -1,27 +1,20 @@
-"""The benchmark suite: every peer runs and is checked, ceilings measure, reports line up."""
+"""The benchmark suite: every peer runs and is checked, rounds take turns, ceilings measure."""
 
 import re
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastxent as fx
-from fastxent.bench import ceilings, markdown, pictures, workloads
-from fastxent.bench.aims import Aim, aims
+from fastxent.bench import ceilings, workloads
 from fastxent.bench.check import Truth
-from fastxent.bench.document import Document
 from fastxent.bench.measure import Measurement, checked_calls, measure
 from fastxent.bench.peers import named, others, own
-from fastxent.bench.summary import fastest_peer, lower_ceiling, peer_ratio, share
-from fastxent.bench.timer import Call, Plan, Timing, interleave
-from fastxent.bench.workloads import SHAPES, Workload, arrays
-
-ROOT = Path(__file__).parent.parent
-LATEST = ROOT / "benchmarks" / "results" / "latest.json"
+from fastxent.bench.timer import Call, Plan, interleave
+from fastxent.bench.workloads import Workload, arrays
 
 TINY = Workload(33, 70, threads=2)
 # Compiling takes seconds for each shape and dtype: once is enough to see that it works.
@@ -207,125 +200,6 @@ def test_ceilings_are_measured_with_the_kernels(labels):
     assert set(measurement.arithmetic) <= {"cython", "numba"}
     assert all(seconds > 0 for seconds in measurement.arithmetic.values())
     assert measurement.timings.keys() >= {"numba/out x1"}
-
-
-def small_document():
-    """A document with round numbers: ours takes 2 ms, the fastest peer 8, the copy 1."""
-    timings = {
-        "cython/out": 2e-3,
-        "cython/in place": 1.8e-3,
-        "cython/out x1": 3.6e-3,
-        "numba/out": 2.5e-3,
-        "numba/out x1": 3.6e-3,
-        "JAX": 8e-3,
-        "NumPy": 40e-3,
-        "copy": 1e-3,
-        "copy in place": 0.8e-3,
-    }
-    times = {name: Timing(t, t - 1e-4, t + 1e-4, t - 2e-4, 9) for name, t in timings.items()}
-    measurements = [
-        Measurement(Workload(*shape, **kind), times, {"SciPy": "gone"}, [], {"cython": 1.5e-3})
-        for kind in (
-            {"threads": 2},
-            {"threads": 2, "dtype": "float64"},
-            {"threads": 2, "labels": "soft"},
-            {"threads": 1},
-        )
-        for shape in SHAPES
-    ]
-    machine = {
-        "cpu": {"model": "A CPU", "available_cpus": 2},
-        "caches": {"L2": "1024K"},
-        "system": "Linux x86_64",
-        "python": "3.11.7",
-        "versions": {"numpy": "2.4.6"},
-        "load_before": 0.1,
-    }
-    return Document(
-        machine,
-        measurements,
-        {"cython/out": 2e-6, "JAX": 9e-6},
-        {"cython/out": 1_000_000, "JAX": 5_000_000},
-        {"import": 0.01, "cold": 5.0, "warm": 0.5},
-    )
-
-
-def test_summary_of_round_numbers():
-    measurement = small_document().measurements[0]
-    assert lower_ceiling(measurement).name == "arithmetic"
-    assert share(measurement, "cython/out") == pytest.approx(0.75)
-    assert fastest_peer(measurement) == "JAX"
-    assert peer_ratio(measurement, "cython/out") == pytest.approx(4.0)
-    assert peer_ratio(measurement, "nobody") is None
-
-
-def test_aims_name_what_was_asked_and_measured():
-    by_name = {(aim.title, aim.backend): aim for aim in aims(small_document())}
-    assert len(by_name) == len(aims(Document())) == 39
-    aim = by_name["share of the lower ceiling, 8192 x 1000", "cython"]
-    assert (aim.asked_text, aim.measured_text, aim.verdict) == ("≥ 0.9", "0.75", "miss")
-    aim = by_name["time in place over `out=`, 8192 x 1000 (arithmetic binds)", "cython"]
-    assert (aim.asked, aim.measured, aim.verdict) == (1.02, pytest.approx(0.9), "pass")
-    aim = by_name["one thread's time over that of 2, 4 x 262144", "cython"]
-    assert (aim.measured, aim.verdict) == (pytest.approx(1.8), "pass")
-    aim = by_name["whole call at 32 x 10, best of many", "cython"]
-    assert (aim.measured_text, aim.verdict) == ("2.00 us", "pass")
-    aim = by_name["whole call at 32 x 10, best of many", "numba"]
-    assert (aim.measured_text, aim.verdict) == ("-", "not measured")
-    assert all(aim.verdict == "not measured" for aim in aims(Document()))
-    assert Aim("", "", 1.0, 1.0).verdict == Aim("", "", 1.0, 1.0, at_least=False).verdict == "pass"
-
-
-def test_document_survives_its_file(tmp_path):
-    document = small_document()
-    document.save(tmp_path / "document.json")
-    again = Document.load(tmp_path / "document.json")
-    again.save(tmp_path / "again.json")
-    assert (tmp_path / "again.json").read_text() == (tmp_path / "document.json").read_text()
-    assert again.measurements[0].workload == document.measurements[0].workload
-    assert again.measurements[0].timings["JAX"].median == 8e-3
-    Document().save(tmp_path / "empty.json")
-    assert Document.load(tmp_path / "empty.json") == Document()
-
-
-def test_tables_line_up():
-    page = markdown.results_page(small_document())
-    tables = re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)
-    assert len(tables) > 6
-    for table in tables:
-        assert len({line.count("|") for line in table.splitlines()}) == 1, table
-    assert "| 8192 x 1000 | 2.00 | 2.50 | 75 % | 8.00 | 40.00 | **4.0** |" in page
-    assert "Not timed: SciPy: gone" in page
-
-
-def test_section_of_a_page_is_replaced_and_nothing_else():
-    page = "before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n"
-    once = markdown.replaced(page, "new")
-    assert once == "before\n<!-- bench:begin -->\nnew\n<!-- bench:end -->\nafter\n"
-    assert markdown.replaced(once, "new") == once
-    with pytest.raises(ValueError, match="bench:begin"):
-        markdown.replaced("no markers", "new")
-
-
-def test_pictures_are_the_same_bytes_every_time(tmp_path):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    (tmp_path / "again").mkdir()
-    first = pictures.draw_all(small_document(), tmp_path)
-    again = pictures.draw_all(small_document(), tmp_path / "again")
-    assert {path.name for path in first} == set(pictures.PICTURES)
-    for one, other in zip(first, again, strict=True):
-        assert one.read_bytes() == other.read_bytes()
-        assert one.read_text().rstrip().endswith("</svg>")
-
-
-def test_pages_are_what_the_generator_makes_of_the_results():
-    if not LATEST.exists():
-        pytest.skip("benchmarks/results/latest.json is not there: no source tree, or no run yet")
-    document = Document.load(LATEST)
-    readme = (ROOT / "README.md").read_text()
-    assert markdown.replaced(readme, markdown.readme_section(document)) == readme
-    assert (ROOT / "docs" / "benchmark-results.md").read_text() == markdown.results_page(document)
-    assert LATEST.stat().st_size < 500_000
 
 
 def fastxent(*arguments):

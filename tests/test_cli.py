@@ -105,6 +105,42 @@ def test_bench_without_any_peer():
     assert 'pip install "fastxent[bench]"' in result.stdout
 
 
+@pytest.mark.parametrize("place", [".", "not/there.json"])
+def test_bench_asks_for_a_file_that_can_be_written_before_it_measures(
+    place, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("rich", reason="rich is not installed")
+    from fastxent.bench import terminal
+
+    monkeypatch.setattr(terminal, "run", lambda *_arguments: pytest.fail("it measures"))
+    assert cli.main(["bench", "--quick", "--json", str(tmp_path / place)]) == 2
+    assert "error: --json: " in capsys.readouterr().err
+
+
+def test_bench_leaves_the_file_to_the_measurement(tmp_path, monkeypatch):
+    pytest.importorskip("rich", reason="rich is not installed")
+    from fastxent.bench import terminal
+
+    monkeypatch.setattr(terminal, "run", lambda *_arguments: 0)
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text("{}")
+    for path in (old, new):
+        assert cli.main(["bench", "--quick", "--shape", "8,4", "--json", str(path)]) == 0
+    assert old.read_text() == "{}"
+    assert not new.exists()
+
+
+def test_bench_says_how_much_memory_a_shape_needs(monkeypatch, capsys):
+    pytest.importorskip("rich", reason="rich is not installed")
+    from fastxent.bench import machine, terminal
+
+    monkeypatch.setattr(machine, "available_bytes", lambda: 10**9)
+    monkeypatch.setattr(terminal, "run", lambda *_arguments: pytest.fail("it measures"))
+    assert cli.main(["bench", "--shape", "100000,1000"]) == 2
+    message = capsys.readouterr().err
+    assert re.search(r"--shape: 100000 x 1000 needs \d+\.\d GB .* 1\.0 GB", message)
+
+
 def test_check_without_anything_optional():
     result = fastxent("check", "--quick", without=OPTIONAL)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -88,7 +88,7 @@ def table(measurement: Measurement) -> Table:
 
     result = Table(box=SIMPLE_HEAD)
     result.add_column("implementation", no_wrap=True)
-    for heading in ("ms", "spread", "GB/s", "of\ncopy", "of\nceiling", "fastest peer\n/ this"):
+    for heading in ("ms", "spread", "GB/s", "of\ncopy", "of\nceiling", "fastest\npeer\n/ this"):
         result.add_column(heading, justify="right", no_wrap=True)
     for name, timing in sorted(measurement.timings.items(), key=lambda item: item[1].median):
         ratio = peer_ratio(measurement, name)
