@@ -162,7 +162,9 @@ cdef int _run(fastxent_pass *work) except -1:
     return 0
 
 
-cdef int _check(fastxent_label_check *check, int64_t *bad_row, int64_t *live, double *mass) except -1:
+cdef int _check(
+    fastxent_label_check *check, int64_t *bad_row, int64_t *live, double *mass
+) except -1:
     """First bad row or -1, live rows and their mass."""
     cdef int64_t chunks, chunk
     cdef int64_t small[192]

@@ -4,8 +4,8 @@ from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t, uint64_t
 
 
-# The arrays of one call, at most eleven: logits, target or soft, spike, row_scale, background, gain,
-# loss, row_max, row_sum, total, grad.
+# The arrays of one call, at most eleven: logits, target or soft, spike, row_scale, background,
+# gain, loss, row_max, row_sum, total, grad.
 cdef struct Held:
     Py_buffer views[11]
     int count

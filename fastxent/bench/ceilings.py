@@ -15,7 +15,7 @@ import numpy as np
 
 import fastxent as fx
 from fastxent.bench.timer import Call
-from fastxent.bench.workloads import Workload, arrays
+from fastxent.bench.workloads import Workload, aligned, arrays
 from fastxent.precision import Array
 
 __all__ = [
@@ -51,7 +51,7 @@ def copies(workload: Workload) -> dict[str, Call]:
     from fastxent.bench import copying
 
     logits, target = arrays(workload)
-    output, scratch = np.zeros_like(logits), logits.copy()
+    output, scratch = aligned(logits), aligned(logits)
     threads = workload.threads
     if workload.labels == "soft":
         return {

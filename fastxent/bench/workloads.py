@@ -31,6 +31,8 @@ SOFT_SHAPES = ((8_192, 1_000), (1_024, 32_000), (256, 128_256))
 # the peak was 8.8 with class indices and 9.8 with probabilities, beyond what the frameworks take.
 ARRAYS_AT_ONCE, SOFT_ARRAYS = 9, 1
 
+LINE = 64  # bytes of a line of the cache
+
 OUTLIERS = 100  # one logit in so many is an outlier
 
 
@@ -92,6 +94,19 @@ class Workload:
         return replace(self, rows=rows, classes=classes)
 
 
+def aligned(array: Array) -> Array:
+    """Copy an array to where a line of the cache begins, as PyTorch's and JAX's arrays do.
+
+    NumPy's large arrays begin 16 bytes after one, and then every load and store of 64 bytes takes
+    two lines: 1024 x 32000 takes 7 % longer, 8192 x 1024 21 %.
+    """
+    room = np.empty(array.nbytes + LINE, np.uint8)
+    begin = -room.ctypes.data % LINE
+    placed = room[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    placed[...] = array
+    return placed
+
+
 class Arrays(NamedTuple):
     """Logits and target of a workload; whoever runs on them leaves them as they are."""
 
@@ -108,9 +123,9 @@ def arrays(workload: Workload) -> Arrays:
     logits: Array = rng.standard_normal(shape, np.float32)
     # Without outliers every probability of a long row is next to nothing, and so is the gradient.
     logits.ravel()[rng.integers(0, logits.size, 1 + logits.size // OUTLIERS)] *= 20
-    logits = logits.astype(workload.dtype, copy=False)
+    logits = aligned(logits.astype(workload.dtype, copy=False))
     if workload.labels == "hard":
         return Arrays(logits, rng.integers(0, workload.classes, workload.rows))
     mass = rng.random(shape, np.float32).astype(workload.dtype, copy=False)
     mass /= mass.sum(axis=1, keepdims=True)
-    return Arrays(logits, mass)
+    return Arrays(logits, aligned(mass))

@@ -11,7 +11,7 @@ import numpy as np
 
 import fastxent as fx
 from fastxent.bench.timer import Call
-from fastxent.bench.workloads import Workload, arrays
+from fastxent.bench.workloads import Workload, aligned, arrays
 from fastxent.precision import Array
 
 __all__ = ["MODES", "Own"]
@@ -22,7 +22,7 @@ MODES = ("out", "in place", "new")
 @functools.lru_cache(maxsize=1)
 def _buffer(workload: Workload) -> Array:
     """One output for all backends: it need not exist more than once."""
-    return np.full_like(arrays(workload).logits, np.nan)
+    return aligned(arrays(workload).logits)
 
 
 @dataclass(frozen=True)

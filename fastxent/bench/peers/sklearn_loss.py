@@ -6,7 +6,7 @@ import numpy as np
 
 from fastxent.bench.peers.contract import Result, why_not_installed
 from fastxent.bench.timer import Call
-from fastxent.bench.workloads import Workload, arrays
+from fastxent.bench.workloads import Workload, aligned, arrays
 
 __all__ = ["PEER"]
 
@@ -34,7 +34,7 @@ class SklearnLoss:
             # The gradient is that of the sum: the weights make it that of the mean.
             "sample_weight": np.full(workload.rows, 1 / workload.rows, logits.dtype),
             "loss_out": np.empty(workload.rows, logits.dtype),
-            "gradient_out": np.full_like(logits, np.nan),
+            "gradient_out": aligned(np.full_like(logits, np.nan)),
             "n_threads": workload.threads,
         }
 
