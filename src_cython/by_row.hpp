@@ -41,7 +41,7 @@ FASTXENT_INLINE row_fate fate_of(const fastxent_pass &pass, int64_t row) {
 }
 
 // Some rows on their way through the pass, each in a slot: begin_row, blocks_forward, merge_row for
-// each, finish_group for all, then close_row for each.
+// each, finish_group for all, then put_row, blocks_close and put_at_label for each.
 template <class T> struct row_group {
     static constexpr int slots = lanes<double>::count;
     int64_t row[slots], label[slots];
