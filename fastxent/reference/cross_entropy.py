@@ -173,9 +173,9 @@ def _rows(
     x = np.where(live[:, None], x.reshape(N, C), 0)
     z, slope = logit_scale * x, np.full_like(x, logit_scale)
     if softcap is not None:
-        # An infinite logit stays what it is: -inf masks its class, which the cap would undo.
+        # -inf stays -inf: it masks its class, which the cap would undo. +inf becomes the cap.
         tanh = np.tanh(z / softcap)
-        z = np.where(np.isinf(x), x, softcap * tanh)
+        z = np.where(np.isneginf(x), x, softcap * tanh)
         slope = logit_scale * (1 - tanh**2)
 
     upstream = np.ones(N, dtype)
