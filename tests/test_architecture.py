@@ -45,7 +45,7 @@ ALLOWED = {
     "api": {"backends", "backends.contract", "shortcut"} | DOOR,
     "shortcut": {"backends", "threads"},
     "loss": {"api", "checks", "precision"},
-    "cases": {"precision"},
+    "cases.*": {"cases.", "precision"},
     "bench.*": {"api", "cases", "conformance", "config", "reference", "bench."} | BENCH,
     "bench.copying": {"backends.numba_cpu.jit", "backends.numba_cpu.lanes", "bench."} | BENCH,
     "bench.peers.*": {"backends", "bench.timer", "bench.workloads", "precision", "own"},
@@ -78,7 +78,7 @@ def imported(path):
 def rule_for(name):
     if name in ALLOWED:
         return ALLOWED[name]
-    packages = ("backends", "bench.peers", "bench", "reference")
+    packages = ("backends", "bench.peers", "bench", "cases", "reference")
     return next((ALLOWED[f"{p}.*"] for p in packages if f"{name}.".startswith(f"{p}.")), None)
 
 
