@@ -23,7 +23,7 @@ from fastxent.errors import (
     ShapeError,
 )
 from fastxent.layout import same_memory
-from fastxent.precision import Array, precision_of
+from fastxent.precision import Array, kind_of
 
 __all__ = [
     "check_axis",
@@ -77,7 +77,7 @@ def _shown(shape: tuple[int, ...]) -> str:
 def check_logits(value: Any, name: str = "logits") -> Array:
     """Real floating array of at least one dimension, in a dtype that can be computed with."""
     logits = _as_array(value, name)
-    if precision_of(logits.dtype) is None:
+    if kind_of(logits.dtype) not in ("float32", "float64"):
         kind = logits.dtype.kind
         if kind in "iub":
             cure = f"integers and booleans are not converted silently: {name}.astype('float32')"
@@ -130,7 +130,7 @@ def check_target(value: Any, logits: Array, axis: int) -> Array:
         ):
             message += f" If these are class indices, drop the axis: target.squeeze({axis})"
         raise ShapeError(message)
-    if kind == "b" or precision_of(target.dtype) is not None:
+    if kind == "b" or kind_of(target.dtype) in ("float32", "float64"):
         if target.shape == logits.shape:
             return target
         message = (

@@ -1,8 +1,10 @@
 """Problem: the public arguments turned into the one formula that kernels know.
 
+    z[i,k]      = softcap * tanh(logit_scale * x[i,k] / softcap), or logit_scale * x[i,k]
     t[i,k]      = [k = label] * spike[label] + background[k] + gain[k] * soft[i,k]
-    loss[i]     = T * log s - sum_k t[i,k] * (z[k] - m)          T = sum_k t[i,k]
-    grad[i,k]   = row_scale[i] * (T * exp(z[k] - m) / s - t[i,k])
+    loss[i]     = T * log s - sum_k t[i,k] * (z[k] - m) + z_loss * L^2        T = sum_k t[i,k]
+    dz[i,k]     = (T + 2 * z_loss * L) * exp(z[k] - m) / s - t[i,k]           L = m + log s
+    grad[i,k]   = row_scale[i] * logit_scale * (1 - (z[i,k] / softcap)^2) * dz[i,k]
 
 with m the row's maximum and s = sum_k exp(z[k] - m); docs/math.md derives it. Weights, smoothing,
 soft labels, ignored labels, row weights and reductions only choose these factors.
@@ -18,7 +20,7 @@ import numpy as np
 
 from fastxent import checks, threads
 from fastxent.layout import rows_of, vector_of
-from fastxent.precision import Array, Precision, precision_of
+from fastxent.precision import Array, Precision, kind_of, precision_of
 from fastxent.reduction import REDUCTIONS, WHEN_ALL_IGNORED, Reduction
 
 if TYPE_CHECKING:
@@ -42,15 +44,24 @@ class Problem:
     ----------
     given : array
         The caller's logits, in their own shape.
-    logits : (N, C) array
-        Class stride 1, any row stride (0 too), native, aligned; maybe read-only.
+    logits : (rows.., C) array
+        A view of `given` with two to five dimensions, the classes last: the leading ones in C order
+        of the caller's rows, adjacent ones merged where a view can, so that the usual case is
+        (N, C). Any byte strides (negative, 0, no multiple of the element), maybe unaligned, maybe
+        read-only; native byte order. Half precision as its bits, uint16.
     precision : Precision
+        `precision.kind` says what the logits are.
     axis : int
         Where the classes are in the caller's arrays.
+    num_threads : int
+    rows, classes : int
+        N and C.
     target : (N,) contiguous integer array or None
         Class indices, in the caller's dtype.
-    soft : (N, C) array or None
-        Probabilities: float32, float64, or uint8 (0 and 1); laid out as `logits`.
+    soft : (rows.., C) array or None
+        Probabilities, as `logits` are given but with dimensions and strides of their own.
+    soft_kind : {"uint8", "float16", "bfloat16", "float32", "float64"} or None
+        What they are; uint8 for booleans, 0 and 1.
     skip : int or None
         The label whose rows count for nothing; their logits are not read.
     spike : float or (C,) float64 array
@@ -62,8 +73,15 @@ class Problem:
     gain : float, (C,) array of the compute dtype, or None for 1
         Factor of `soft`.
     row_scale : float or (N,) float64 array
-        Factor of each row's gradient.
-    num_threads : int
+        Factor of each row's gradient; that of the logits gets `logit_scale` besides.
+    logit_scale : float
+    softcap : float or None
+    z_loss : float
+        lambda, the factor of L^2.
+    aux : tuple of str
+        Which of log_prob, argmax, entropy and target_grad the call will ask for.
+    out : (rows.., C) array or None
+        The caller's own memory for the gradient or the softmax, like `logits`; None for new memory.
     reduction : Reduction or None
         Not for kernels: what becomes of the rows' losses.
     """
@@ -73,15 +91,28 @@ class Problem:
     precision: Precision
     axis: int
     num_threads: int
+    rows: int
+    classes: int
     target: Array | None = None
     soft: Array | None = None
+    soft_kind: str | None = None
     skip: int | None = None
     spike: float | Array = 0.0
     background: float | Array | None = None
     background_total: float = 0.0
     gain: float | Array | None = None
     row_scale: float | Array = 1.0
+    logit_scale: float = 1.0
+    softcap: float | None = None
+    z_loss: float = 0.0
+    aux: tuple[str, ...] = ()
+    out: Array | None = None
     reduction: Reduction | None = None
+
+    @property
+    def target_grad_kind(self) -> str | None:
+        """Kind of the gradient with respect to `soft`: its own, that of the logits for booleans."""
+        return self.precision.kind if self.soft_kind == "uint8" else self.soft_kind
 
     @classmethod
     def of_array(cls, x: Any, axis: Any, num_threads: Any, out: Any = None) -> Problem:
@@ -91,7 +122,8 @@ class Problem:
         precision = _precision(x)
         checks.check_out(out, x, {}, x.shape, precision.storage)
         workers = threads.plan(num_threads, x.size // x.shape[axis], x.nbytes)
-        return cls(x, rows_of(x, axis), precision, axis, workers)
+        rows = rows_of(x, axis)
+        return cls(x, rows, precision, axis, workers, *rows.shape)
 
     @classmethod
     def build(
@@ -158,8 +190,11 @@ class Problem:
             precision=precision,
             axis=axis,
             num_threads=threads.plan(num_threads, math.prod(rows_shape), logits.nbytes),
+            rows=math.prod(rows_shape),
+            classes=num_classes,
             target=vector_of(target) if hard else None,
             soft=None if hard else _soft_rows(target, axis),
+            soft_kind=None if hard else _soft_kind(target),
             skip=representable(skip, target.dtype) if hard else None,
             spike=on_label if hard else 0.0,
             background=background,
@@ -172,7 +207,7 @@ class Problem:
         """Check the labels; give the problem with its `row_scale`, and the mean's denominator."""
         assert self.reduction is not None
         recipe = self.reduction
-        rows, num_classes = self.logits.shape
+        rows, num_classes = self.rows, self.classes
         if self.target is not None:
             summary = backend.check_labels(
                 self.target,
@@ -207,7 +242,7 @@ class Problem:
             outputs.total = np.empty(1)
             backend.forward(self, outputs)
             return recipe.of_total(float(outputs.total[0]), denominator, loss_dtype.type)
-        outputs.loss = np.empty(len(self.logits), loss_dtype)
+        outputs.loss = np.empty(self.rows, loss_dtype)
         backend.forward(self, outputs)
         return recipe.finish(outputs.loss, denominator)
 
@@ -224,6 +259,10 @@ def _in_compute(factor: float | Array | None, precision: Precision) -> float | A
         return None
     rounded = np.asarray(factor).astype(precision.compute)
     return rounded if rounded.ndim else float(rounded)
+
+
+def _soft_kind(target: Array) -> str | None:
+    return "uint8" if target.dtype == np.bool_ else kind_of(target.dtype)
 
 
 def _soft_rows(target: Array, axis: int) -> Array:

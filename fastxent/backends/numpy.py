@@ -120,11 +120,11 @@ class NumpyBackend:
         return LabelSummary(-1, live, mass)
 
     def forward(self, problem: Problem, out: Outputs) -> None:
-        """Fill `loss`, `total`, `grad`, `row_max`, `row_sum`, as far as they are not None."""
+        """Fill all outputs but `proba` and `log_proba`, as far as they are not None."""
         if out.total is not None:
             out.total[0] = 0
         with np.errstate(all="ignore"):
-            for group in _groups(*problem.logits.shape):
+            for group in _groups(problem.rows, problem.classes):
                 self._forward_group(problem, out, group)
 
     def _forward_group(self, problem: Problem, out: Outputs, group: slice) -> None:
@@ -180,10 +180,14 @@ class NumpyBackend:
             out.grad[group] = 0
         out.grad[rows] = exps
 
+    def backward(self, problem: Problem, row_max: Array, row_sum: Array, grad: Array) -> None:
+        """Fill `grad` with the bits that `forward` gives it; the statistics are computed anew."""
+        self.forward(problem, Outputs(grad=grad))
+
     def softmax(self, problem: Problem, out: Outputs) -> None:
         """Fill `proba` or `log_proba`, and `row_max`, `row_sum`, as far as they are not None."""
         with np.errstate(all="ignore"):
-            for group in _groups(*problem.logits.shape):
+            for group in _groups(problem.rows, problem.classes):
                 shifted, row_max = _shifted(problem.logits[group])
                 exps = np.exp(shifted, out=None if out.log_proba is not None else shifted)
                 row_sum = _sums(exps, row_max)
