@@ -46,20 +46,36 @@ FASTXENT_ONCE void gather(const T *const *rows, int64_t classes, T *numbers) {
     });
 }
 
-// Exponentials, and the maximum and the sums of each row.
+// Sums of a piece of a tile's classes: in one chain each, which may not grow long.
+template <class T> struct tile_sums {
+    wide<T> sum, mass, dot;
+};
+
+// Sums of any number of pieces.
+template <class T> struct tile_long_sum {
+    long_sum<lanes<double>> of[wide<T>::parts];
+    FASTXENT_INLINE tile_long_sum() {
+        for (auto &one : of) one = {splat(0.0), splat(0.0)};
+    }
+    FASTXENT_INLINE void add(const wide<T> &value) {
+        for (int i = 0; i < wide<T>::parts; ++i) of[i].add(value.of[i]);
+    }
+    FASTXENT_INLINE wide<T> value() const {
+        return each_wide<T>([&](int i) { return value_of_lanes(of[i]); });
+    }
+};
+
+// Exponentials of the classes from `begin` up to `end`, their sums, and what is found at the labels.
 template <class T, class Target, bool labelled>
-FASTXENT_ONCE void tile_forward(tile<T> &rows, int64_t classes, const Target &target) {
+FASTXENT_INLINE tile_sums<T> tile_piece(tile<T> &rows, int64_t begin, int64_t end, const lanes<T> &shift,
+                                        const Target &target) {
     const T *numbers = rows.z;
     T *exps = rows.exps;
-    lanes<T> top = splat(-infinity<T>);
-    for (int64_t k = 0; k < classes; ++k) top = max(load(numbers + k * tile<T>::rows), top);
-    // as shift_of: nothing is taken relative to -inf
-    const lanes<T> shift = where_equal(top, splat(-infinity<T>), splat(T(0)), top);
     wide<T> total = splat_wide<T>(0.0), mass = total, dot = total;
-    const lanes<T> zero = splat(T(0));
-    lanes<T> at_label = zero, exp_at_label = zero, mass_at_label = zero;
-    const lanes<T> label = rows.label;
-    for (int64_t k = 0; k < classes; ++k) {
+    const lanes<T> zero = splat(T(0)), label = rows.label;
+    lanes<T> at_label = rows.at_label, exp_at_label = rows.exp_at_label;
+    lanes<T> mass_at_label = rows.mass_at_label;
+    for (int64_t k = begin; k < end; ++k) {
         // a line of each: a tile reads and writes in bursts, and memory would wait while this loop
         // computes (32768x100: 62 ns a row instead of 106)
         __builtin_prefetch(rows.ahead_from + k * rows.ahead_from_step, 0, 2);
@@ -82,20 +98,48 @@ FASTXENT_ONCE void tile_forward(tile<T> &rows, int64_t classes, const Target &ta
             exp_at_label = where_equal(label, here, e, exp_at_label);
         }
     }
-    rows.max = top, rows.sum = total, rows.mass = mass, rows.dot = dot;
     rows.at_label = at_label, rows.exp_at_label = exp_at_label, rows.mass_at_label = mass_at_label;
+    return {total, mass, dot};
 }
 
-// sum exp(z - m) * (z - m), as block_spread, in double.
+// Exponentials, and the maximum and the sums of each row.
+template <class T, class Target, bool labelled>
+FASTXENT_ONCE void tile_forward(tile<T> &rows, int64_t classes, const Target &target) {
+    lanes<T> top = splat(-infinity<T>);
+    for (int64_t k = 0; k < classes; ++k) top = max(load(rows.z + k * tile<T>::rows), top);
+    // as shift_of: nothing is taken relative to -inf
+    const lanes<T> shift = where_equal(top, splat(-infinity<T>), splat(T(0)), top);
+    rows.max = top;
+    rows.at_label = rows.exp_at_label = rows.mass_at_label = splat(T(0));
+    if (classes <= fastxent_tile_classes) {
+        const tile_sums<T> sums = tile_piece<T, Target, labelled>(rows, 0, classes, shift, target);
+        rows.sum = sums.sum, rows.mass = sums.mass, rows.dot = sums.dot;
+        return;
+    }
+    tile_long_sum<T> total, mass, dot;
+    for (int64_t begin = 0; begin < classes; begin += fastxent_tile_classes) {
+        const int64_t next = begin + fastxent_tile_classes, end = next < classes ? next : classes;
+        const tile_sums<T> sums = tile_piece<T, Target, labelled>(rows, begin, end, shift, target);
+        total.add(sums.sum);
+        if constexpr (Target::everywhere) mass.add(sums.mass), dot.add(sums.dot);
+    }
+    rows.sum = total.value(), rows.mass = mass.value(), rows.dot = dot.value();
+}
+
+// sum exp(z - m) * (z - m), as block_spread.
 template <class T> FASTXENT_ONCE wide<T> tile_spread(const tile<T> &rows, int64_t classes) {
     const lanes<T> shift = where_equal(rows.max, splat(-infinity<T>), splat(T(0)), rows.max);
     const lanes<T> lowest = splat(exp_constants<T>::lowest);
-    wide<T> spread = splat_wide<T>(0.0);
-    for (int64_t k = 0; k < classes; ++k) {
-        const lanes<T> shifted = max(lowest, load(rows.z + k * tile<T>::rows) - shift);
-        add(spread, load(rows.exps + k * tile<T>::rows) * shifted);
+    tile_long_sum<T> all;
+    for (int64_t begin = 0; begin < classes; begin += fastxent_tile_classes) {
+        wide<T> spread = splat_wide<T>(0.0);
+        for (int64_t k = begin; k < classes && k < begin + fastxent_tile_classes; ++k) {
+            const lanes<T> shifted = max(lowest, load(rows.z + k * tile<T>::rows) - shift);
+            add(spread, load(rows.exps + k * tile<T>::rows) * shifted);
+        }
+        all.add(spread);
     }
-    return spread;
+    return all.value();
 }
 
 // The first class that holds the maximum of each row; 0 where nothing but NaN is there.
