@@ -20,7 +20,6 @@ FASTXENT_ONCE void read_labels(const fastxent_pass &pass, tile<T> &rows, tile_fa
             }
             facts.full &= good;
         });
-    rows.label = load(facts.label);
     if (facts.full) return;
     T live[tile<T>::rows];
     for (int r = 0; r < tile<T>::rows; ++r) live[r] = is_computed(pass, facts, r);
@@ -132,18 +131,17 @@ FASTXENT_ONCE void close_tile(const fastxent_pass &pass, const tile<T> &rows, co
     const bool directly = pass.schedule.writes_directly;
     if (pass.target_grad.data)
         write_tile(pass, pass.target_grad, false, rows, facts,
-                   tile_target_gradient<T>{{rows}, static_cast<const T *>(pass.gain), pass.gain_step,
+                   tile_target_gradient<T>{tile_log_proba<T>(rows), static_cast<const T *>(pass.gain), pass.gain_step,
                                            rows.target_scale});
     if (pass.log_proba.data)
-        write_tile(pass, pass.log_proba, directly, rows, facts, tile_log_proba<T>{rows});
+        write_tile(pass, pass.log_proba, directly, rows, facts, tile_log_proba<T>(rows));
     if (!pass.grad.data) return;
     if (pass.softcap == 0.0)
         write_tile(pass, pass.grad, directly, rows, facts,
-                   tile_gradient<T, Target, labelled, false>{rows, target, {}});
+                   tile_gradient<T, Target, labelled, false>(rows, target, 0.0));
     else
         write_tile(pass, pass.grad, directly, rows, facts,
-                   tile_gradient<T, Target, labelled, true>{
-                       rows, target, splat(static_cast<T>(1.0 / pass.softcap))});
+                   tile_gradient<T, Target, labelled, true>(rows, target, pass.softcap));
 }
 
 // `targets.of_tile` makes the target of a tile. Two tiles are on their way at a time where they are
@@ -185,8 +183,10 @@ void by_tile(const fastxent_pass &pass, const Targets &targets, double *totals) 
                                                                   : tile<T>::rows;
                 one.full = one.count == tile<T>::rows;
                 read_labels(pass, rows[count], one);
+                place_rows(pass, rows[count], one);
                 look_ahead(pass, rows[count], one.begin, schedule.tiles_at_a_time * tile<T>::rows);
                 if (!one_factor) read_factors(pass, one);
+                rows[count].label = load(one.label);
             }
             for (int i = 0; i < count; ++i) {
                 read_logits(pass, rows[i], facts[i], transform);

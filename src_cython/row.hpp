@@ -84,10 +84,9 @@ template <class T> FASTXENT_ONCE int64_t first_of(const T *z, int64_t n, double 
     return 0;  // nothing but NaN
 }
 
-// From the blocks' sums, in block order, to the row's. Each block learns its factor
+// From the sums of two blocks or more, in block order, to the row's. Each block learns its factor
 // exp(block maximum - row maximum), exactly 1 for the one that holds the maximum.
 FASTXENT_INLINE fastxent_block_sums merge(fastxent_block_sums *blocks, int64_t count) {
-    if (count == 1) return blocks[0];
     double max = -infinity<double>;
     int64_t argmax = blocks[0].argmax;
     for (int64_t b = 0; b < count; ++b)

@@ -13,6 +13,8 @@ template <class T> struct tile {
     static constexpr int rows = lanes<T>::count;
     T *z, *exps, *masses;
     T *staged;  // room for the rows, one after the other
+    const T *from[rows];
+    T *to[rows];
     const char *ahead_from, *ahead_to;  // what the tile after the next will read and write
     int64_t ahead_from_step, ahead_to_step;
     lanes<T> live;  // 1 for a row that is computed, else 0
@@ -75,11 +77,13 @@ FASTXENT_INLINE tile_sums<T> tile_piece(tile<T> &rows, int64_t begin, int64_t en
     const lanes<T> zero = splat(T(0)), label = rows.label;
     lanes<T> at_label = rows.at_label, exp_at_label = rows.exp_at_label;
     lanes<T> mass_at_label = rows.mass_at_label;
+    const char *ahead_from = rows.ahead_from, *ahead_to = rows.ahead_to;
+    const int64_t from_step = rows.ahead_from_step, to_step = rows.ahead_to_step;
     for (int64_t k = begin; k < end; ++k) {
         // a line of each: a tile reads and writes in bursts, and memory would wait while this loop
         // computes (32768x100: 62 ns a row instead of 106)
-        __builtin_prefetch(rows.ahead_from + k * rows.ahead_from_step, 0, 2);
-        __builtin_prefetch(rows.ahead_to + k * rows.ahead_to_step, 1, 2);
+        __builtin_prefetch(ahead_from + k * from_step, 0, 2);
+        __builtin_prefetch(ahead_to + k * to_step, 1, 2);
         const lanes<T> z = load(numbers + k * tile<T>::rows), shifted = z - shift;
         const lanes<T> e = exp_of_negative(shifted);
         store(exps + k * tile<T>::rows, e);
@@ -154,33 +158,40 @@ template <class T> FASTXENT_ONCE void tile_argmax(const tile<T> &rows, int64_t c
     for (int r = 0; r < tile<T>::rows; ++r) argmax[r] = static_cast<int64_t>(numbers[r]);
 }
 
-// The gradient of all rows at class k.
+// The gradient of all rows at class k. It holds copies: what it were to read from the tile anew for each
+// class, because a store might have changed it, cost a fifth of a row of 10.
 template <class T, class Target, bool labelled, bool capped> struct tile_gradient {
-    const tile<T> &rows;
-    const Target &target;
-    lanes<T> inverse_cap;
+    const T *z, *exps;
+    lanes<T> factor, scale, label, grad_at_label, inverse_cap;
+    Target target;
+    tile_gradient(const tile<T> &rows, const Target &of, double softcap)
+        : z(rows.z), exps(rows.exps), factor(rows.factor), scale(rows.scale), label(rows.label),
+          grad_at_label(rows.grad_at_label),
+          inverse_cap(splat(static_cast<T>(capped ? 1.0 / softcap : 0.0))), target(of) {}
     FASTXENT_INLINE lanes<T> operator()(int64_t k) const {
-        const lanes<T> e = load(rows.exps + k * tile<T>::rows);
+        const lanes<T> e = load(exps + k * tile<T>::rows);
         lanes<T> grad;
         if constexpr (Target::everywhere)
-            grad = grad_of(e, rows.factor, target.mass(k), rows.scale);
+            grad = grad_of(e, factor, target.mass(k), scale);
         else
-            grad = e * rows.factor;
+            grad = e * factor;
         if constexpr (capped) {
-            const lanes<T> share = load(rows.z + k * tile<T>::rows) * inverse_cap;
+            const lanes<T> share = load(z + k * tile<T>::rows) * inverse_cap;
             grad = grad * max(splat(T(1)) - share * share, splat(T(0)));
         }
         if constexpr (labelled)
-            grad = where_equal(rows.label, splat(static_cast<T>(k)), rows.grad_at_label, grad);
+            grad = where_equal(label, splat(static_cast<T>(k)), grad_at_label, grad);
         return grad;
     }
 };
 
 // (z - m) - log s.
 template <class T> struct tile_log_proba {
-    const tile<T> &rows;
+    const T *z;
+    lanes<T> max, log_sum;
+    explicit tile_log_proba(const tile<T> &rows) : z(rows.z), max(rows.max), log_sum(rows.log_sum) {}
     FASTXENT_INLINE lanes<T> operator()(int64_t k) const {
-        return load(rows.z + k * tile<T>::rows) - rows.max - rows.log_sum;
+        return load(z + k * tile<T>::rows) - max - log_sum;
     }
 };
 

@@ -29,6 +29,31 @@ FASTXENT_INLINE bool lie_in_lanes(const fastxent_matrix &matrix, int64_t row, in
     return matrix.class_stride != size && side_by_side(matrix, size, row, count);
 }
 
+// Where each row is read and written, as far as that is done directly; a row that is not computed reads
+// zeros and writes where nobody looks. Done before there is anything to compute: addresses that are
+// loaded right after they were stored are waited for.
+template <class T>
+FASTXENT_INLINE void place_rows(const fastxent_pass &pass, tile<T> &rows, const tile_facts<T> &facts) {
+    const fastxent_matrix &out = pass.grad.data ? pass.grad : pass.log_proba;
+    const bool reads = pass.schedule.reads_directly, writes = out.data && pass.schedule.writes_directly;
+    if (facts.full && pass.logits.levels == 1 && (!out.data || out.levels == 1)) {
+        const char *from = row_of(pass.logits, facts.begin);
+        char *to = out.data ? row_of(out, facts.begin) : nullptr;
+        for (int r = 0; r < tile<T>::rows; ++r) {
+            rows.from[r] = reinterpret_cast<const T *>(from + r * pass.logits.stride[0]);
+            rows.to[r] = reinterpret_cast<T *>(to + r * out.stride[0]);
+        }
+        return;
+    }
+    for (int r = 0; r < tile<T>::rows; ++r) {
+        const bool computed = is_computed(pass, facts, r);
+        const int64_t row = facts.begin + r;
+        rows.from[r] = reads && computed ? reinterpret_cast<const T *>(row_of(pass.logits, row))
+                                         : no_logits<T>;
+        rows.to[r] = writes && computed ? reinterpret_cast<T *>(row_of(out, row)) : rows.staged;
+    }
+}
+
 // Lanes of each class, changed, from rows that lie side by side; nothing beyond them is read. Rows that
 // are not live hold 0.
 template <class T, class Change>
@@ -77,22 +102,15 @@ template <class T>
 FASTXENT_INLINE void read_logits(const fastxent_pass &pass, const tile<T> &rows,
                                  const tile_facts<T> &facts, const transform_of<T> &transform) {
     if (pass.schedule.columns) return read_logits_in_lanes(pass, rows, facts, transform);
+    if (pass.schedule.reads_directly) return gather(rows.from, pass.classes, rows.z);
     const T *from[tile<T>::rows];
-    const bool in_step = pass.schedule.reads_directly && pass.logits.levels == 1;
-    const char *begin = row_of(pass.logits, facts.begin);
     for (int r = 0; r < tile<T>::rows; ++r) {
-        if (!facts.full && !is_computed(pass, facts, r)) {
-            from[r] = no_logits<T>;
-        } else if (in_step) {
-            from[r] = reinterpret_cast<const T *>(begin + r * pass.logits.stride[0]);
-        } else if (pass.schedule.reads_directly) {
-            from[r] = reinterpret_cast<const T *>(row_of(pass.logits, facts.begin + r));
-        } else {
-            T *staged = rows.staged + r * pass.classes;
-            const char *row = row_of(pass.logits, facts.begin + r);
-            prepare(pass.logits, row, 0, pass.classes, staged, transform);
-            from[r] = staged;
-        }
+        from[r] = no_logits<T>;
+        if (!is_computed(pass, facts, r)) continue;
+        T *staged = rows.staged + r * pass.classes;
+        const char *row = row_of(pass.logits, facts.begin + r);
+        prepare(pass.logits, row, 0, pass.classes, staged, transform);
+        from[r] = staged;
     }
     gather(from, pass.classes, rows.z);
 }
@@ -146,13 +164,10 @@ FASTXENT_INLINE void write_tile(const fastxent_pass &pass, const fastxent_matrix
         });
         return;
     }
-    T *to[tile<T>::rows];
-    for (int r = 0; r < tile<T>::rows; ++r) {
-        to[r] = rows.staged + r * classes;
-        if (directly && (facts.full || is_computed(pass, facts, r)))
-            to[r] = reinterpret_cast<T *>(matrix.levels == 1 ? begin + r * matrix.stride[0]
-                                                             : row_of(matrix, facts.begin + r));
-    }
+    T *staged[tile<T>::rows];
+    if (!directly)
+        for (int r = 0; r < tile<T>::rows; ++r) staged[r] = rows.staged + r * classes;
+    T *const *to = directly ? rows.to : staged;
     for_pieces<T>(classes, [&](int64_t k, auto n) __attribute__((always_inline)) {
         lanes<T> piece[n.value];
 #pragma GCC unroll 4
@@ -162,7 +177,7 @@ FASTXENT_INLINE void write_tile(const fastxent_pass &pass, const fastxent_matrix
     if (directly) return;
     for (int r = 0; r < tile<T>::rows; ++r)
         if (is_computed(pass, facts, r))
-            deliver(to[r], splat(T(1)), classes, matrix, row_of(matrix, facts.begin + r), 0);
+            deliver(staged[r], splat(T(1)), classes, matrix, row_of(matrix, facts.begin + r), 0);
 }
 
 }  // namespace
