@@ -23,7 +23,14 @@ from fastxent.comparison import (
     largest,
     same_bits,
 )
-from fastxent.promises import differing, wide, wrong_aux, wrong_kind, wrong_with_out
+from fastxent.promises import (
+    differing,
+    grads_later,
+    wide,
+    wrong_aux,
+    wrong_kind,
+    wrong_with_out,
+)
 
 __all__ = [
     "CaseResult",
@@ -72,31 +79,42 @@ def run_case(case: Case, dtype: DTypeLike, backend: str) -> CaseResult:
     loss_only = api.cross_entropy(logits, target, **forward_options, **runtime)
     if not same_bits(loss_only, loss):
         faults.append(f"the loss alone is {loss_only}, with the gradient {loss}")
-    aux = None
+    aux: Any = None
+    of_aux: list[str] = []
     if case.asked:
         again = fused(aux=case.asked)
         aux = again[2]
         faults += differing("with `aux`", again[:2], (loss, grad))
-        faults += wrong_aux(case, aux, given, target, options)
+        of_aux = wrong_aux(case, aux, given, target, options)
+        faults += of_aux
         if "grad_output" not in options:
             alone = api.cross_entropy(logits, target, **options, **runtime, aux=case.asked)[1]
             faults += differing("side outputs of the loss alone:", alone, aux)
+    for words, later in grads_later(logits, target, options, **runtime):
+        faults += differing(f"{words}:", (later,), (grad,))
     if not (same_bits(logits, given) and same_bits(target, given_target)):
         faults.append("the logits or the target were modified")
     if case.out != "none":
-        faults += wrong_with_out(case, logits, lambda out: fused(out=out), (loss, grad))
+        asides = () if aux is None else aux
+
+        def into(out: Array) -> tuple[Any, ...]:
+            loss, grad, *more = fused(out=out, aux=case.asked)
+            return (loss, *(more[0] if more else ()), grad)
+
+        faults += wrong_with_out(case, logits, into, (loss, *asides, grad))
     loss_shape = case.leading if case.reduction == "none" else ()
-    faults += wrong_kind("loss", loss, loss_shape, wide(dtype))
-    faults += wrong_kind("gradient", grad, case.shape, dtype)
+    kinds = wrong_kind("loss", loss, loss_shape, wide(dtype))
+    kinds += wrong_kind("gradient", grad, case.shape, dtype)
     ignored = not case.soft and target == case.ignore_index
     if np.moveaxis(grad, case.axis, -1)[ignored].any():
         faults.append("the gradient of an ignored row is not 0")
 
     comparisons: tuple[Comparison, ...] = ()
-    if not faults:
+    if not kinds:
         comparisons = compare_loss_and_grad(loss, grad, given, target, options)
-        if aux is not None:
-            comparisons += compare_aux(aux._asdict(), given, target, options)
+    if aux is not None and not of_aux:
+        comparisons += compare_aux(aux._asdict(), given, target, options)
+    faults = kinds + faults
     return CaseResult(f"{case} [{dtype.name}, {backend}]", comparisons, tuple(faults))
 
 

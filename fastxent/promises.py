@@ -1,18 +1,21 @@
 """What a result must be besides right: dtype, shape, the same bits on every way, no harm done."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastxent import reference
+from fastxent.backends import pick
+from fastxent.backends.contract import Outputs
 from fastxent.cases import AUX, Case
 from fastxent.cases.layouts import LAYOUTS
 from fastxent.cases.recipe import READ_ONLY
 from fastxent.comparison import same_bits
+from fastxent.problem import Problem
 
-__all__ = ["differing", "wide", "wrong_aux", "wrong_kind", "wrong_with_out"]
+__all__ = ["differing", "grads_later", "wide", "wrong_aux", "wrong_kind", "wrong_with_out"]
 
 Array = NDArray[Any]
 
@@ -38,6 +41,30 @@ def differing(words: str, results: Iterable[Any], expected: Iterable[Any]) -> li
     if all(one is other is None or same_bits(one, other) for one, other in pairs):
         return []
     return [f"{words} the results differ from those of the plain call"]
+
+
+def grads_later(
+    logits: Array, target: Array, options: dict[str, Any], backend: str, num_threads: int | None
+) -> Iterator[tuple[str, Array]]:
+    """Gradients from the row statistics of a forward pass, as frameworks' backward takes them.
+
+    Of half precision, from arrays of its bits too.
+    """
+    ways: dict[str, tuple[Array, Array, str | None]]
+    ways = {"from row statistics": (logits, target, None)}
+    if logits.dtype.itemsize < 4:
+        bits = target.view(np.uint16) if target.dtype == logits.dtype else target
+        ways["from bits"] = (logits.view(np.uint16), bits, logits.dtype.name)
+    for words, (given, given_target, storage) in ways.items():
+        problem = Problem.build(
+            given, given_target, num_threads=num_threads, storage=storage, **options
+        )
+        chosen = pick(backend, problem)
+        problem = problem.with_labels(chosen)
+        row_max = np.empty(problem.rows, problem.precision.compute)
+        row_sum = np.empty(problem.rows)
+        chosen.forward(problem, Outputs(row_max=row_max, row_sum=row_sum))
+        yield words, problem.later_grad(chosen, row_max, row_sum).view(logits.dtype)
 
 
 def wrong_with_out(
