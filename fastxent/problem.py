@@ -20,6 +20,7 @@ import numpy as np
 
 from fastxent import checks, threads
 from fastxent.layout import OutputRows, output_rows, rows_of, vector_of
+from fastxent.mass import mass_of, representable
 from fastxent.options import Options
 from fastxent.precision import Array, Precision, kernel_dtype, kind_of, precision_of
 from fastxent.reduction import REDUCTIONS, WHEN_ALL_IGNORED, Reduction
@@ -27,21 +28,14 @@ from fastxent.reduction import REDUCTIONS, WHEN_ALL_IGNORED, Reduction
 if TYPE_CHECKING:
     from fastxent.backends.contract import Backend, Outputs
 
-__all__ = ["ASIDES", "Problem", "representable"]
+__all__ = ["ASIDES", "Problem"]
 
 # What `aux` may name, and what of it backends compute.
 ASIDES = ("lse", "log_prob", "argmax", "correct", "entropy", "z_loss", "target_grad")
 _SIDE_OUTPUTS = ("log_prob", "argmax", "entropy", "target_grad")
 
 
-def representable(label: int | None, dtype: np.dtype[Any]) -> int | None:
-    """`label` if an array of this integer dtype can hold it: no other label can ever match."""
-    if label is None or not np.iinfo(dtype).min <= label <= np.iinfo(dtype).max:
-        return None
-    return label
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Problem:
     """One call, in the form that backends compute.
 
@@ -236,7 +230,7 @@ class Problem:
         soft = None
         if soft_kind is not None:
             soft = rows_of(target, axis, kernel_dtype(target.dtype, soft_kind))
-        mass = _mass(weights, smoothing, num_classes, hard, precision.compute)
+        mass = mass_of(weights, smoothing, num_classes, hard, precision.compute)
         return cls(
             given=logits,
             logits=rows_of(logits, axis, precision.kernel),
@@ -260,7 +254,7 @@ class Problem:
         )
 
     def with_labels(self, backend: Backend) -> Problem:
-        """Check the labels; give the problem with the mean's denominator and its `row_scale`."""
+        """Check the labels; this problem, now with the mean's denominator and its `row_scale`."""
         assert self.reduction is not None
         recipe = self.reduction
         rows, num_classes = self.rows, self.classes
@@ -281,10 +275,10 @@ class Problem:
             mass = float(np.sum(recipe.row_weight))
         else:
             mass = float(rows)
-        denominator = recipe.denominator(mass)
-        if denominator == 0.0:
-            return replace(self, denominator=denominator)
-        return replace(self, denominator=denominator, row_scale=recipe.row_scale(denominator))
+        self.denominator = recipe.denominator(mass)
+        if self.denominator != 0.0:
+            self.row_scale = recipe.row_scale(self.denominator)
+        return self
 
     def reduced_loss(self, backend: Backend, outputs: Outputs) -> Any:
         """Run the forward verb, with a loss for each row where they are needed, and reduce it."""
@@ -337,28 +331,3 @@ def _precision(logits: Array, storage: str | None) -> Precision:
     precision = precision_of(logits.dtype, storage)
     assert precision is not None  # check_logits has passed
     return precision
-
-
-def _mass(
-    weights: Array | None, smoothing: float, num_classes: int, hard: bool, compute: np.dtype[Any]
-) -> dict[str, Any]:
-    """Where the mass of a target goes: spike, background and its total, gain."""
-    if weights is None and smoothing == 0.0:
-        return {"spike": 1.0 if hard else 0.0}
-    share: float | Array = 1.0 if weights is None else weights
-    on_label = share if smoothing == 0.0 else share * (1.0 - smoothing)
-    mass: dict[str, Any] = {"spike": on_label if hard else 0.0}
-    with np.errstate(over="ignore"):  # a weight beyond float32 is infinite there
-        if smoothing != 0.0:
-            background = _rounded(share * (smoothing / num_classes), compute)
-            total = np.sum(np.broadcast_to(background, num_classes), dtype=np.float64)
-            mass |= {"background": background, "background_total": float(total)}
-        if not hard:
-            mass["gain"] = _rounded(on_label, compute)
-    return mass
-
-
-def _rounded(factor: float | Array, compute: np.dtype[Any]) -> float | Array:
-    """A factor of classes, rounded as kernels will use it."""
-    rounded = np.asarray(factor).astype(compute)
-    return rounded if rounded.ndim else float(rounded)

@@ -14,7 +14,6 @@ import numpy as np
 from fastxent import threads
 from fastxent.backends import pick
 from fastxent.layout import empty_aligned
-from fastxent.options import Options
 
 __all__ = ["are_defaults", "mean_loss"]
 
@@ -23,10 +22,13 @@ _LARGEST = float(np.finfo(np.float32).max)
 _LABELS = 1 << 63
 
 
-def are_defaults(options: Options) -> bool:
-    """Whether a call has no options. What cannot be told at a glance counts as an option."""
-    weight, _, smoothing, reduction, normalizer, sample_weight, *others = options
-    z_loss, softcap, logit_scale, axis, all_ignored, aux = others
+def are_defaults(options: tuple[Any, ...]) -> bool:
+    """Whether a call has no options; they are in the order of `fastxent.options.Options`.
+
+    What cannot be told at a glance counts as an option.
+    """
+    weight, _, smoothing, reduction, normalizer, sample_weight = options[:6]
+    z_loss, softcap, logit_scale, axis, all_ignored, aux = options[6:]
     return (
         weight is None
         and sample_weight is None

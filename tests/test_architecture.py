@@ -18,7 +18,8 @@ KERNELS = Path(__file__).parent.parent / "src_cython"
 # What each module may import of fastxent, by the layers of docs/design.md. A name ending in "."
 # stands for the package below it.
 LEAVES = {"errors", "precision", "version"}
-DOOR = {"checks", "layout", "options", "reduction", "problem", "threads", "environment"} | LEAVES
+DOOR = {"checks", "layout", "mass", "options", "reduction", "problem", "threads"}
+DOOR |= {"environment"} | LEAVES
 BENCH = {"backends", "backends.contract", "precision", "threads"}
 ALLOWED = {
     "errors": set(),
@@ -31,7 +32,8 @@ ALLOWED = {
     "environment": {"checks"},
     "threads": {"checks"},
     "reduction": {"precision"},
-    "problem": {"checks", "layout", "options", "precision", "reduction", "threads"}
+    "mass": {"precision"},
+    "problem": {"checks", "layout", "mass", "options", "precision", "reduction", "threads"}
     | {"backends.contract"},
     "side_outputs": {"backends.contract", "layout", "precision", "problem"},
     "backends.contract": {"precision", "problem"},

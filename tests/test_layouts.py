@@ -238,8 +238,6 @@ def test_unaligned_weights():
         labels,
         weight=unaligned(weight),
         sample_weight=unaligned(sample_weight),
-        **{"ignore_index": None, "label_smoothing": 0, "reduction": "mean", "normalizer": None},
-        **{"axis": -1, "all_ignored": "nan", "num_threads": None},
     )
     assert problem.spike.flags.aligned
     assert problem.reduction.row_weight.flags.aligned

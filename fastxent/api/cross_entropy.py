@@ -133,15 +133,13 @@ def cross_entropy(
     >>> aux.lse.round(3), aux.correct
     (array([2.417, 2.72 ]), array([False, False]))
     """
-    options = Options(
-        *(weight, ignore_index, label_smoothing, reduction, normalizer, sample_weight),
-        *(z_loss, softcap, logit_scale, axis, all_ignored, aux),
-    )
+    first = weight, ignore_index, label_smoothing, reduction, normalizer, sample_weight
+    options = (*first, z_loss, softcap, logit_scale, axis, all_ignored, aux)
     if are_defaults(options):
         plain = mean_loss(logits, target, ignore_index, backend, num_threads, False)
         if plain is not None:
             return plain[0]
-    problem = Problem.of_options(logits, target, options, num_threads)
+    problem = Problem.of_options(logits, target, Options(*options), num_threads)
     chosen = pick(backend, problem)
     loss, asides = loss_and_aux(problem.with_labels(chosen), chosen, Outputs())
     return loss if asides is None else (loss, asides)
@@ -222,15 +220,13 @@ z_loss, softcap, logit_scale, axis, all_ignored, aux, backend, num_threads
     >>> grad is logits
     True
     """
-    options = Options(
-        *(weight, ignore_index, label_smoothing, reduction, normalizer, sample_weight),
-        *(z_loss, softcap, logit_scale, axis, all_ignored, aux),
-    )
+    first = weight, ignore_index, label_smoothing, reduction, normalizer, sample_weight
+    options = (*first, z_loss, softcap, logit_scale, axis, all_ignored, aux)
     if grad_output is None and are_defaults(options):
         plain = mean_loss(logits, target, ignore_index, backend, num_threads, True, out)
         if plain is not None:
             return plain
-    problem = Problem.of_options(logits, target, options, num_threads, grad_output, out)
+    problem = Problem.of_options(logits, target, Options(*options), num_threads, grad_output, out)
     chosen = pick(backend, problem)
     problem = problem.with_labels(chosen)
     grad = problem.new_output(out)

@@ -7,7 +7,7 @@ from typing import Any
 from fastxent import checks
 from fastxent.backends import pick
 from fastxent.layout import vector_of
-from fastxent.problem import representable
+from fastxent.mass import representable
 
 __all__ = ["check_labels"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from fastxent import checks
 from fastxent.backends import pick
 from fastxent.backends.contract import Outputs
-from fastxent.layout import join_axes, order_of, split_axes
+from fastxent.layout import empty_aligned, join_axes, order_of, split_axes
 from fastxent.precision import Array, native, precision_of
 from fastxent.problem import Problem
 from fastxent.side_outputs import logsumexp_of
@@ -177,7 +177,8 @@ class _Joined:
         self.axes, self.axis = order_of(self.given, axes), -1
         joined = join_axes(self.given, self.axes)
         if joined is None:
-            copy = np.empty((*self.rows_shape, self.classes), native(self.given.dtype))
+            dtype = native(self.given.dtype)
+            copy = empty_aligned((*self.rows_shape, self.classes), dtype)
             self._split(copy)[...] = self.given
             joined = copy
         self.x = joined
@@ -214,8 +215,19 @@ class _Joined:
 def _normalised(
     name: str, x: Any, axis: Any, out: Array | None, backend: str | None, num_threads: int | None
 ) -> Array:
+    if type(axis) is int:
+        return _over_one_axis(name, x, axis, out, backend, num_threads)
     joined = _Joined(x, axis)
-    problem = Problem.of_array(joined.x, joined.axis, num_threads, joined.output(out))
-    result = problem.new_output(joined.output(out))
-    pick(backend, problem).softmax(problem, Outputs(**{name: result.rows}))
-    return joined.deliver(result.deliver(), out)
+    into = joined.output(out)
+    result = _over_one_axis(name, joined.x, joined.axis, into, backend, num_threads)
+    return joined.deliver(result, out)
+
+
+def _over_one_axis(
+    name: str, x: Any, axis: int, out: Array | None, backend: str | None, num_threads: int | None
+) -> Array:
+    problem = Problem.of_array(x, axis, num_threads, out)
+    result = problem.new_output(out)
+    outputs = Outputs(proba=result.rows) if name == "proba" else Outputs(log_proba=result.rows)
+    pick(backend, problem).softmax(problem, outputs)
+    return result.deliver()
