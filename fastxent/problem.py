@@ -316,7 +316,7 @@ class Problem:
         if self.denominator == 0.0:
             grad.rows.fill(0)
         else:
-            scale = self.row_scale if upstream is None else self.row_scale * upstream
+            scale = self.reduction.row_scale(self.denominator, upstream)
             backend.backward(replace(self, row_scale=scale), row_max, row_sum, grad.rows)
         return grad.deliver()
 
