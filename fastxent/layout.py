@@ -1,8 +1,7 @@
 """From the caller's arrays to the rows that kernels see, and back: views wherever there can be one.
 
-Kernels take (rows.., C): the classes last, up to four leading dimensions, any strides. A copy is
-made of foreign byte order, of more leading dimensions than four that do not merge, and, for the
-functions that take several axes, of axes that do not merge into one. Nothing else copies.
+Kernels take (rows.., C): the classes last, up to four leading dimensions, any strides. What is
+copied all the same is in `COPIED`, and nowhere else is anything copied.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import numpy as np
 from fastxent.precision import Array, native
 
 __all__ = [
+    "COPIED",
     "OutputRows",
     "empty_aligned",
     "empty_like",
@@ -28,6 +28,14 @@ __all__ = [
     "take_rows",
     "vector_of",
 ]
+
+# What no view can show to kernels, as show_config tells it.
+COPIED = (
+    "logits or probabilities of foreign byte order",
+    "logits or probabilities with more than four row dimensions that do not merge",
+    "softmax over several axes that do not merge into one",
+    "labels and weights that are not contiguous",
+)
 
 # Leading dimensions that kernels can count through.
 _MOST_LEADING = 4
