@@ -76,7 +76,7 @@ def compare_loss_and_grad(
         compute,
         logits,
         (each, grad_scale),
-        _roundings(target, options),
+        (_roundings(target, options),) * 2,
     )
     return of_loss, of_grad
 
@@ -109,7 +109,11 @@ def compare_aux(
         compute,
         logits,
         tuple(target_grad_scale if name == "target_grad" else each for name in names),
-        _roundings(target, options),
+        tuple(
+            # the mass of an entropy is that of the softmax, spread over all classes
+            ROUNDINGS_OF_SPREAD_MASS if name == "entropy" else _roundings(target, options)
+            for name in names
+        ),
     )
 
 
@@ -119,7 +123,7 @@ def compare(
     compute: Textbook,
     x: Array,
     scales: tuple[Callable[[Array], Any], ...],
-    roundings: dict[str, float] = ROUNDINGS,
+    roundings: tuple[dict[str, float], ...],
 ) -> tuple[Comparison, ...]:
     """Errors of some results, and tolerances from ``compute(x, dtype)``, the textbook formulas."""
     double = x.dtype == np.float64
@@ -131,7 +135,8 @@ def compare(
     comparisons = []
     for i, name in enumerate(names):
         naive = _error(naives[i], narrow_truths[i], scales[i], FLOAT32_EPSILON) / FLOAT32_EPSILON
-        tolerance = epsilon * (NAIVE_ERRORS * naive + roundings["float64" if double else "float32"])
+        more = roundings[i]["float64" if double else "float32"]
+        tolerance = epsilon * (NAIVE_ERRORS * naive + more)
         # Half of the digits at least: no case may be so hard that anything goes.
         tolerance = min(tolerance, math.sqrt(epsilon))
         error = _error(results[i], truths[i], scales[i], epsilon)

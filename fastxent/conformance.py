@@ -15,6 +15,7 @@ from fastxent import api, reference
 from fastxent.cases import Case, dtype_of
 from fastxent.cases.layouts import LAYOUTS
 from fastxent.comparison import (
+    ROUNDINGS,
     Comparison,
     compare,
     compare_aux,
@@ -154,7 +155,7 @@ def run_softmax_case(case: Case, dtype: DTypeLike, backend: str) -> CaseResult:
             faults.append(f"{name}: the input was modified")
         if not faults:
             compute = functools.partial(_one, textbook, axis=axis)
-            comparisons += compare((name,), (result,), compute, given, (scale_of,))
+            comparisons += compare((name,), (result,), compute, given, (scale_of,), (ROUNDINGS,))
     title = f"softmax functions of {case} [{dtype.name}, {backend}]"
     return CaseResult(title, tuple(comparisons), tuple(faults))
 

@@ -70,7 +70,10 @@ ANY_OPTIONS = st.builds(
     rows=ROWS | st.tuples(st.integers(1, 3), st.integers(1, 40)),
     axis=choice(-1, 0, 1),
 ).map(lambda case: case if case.soft else replace(case, label_dtype=""))
-ANY_OPTIONS = ANY_OPTIONS.filter(lambda case: case.legal)
+# Where 1e6 is scaled, the product's rounding is all that float32 leaves of the differences.
+ANY_OPTIONS = ANY_OPTIONS.filter(
+    lambda case: case.legal and (case.logits != "huge-offset" or case.logit_scale == 1)
+)
 
 # Finite numbers, for identities of the sum over the rows.
 TAME_CASE = st.builds(
