@@ -310,7 +310,8 @@ class Problem:
         that is known only now, a number or one a row; it multiplies one that was given before.
         """
         assert self.reduction is not None
-        checks.check_out(out, self.given, {}, self.given.shape, self.precision.storage)
+        others = {"target": self.given_target}
+        checks.check_out(out, self.given, others, self.given.shape, self.precision.storage)
         upstream = checks.check_grad_output(grad_output, self.reduction.rows_shape)
         grad = self.new_output(out)
         if self.denominator == 0.0:

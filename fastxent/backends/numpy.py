@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastxent.backends.contract import LABEL_CHUNK, LabelSummary, Outputs
-from fastxent.backends.numpy_rows import Rows, column, logits_of, mass_of, of_rows, store
+from fastxent.backends.numpy_rows import Rows, column, logits_of, of_rows, store, target_mass
 from fastxent.precision import Array
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Part:
         self.spike: Array | float = 0.0
         self.total: Array | float
         if problem.soft is not None:
-            self.mass = mass_of(problem, rows)
+            self.mass = target_mass(problem, rows)
             self.total = self.mass.sum(axis=1, dtype=np.float64)
             return
         self.mass, self.total = problem.background, problem.background_total

@@ -11,7 +11,7 @@ from fastxent.precision import Array, narrow, widen
 if TYPE_CHECKING:
     from fastxent.problem import Problem
 
-__all__ = ["Rows", "column", "load", "logits_of", "mass_of", "of_rows", "store"]
+__all__ = ["Rows", "column", "load", "logits_of", "of_rows", "store", "target_mass"]
 
 # Rows of one group: all of them, or those that are not skipped.
 Rows = slice | Array
@@ -66,7 +66,7 @@ def logits_of(problem: Problem, rows: Rows) -> tuple[Array, Array | None]:
     return z, 1 - bent * bent
 
 
-def mass_of(problem: Problem, rows: Rows) -> Array:
+def target_mass(problem: Problem, rows: Rows) -> Array:
     """t of these rows for probabilities, in the compute dtype."""
     assert problem.soft is not None
     assert problem.soft_kind is not None
