@@ -12,6 +12,7 @@ soft labels, ignored labels, row weights and reductions only choose these factor
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,12 @@ __all__ = ["ASIDES", "Problem"]
 # What `aux` may name, and what of it backends compute.
 ASIDES = ("lse", "log_prob", "argmax", "correct", "entropy", "z_loss", "target_grad")
 _SIDE_OUTPUTS = ("log_prob", "argmax", "entropy", "target_grad")
+
+
+@functools.lru_cache(maxsize=256)
+def _outputs_for(asked: tuple[str, ...]) -> tuple[str, ...]:
+    names = {"argmax" if name == "correct" else name for name in asked}
+    return tuple(name for name in _SIDE_OUTPUTS if name in names)
 
 
 @dataclass(slots=True)
@@ -122,10 +129,7 @@ class Problem:
     @property
     def aux(self) -> tuple[str, ...]:
         """The outputs besides loss, gradient and row statistics that the call will ask for."""
-        if not self.asked:
-            return ()
-        asked = {"argmax" if name == "correct" else name for name in self.asked}
-        return tuple(name for name in _SIDE_OUTPUTS if name in asked)
+        return _outputs_for(self.asked) if self.asked else ()
 
     @property
     def is_bare(self) -> bool:

@@ -76,8 +76,9 @@ def logsumexp_of(problem: Problem, row_max: Array, row_sum: Array) -> Array:
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         lse: Array = row_max + np.log(row_sum)
-    infinite = np.flatnonzero(np.isposinf(row_max))
-    if len(infinite):
+    infinite = row_max == np.inf
+    if infinite.any():
+        infinite = np.flatnonzero(infinite)
         logits = widen(take_rows(problem.logits, infinite), problem.precision.kind)
         lse[infinite] = np.where(np.isnan(logits).any(axis=1), np.nan, np.inf)
     return lse

@@ -92,6 +92,32 @@ def test_kernels_see_the_callers_memory(name, dtype, backend):
             assert np.array_equal(out, grad)
 
 
+@pytest.mark.parametrize("kind", ["ignored", "probabilities"])
+@pytest.mark.parametrize("layout", ["C", "F", "stepped"])
+@pytest.mark.parametrize("shape", [(3, 40, 70, 60), (2, 1030, 300)], ids=str)
+def test_groups_of_rows_that_end_anywhere(shape, layout, kind, backend):
+    """More rows than are taken at a time, ends in the midst of a dimension; also in place."""
+    logits = RNG.standard_normal(shape).astype(np.float32)
+    given = LAYOUTS[layout](logits.copy(), 1)
+    rows = np.ascontiguousarray(np.moveaxis(logits, 1, -1))
+    options = {"label_smoothing": 0.1, "reduction": "none", "backend": backend}
+    target = last = RNG.integers(0, shape[1], rows.shape[:-1])
+    if kind == "ignored":
+        target[..., ::7] = -100
+    else:
+        target = RNG.random(shape).astype(np.float32)
+        last = np.ascontiguousarray(np.moveaxis(target, 1, -1))
+    loss, grad = fx.cross_entropy_and_grad(rows, last, **options)
+    result = fx.cross_entropy_and_grad(given, target, axis=1, **options)
+    assert np.array_equal(result[0], loss)
+    assert np.array_equal(np.moveaxis(result[1], 1, -1), grad)
+    fx.cross_entropy_and_grad(given, target, axis=1, out=given, **options)
+    assert np.array_equal(np.moveaxis(given, 1, -1), grad)
+    assert np.array_equal(
+        fx.logsumexp(logits, 1, backend=backend), fx.logsumexp(rows, backend=backend)
+    )
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_broadcast_inputs_are_not_copied(axis, backend):
     logits = np.broadcast_to(RNG.standard_normal((3, 1, 5)), (3, 4, 5))
