@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fastxent import checks, threads
+from fastxent import checks, layout, threads
 from fastxent.backends import ORDER, load
 from fastxent.errors import FastxentError
 from fastxent.version import __version__
@@ -131,6 +131,7 @@ def collect() -> dict[str, Any]:
         "cpu": _cpu(),
         "threads": _threads(),
         "backends": _backends(),
+        "layouts": {"copied": list(layout.COPIED)},
         "versions": _versions(),
         "environment": _environment(),
     }

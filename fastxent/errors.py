@@ -1,4 +1,4 @@
-"""The exceptions a caller can catch; the texts are written where the check is made (checks.py)."""
+"""The exceptions a caller can catch; the texts are written where the check is made (checks/)."""
 
 from __future__ import annotations
 

@@ -60,9 +60,12 @@ class Reduction:
             return 1.0
         return mass if self.normalizer is None else self.normalizer
 
-    def row_scale(self, denominator: float) -> float | Array:
-        """Factor of each row's gradient: one number, or one a row."""
-        factors = [f for f in (self.row_weight, self.grad_output) if f is not None]
+    def row_scale(self, denominator: float, later: float | Array | None = None) -> float | Array:
+        """Factor of each row's gradient, one number or one a row.
+
+        `later` is an upstream gradient that became known after the others.
+        """
+        factors = [f for f in (self.row_weight, self.grad_output, later) if f is not None]
         with np.errstate(all="ignore"):  # infinite factors are the caller's, and no reason to warn
             return math.prod(factors, start=1.0) / denominator
 

@@ -5,24 +5,32 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from fastxent.backends import backends, pick
-from fastxent.cases import CASES, Case
+from fastxent.cases import Case, cases_of
 from fastxent.conformance import CaseResult, Comparison, run_case, run_softmax_case
+from fastxent.errors import BackendError
 from fastxent.version import __version__
 
 __all__ = ["DTYPES", "run"]
 
-DTYPES = ("float32", "float64")
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 # A quick check takes every eighth case, and none of more elements than this.
 QUICK_STEP = 8
 QUICK_ELEMENTS = 100_000
 
-HEADINGS = ("backend", "dtype", "cases", "passed", "loss", "gradient", "softmax", "seconds")
+# What the results of a case are counted as, by their names; all others are side outputs.
+GROUPS = {
+    **{name: name for name in ("loss", "gradient")},
+    **dict.fromkeys(("softmax", "log_softmax", "logsumexp"), "softmax"),
+}
+MEASURED = ("loss", "gradient", "softmax", "aux")
+HEADINGS = ("backend", "dtype", "cases", "passed", *MEASURED, "seconds")
 
 
 @dataclass
@@ -32,10 +40,12 @@ class Tally:
     Attributes
     ----------
     worst : dict of str to Comparison
-        For "loss", "gradient" and "softmax" (the three softmax functions) the comparison that
-        took up the largest share of its tolerance.
+        For "loss", "gradient", "softmax" (the three softmax functions) and "aux" (all side
+        outputs) the comparison that took up the largest share of its tolerance.
     failures : list of str
         The explanation of each case that failed.
+    refused : Counter of str
+        How many cases the backend has no kernels for, by its reason; they are not among `cases`.
     """
 
     backend: str
@@ -44,6 +54,7 @@ class Tally:
     seconds: float = 0.0
     worst: dict[str, Comparison] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
 
     def add(self, result: CaseResult) -> None:
         """Count the result of one case."""
@@ -51,14 +62,14 @@ class Tally:
         if not result.passed:
             self.failures.append(result.explain())
         for comparison in result.comparisons:
-            name = comparison.name if comparison.name in ("loss", "gradient") else "softmax"
+            name = GROUPS.get(comparison.name, "aux")
             if name not in self.worst or _share(comparison) > _share(self.worst[name]):
                 self.worst[name] = comparison
 
     def cells(self) -> tuple[str, ...]:
         """Give the texts of one line of the table, in the order of `HEADINGS`."""
         errors = []
-        for name in ("loss", "gradient", "softmax"):
+        for name in MEASURED:
             worst = self.worst.get(name)
             errors.append("-" if worst is None else f"{worst.error:.1e} ({_share(worst):4.0%})")
         passed = self.cases - len(self.failures)
@@ -75,7 +86,7 @@ def _share(comparison: Comparison) -> float:
 Check = Callable[[str, str], CaseResult]
 
 
-def _checks(quick: bool) -> list[tuple[str, Check]]:
+def _checks(dtype: str, quick: bool) -> list[tuple[str, Check]]:
     """Title and run of every case, to be called with dtype and backend."""
 
     def chosen(cases: Sequence[Case]) -> Iterator[Case]:
@@ -83,9 +94,10 @@ def _checks(quick: bool) -> list[tuple[str, Check]]:
         yield from list(small)[::QUICK_STEP] if quick else cases
 
     # The softmax functions see the logits alone: one case for each kind of them is enough.
-    softmax_cases = {(case.shape, case.axis, case.logits, case.out): case for case in CASES}
+    cases = cases_of(dtype)
+    softmax_cases = {(c.shape, c.axis, c.logits, c.layout, c.out): c for c in cases}
     checks: list[tuple[str, Check]] = [
-        (str(case), partial(run_case, case)) for case in chosen(CASES)
+        (str(case), partial(run_case, case)) for case in chosen(cases)
     ]
     checks += [
         (f"softmax functions of {case}", partial(run_softmax_case, case))
@@ -101,6 +113,9 @@ def _tally(backend: str, dtype: str, checks: Sequence[tuple[str, Check]]) -> Tal
         _progress(f"{backend} {dtype}: {done} of {len(checks)} cases")
         try:
             result = check(dtype, backend)
+        except BackendError as refusal:
+            tally.refused[str(refusal)] += 1
+            continue
         except Exception as error:  # whatever a broken backend raises is a failure of this case
             fault = f"raised {type(error).__name__}: {error}"
             result = CaseResult(f"{title} [{dtype}, {backend}]", (), (fault,))
@@ -143,7 +158,7 @@ def run(names: Sequence[str] | None, dtypes: Sequence[str], quick: bool = False)
     Returns
     -------
     int
-        1 if a case failed, else 0.
+        1 if a case failed, 2 if there was nothing to check, else 0.
 
     Raises
     ------
@@ -153,17 +168,24 @@ def run(names: Sequence[str] | None, dtypes: Sequence[str], quick: bool = False)
     reasons: dict[str, str | None]
     reasons = backends() if names is None else {pick(name).name: None for name in names}
     able = [name for name, reason in reasons.items() if reason is None]
-    checks = _checks(quick)
-    tallies = [_tally(name, dtype, checks) for name in able for dtype in dtypes]
+    unknown = {dtype: Case(5, 10).why_not(dtype) for dtype in dtypes}
+    checks = {dtype: _checks(dtype, quick) for dtype in dtypes if unknown[dtype] is None}
+    tallies = [_tally(name, dtype, checks[dtype]) for name in able for dtype in checks]
 
     print(f"fastxent {__version__}: backends against the float64 reference")
     print(_table([HEADINGS, *(tally.cells() for tally in tallies)]))
-    print("loss, gradient, softmax: the worst error, and its share of what is allowed")
-    for name, reason in reasons.items():
+    print(f"{', '.join(MEASURED)}: the worst error, and its share of what is allowed")
+    for name, reason in (reasons | unknown).items():
         if reason is not None:
             print(f"{name} was not checked: {reason}")
+    for tally in tallies:
+        for reason, count in tally.refused.items():
+            print(f"{tally.dtype}: {count} cases were not checked: {reason}")
     failures = [failure for tally in tallies for failure in tally.failures]
     for failure in failures:
         print(f"\nFAILED {failure}")
+    if not any(tally.cases for tally in tallies):
+        print("nothing was checked")
+        return 2
     print(f"{len(failures)} failed" if failures else "all passed")
     return 1 if failures else 0

@@ -9,7 +9,16 @@ import pytest
 import fastxent as fx
 from fastxent import config, threads
 
-SECTIONS = ["fastxent", "python", "cpu", "threads", "backends", "versions", "environment"]
+SECTIONS = [
+    "fastxent",
+    "python",
+    "cpu",
+    "threads",
+    "backends",
+    "layouts",
+    "versions",
+    "environment",
+]
 
 
 def test_facts_are_complete_and_plain():

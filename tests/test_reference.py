@@ -21,7 +21,8 @@ NAN = np.nan
 DIFFERENTIABLE = [
     replace(case, rows=4, classes=5)
     for case in OPTION_CASES
-    if case.labels != "all-ignored" and case.grad_output == "none" and case.out == "none"
+    if case.labels != "all-ignored"
+    and (case.grad_output, case.out, case.aux, case.layout) == ("none", "none", (), "C")
 ]
 
 
@@ -122,6 +123,96 @@ def test_gradient_is_the_derivative_of_the_loss(case: Case) -> None:
     assert_allclose(grad, numeric, rtol=1e-6, atol=1e-8)
 
 
+def test_scale_cap_and_z_loss_by_hand() -> None:
+    scale, cap, z_loss = 0.7, 1.5, 0.25
+    z = cap * np.tanh(scale * A / cap)
+    lse = np.log(np.exp(z).sum(axis=1))
+    losses = lse - z[[0, 1], LABELS] + z_loss * lse**2
+    dz = (1 + 2 * z_loss * lse)[:, None] * np.exp(z - lse[:, None])
+    dz[[0, 1], LABELS] -= 1
+    options: dict[str, Any] = {"logit_scale": scale, "softcap": cap, "z_loss": z_loss}
+    loss, grad = reference.cross_entropy_and_grad(A, LABELS, reduction="none", **options)
+    assert_allclose(loss, losses, rtol=1e-14)
+    assert_allclose(grad, dz * scale * (1 - (z / cap) ** 2), rtol=1e-13)
+    # class weights do not weigh it, sample weights do, and the denominator is the one of the rest
+    w, s = np.array([0.5, 2.0, 3.0]), np.array([3.0, 0.25])
+    options |= {"weight": w, "sample_weight": s}
+    weighted = s * (w[LABELS] * (lse - z[[0, 1], LABELS]) + z_loss * lse**2)
+    loss = reference.cross_entropy(A, LABELS, **options)
+    assert_allclose(loss, weighted.sum() / (s * w[LABELS]).sum(), rtol=1e-14)
+
+
+def test_side_outputs_by_hand() -> None:
+    lse = np.log(np.exp(A).sum(axis=1))
+    log_p = A - lse[:, None]
+    aux = reference.cross_entropy_aux(A, np.array([0, -100]), z_loss=0.5)
+    assert "target_grad" not in aux
+    expected: dict[str, Any] = {
+        "lse": lse,
+        "log_prob": log_p[:, 0],
+        "argmax": [0, 1],
+        "correct": [True, False],
+        "entropy": -(np.exp(log_p) * log_p).sum(axis=1),
+        "z_loss": 0.5 * lse**2,
+    }
+    for name, values in expected.items():
+        values = np.where([True, False], values, -1 if name == "argmax" else 0)
+        assert_allclose(aux[name], values, rtol=1e-14)
+
+    q, w = np.array([[0.0, 2.0, 0.5], [0.25, 0.25, 0.0]]), np.array([0.5, 2.0, 3.0])
+    options: dict[str, Any] = {"weight": w, "label_smoothing": 0.2, "grad_output": -2.0}
+    aux = reference.cross_entropy_aux(A, q, **options)
+    assert_allclose(aux["log_prob"], (q * log_p).sum(axis=1), rtol=1e-14)  # neither w nor smoothing
+    assert_array_equal(aux["argmax"], [0, 1])
+    assert_array_equal(aux["correct"], [False, False])  # the first of ties
+    assert_allclose(aux["target_grad"], 2.0 / 2 * w * 0.8 * log_p, rtol=1e-14)
+
+
+@pytest.mark.parametrize("case", [case for case in DIFFERENTIABLE if case.soft], ids=str)
+def test_gradient_of_the_target_is_a_derivative(case: Case) -> None:
+    logits, target, options = case.arguments(np.float64)
+    target = target.astype(np.float64)
+    aux = reference.cross_entropy_aux(logits, target, **options)
+    numeric = finite_difference_grad(
+        lambda q: reference.cross_entropy(logits, q, **options).sum(), target, step=1e-5
+    )
+    assert_allclose(aux["target_grad"], numeric, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("options", [{}, {"axis": 0}, {"axis": (0, 2)}, {"axis": None}], ids=str)
+def test_jacobian_products_are_derivatives(options: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    x, upstream = rng.standard_normal((2, 3, 4)), rng.standard_normal((2, 3, 4))
+    for function, backward in (
+        (reference.softmax, reference.softmax_backward),
+        (reference.log_softmax, reference.log_softmax_backward),
+    ):
+        numeric = finite_difference_grad(
+            lambda x, function=function: (upstream * function(x, **options)).sum(), x, step=1e-5
+        )
+        grad = backward(function(x, **options), upstream, **options)
+        assert_allclose(grad, numeric, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("axis", [(0, 2), (2, 0), (-1,), (0, 1, 2), None])
+def test_axes_are_those_of_scipy(axis: Any) -> None:
+    special = pytest.importorskip("scipy.special")
+    x = 20 * np.random.default_rng(0).standard_normal((3, 4, 5))
+    assert_allclose(reference.softmax(x, axis), special.softmax(x, axis), rtol=1e-13)
+    log_p = reference.log_softmax(x, axis)
+    assert_allclose(log_p, special.log_softmax(x, axis), rtol=1e-13, atol=1e-15)
+    assert_allclose(reference.logsumexp(x, axis), special.logsumexp(x, axis), rtol=1e-13)
+
+
+def test_half_precision_counts_with_its_exact_values() -> None:
+    rng = np.random.default_rng(0)
+    x, q = rng.standard_normal((5, 7)).astype(np.float16), rng.random((5, 7)).astype(np.float16)
+    results = reference.cross_entropy_and_grad(x, q)
+    expected = reference.cross_entropy_and_grad(x.astype(np.float64), q.astype(np.float64))
+    for one, other in zip(results, expected, strict=True):
+        assert_array_equal(one, other)
+
+
 def test_float32_is_computed_in_float32() -> None:
     case = Case(6, 70, "soft", weight="positive", label_smoothing=0.1, sample_weight=True)
     logits, target, options = case.arguments(np.float64)
@@ -168,6 +259,26 @@ def test_minus_inf_logits() -> None:
     # A class of weight 0 has no mass, even under smoothing.
     options: dict[str, Any] = {"weight": np.array([1.0, 0.0, 1.0]), "label_smoothing": 0.5}
     assert np.isfinite(reference.cross_entropy(logits, [0, 1], **options))
+
+
+def test_infinite_logits_under_a_cap() -> None:
+    # -inf masks its class and stays -inf; +inf is as large as the cap lets it be.
+    logits = np.array([[1.0, -INF, 2.0], [INF, 5.0, 0.0], [-INF, -INF, -INF], [NAN, 0.0, 0.0]])
+    labels = np.array([0, 0, 0, 1])
+    loss, grad = reference.cross_entropy_and_grad(logits, labels, softcap=4.0, reduction="none")
+    capped = 4 * np.tanh(logits / 4)
+    two = reference.cross_entropy(capped[:1, [0, 2]], labels[:1])
+    assert_allclose(loss[0], two, rtol=1e-14)
+    assert grad[0, 1] == 0
+    assert_allclose(loss[1], reference.cross_entropy(capped[1:2], labels[1:2]), rtol=1e-14)
+    assert grad[1, 0] == 0
+    assert_array_equal(np.isnan(loss), [False, False, True, True])
+    masked_label = reference.cross_entropy_and_grad(logits[:1], [1], softcap=4.0)
+    assert masked_label[0] == INF
+    assert np.isfinite(masked_label[1]).all()
+    aux = reference.cross_entropy_aux(logits, labels, softcap=4.0)
+    assert_array_equal(aux["argmax"], [2, 0, -1, -1])
+    assert_array_equal(aux["lse"][2:], [-INF, NAN])
 
 
 @pytest.mark.parametrize("ignore_index", [-100, 1, 255])

@@ -1,6 +1,7 @@
 """One call of the loss as a recipe, and the arrays that are baked from it."""
 
-import importlib.util
+import functools
+import importlib
 import math
 import zlib
 from dataclasses import dataclass, fields
@@ -21,6 +22,16 @@ AS_THEY_ARE = (
 )
 READ_ONLY = ("broadcast rows", "broadcast classes", "read-only")
 BLOCK = 1024  # classes in a block of the kernels: -inf blocks and shapes on both sides of it
+
+
+@functools.cache
+def has_bfloat16() -> bool:
+    """Whether ml_dtypes, which has the dtype, is installed."""
+    try:
+        importlib.import_module("ml_dtypes")
+    except ImportError:
+        return False
+    return True
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
@@ -116,7 +127,7 @@ class Case:
     def why_not(self, dtype: DTypeLike) -> str | None:
         """Why there are no such arrays for logits of a dtype, here; None if there are."""
         names = (dtype if isinstance(dtype, str) else np.dtype(dtype).name, self.label_dtype)
-        if "bfloat16" in names and importlib.util.find_spec("ml_dtypes") is None:
+        if "bfloat16" in names and not has_bfloat16():
             return "bfloat16 is a dtype of ml_dtypes, which is not installed"
         if names[0] == "float16" and self.logits == "huge-offset":
             return "float16 ends at 65,504"
