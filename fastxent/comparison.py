@@ -76,7 +76,7 @@ def compare_loss_and_grad(
         compute,
         logits,
         (each, grad_scale),
-        (_roundings(target, options),) * 2,
+        tuple(_roundings(name, target, options) for name in ("loss", "gradient")),
     )
     return of_loss, of_grad
 
@@ -109,11 +109,7 @@ def compare_aux(
         compute,
         logits,
         tuple(target_grad_scale if name == "target_grad" else each for name in names),
-        tuple(
-            # the mass of an entropy is that of the softmax, spread over all classes
-            ROUNDINGS_OF_SPREAD_MASS if name == "entropy" else _roundings(target, options)
-            for name in names
-        ),
+        tuple(_roundings(name, target, options) for name in names),
     )
 
 
@@ -174,9 +170,14 @@ def _row_share(logits: Array, options: dict[str, Any]) -> float:
     return 1 / abs(float(options.get("normalizer") or max(1, rows)))
 
 
-def _roundings(target: Array, options: dict[str, Any]) -> dict[str, float]:
+def _roundings(name: str, target: Array, options: dict[str, Any]) -> dict[str, float]:
+    """Machine epsilons that a result may be off besides the error of the naive formulas."""
     spread = np.asarray(target).dtype.kind not in "iu" or options.get("label_smoothing", 0) > 0
-    return ROUNDINGS_OF_SPREAD_MASS if spread else ROUNDINGS
+    # the mass of an entropy is that of the softmax: spread over all classes
+    roundings = ROUNDINGS_OF_SPREAD_MASS if spread or name == "entropy" else ROUNDINGS
+    # Capped logits are as large as the cap, and losses are differences of them: one rounding of
+    # the cap, which the naive formulas may be spared by chance.
+    return {dtype: count + (options.get("softcap") or 0) for dtype, count in roundings.items()}
 
 
 def _error(result: Any, truth: Array, scale_of: Callable[[Array], Any], epsilon: float) -> float:

@@ -137,6 +137,10 @@ def _transform_cases() -> list[Case]:
         cases.append(Case(7, classes, labels, reduction="none", **many))
         cases.append(Case((2, 37), classes, labels, axis=1, out="in-place", **many))
     cases.append(Case(7, 10, "all-ignored", aux=AUX, z_loss=1e-3))
+    cases.append(Case(7, 10, "soft", normalizer=0.0, aux=AUX, z_loss=1e-3))
+    cases.append(Case(7, 10, "ignored", normalizer=0.0, aux=AUX, all_ignored="zero"))
+    for labels in ("ignored", "soft"):  # the logits tell NaN and +inf apart, until written over
+        cases.append(Case(9, 10, labels, logits="special-rows", aux=AUX, out="in-place"))
     cases.append(Case(7, 10, "soft", weight="all-zero", aux=AUX))
     cases.append(Case(7, 10, "soft", logits="minus-inf", weight="some-zero", aux=AUX))
     cases.append(Case(0, 5, "soft", aux=AUX))
