@@ -23,10 +23,16 @@ _LOCAL = re.compile(r"(\.L\w+):")
 _JUMP = re.compile(r"j(?!mp)\w+\s+(\.L\w+|[0-9a-f]+)\b")
 _REGISTER = re.compile(r"%([xyz]mm)\d+")
 _MEMORY = re.compile(r"\((%r\w+)[,)]")
-_STORE = re.compile(r"v?mov(?:nt|[ua]p|dq)\w*\s+%[xyz]mm\d+,[^%]*\(")
+# Half precision is stored by what converts it, or narrows its bits.
+_STORE = re.compile(r"v?(?:mov(?:nt|[ua]p|dq)\w*|cvtps2ph\s+\$\w+,|pmovdw)\s*%[xyz]mm\d+,[^%]*\(")
 _ARITHMETIC = re.compile(r"v?(?:fn?m|max|min|mul|add|sub|cmp)\w*?(p[sd])\b")
 _SCALAR_OR_REPEATED = re.compile(r"\w+s[sd]\s|v?(?:p?broadcast|mov[sd]dup)|\{1to")
-_POWER, _MAXIMUM, _PRODUCT = r"v?psll[dq]|vscalef", r"v?maxp[sd]", r"v?mulp[sd]"
+# A shift by 16 makes a float of a bfloat16, and no power of two.
+_POWER, _MAXIMUM, _PRODUCT = (
+    r"v?psll[dq](?!\s+\$(?:0x10|16),)|vscalef",
+    r"v?maxp[sd]",
+    r"v?mulp[sd]",
+)
 _FUSED = r"vfn?m(?:add|sub)"
 _SHUFFLE = re.compile(r"v?(?:perm|unpck|shuf|punpck|pshuf)")
 

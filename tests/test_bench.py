@@ -90,9 +90,9 @@ def overwritten(loss, grad, logits):
     ],
 )
 def test_a_wrong_peer_is_caught_before_it_is_timed(spoil, message):
-    workloads.arrays.cache_clear()
+    workloads._arrays.cache_clear()
     measurement = measure(TINY, [named("NumPy"), Wrong(spoil)], Plan(0.001, 1, 1))
-    workloads.arrays.cache_clear()
+    workloads._arrays.cache_clear()
     assert measurement.wrong == ["wrong"]
     assert message in measurement.skipped["wrong"]
     assert "wrong" not in measurement.timings
@@ -114,7 +114,7 @@ def test_large_workloads_are_checked_on_some_rows_and_all():
 
 def test_workloads_are_the_same_in_every_run_and_peaked():
     first = arrays(TINY)
-    workloads.arrays.cache_clear()
+    workloads._arrays.cache_clear()
     again = arrays(TINY)
     assert np.array_equal(first.logits, again.logits)
     assert np.array_equal(first.target, again.target)

@@ -35,17 +35,21 @@ class Call:
         Brings the inputs back, where `run` overwrites them. Not timed.
     allocates_output : bool
         Whether the gradient comes in memory that the call asks for.
+    read : callable, optional
+        Makes NumPy arrays of what `run` returned, where NumPy cannot do so itself. Not timed.
     """
 
     run: Callable[[], Any]
     reset: Callable[[], object] | None = None
     allocates_output: bool = True
+    read: Callable[[Any], Any] | None = None
 
     def __call__(self) -> Any:
-        """Run once, on fresh inputs."""
+        """Run once, on fresh inputs, and give what can be checked."""
         if self.reset is not None:
             self.reset()
-        return self.run()
+        result = self.run()
+        return result if self.read is None else self.read(result)
 
 
 @dataclass(frozen=True)
