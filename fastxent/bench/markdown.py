@@ -20,16 +20,15 @@ from fastxent.bench.workloads import OPTIONS_SHAPE
 
 __all__ = ["readme_section", "replaced", "results_page"]
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
-
-def replaced(page: str, section: str) -> str:
-    """Put a section between the markers of a page, instead of what stands there."""
-    before, _, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def replaced(page: str, section: str, marker: str = "bench") -> str:
+    """Put a section between two markers of a page, instead of what stands there."""
+    first, last = f"<!-- {marker}:begin -->", f"<!-- {marker}:end -->"
+    before, _, rest = page.partition(first)
+    _, end, after = rest.partition(last)
     if not end:
-        raise ValueError(f"the page has no {BEGIN} ... {END}")
-    return f"{before}{BEGIN}\n{section}\n{END}{after}"
+        raise ValueError(f"the page has no {first} ... {last}")
+    return f"{before}{first}\n{section}\n{last}{after}"
 
 
 def readme_section(document: Document) -> str:
