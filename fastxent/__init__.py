@@ -28,10 +28,12 @@ from fastxent.errors import (
     ShapeError,
 )
 from fastxent.loss import CrossEntropyLoss
+from fastxent.side_outputs import Aux
 from fastxent.threads import get_num_threads, set_num_threads
 from fastxent.version import __version__
 
 __all__ = [
+    "Aux",
     "BackendError",
     "CallOrderError",
     "CrossEntropyLoss",

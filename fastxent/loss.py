@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from fastxent import checks
 from fastxent.api import cross_entropy_and_grad
+from fastxent.options import Options
 from fastxent.precision import Array
 
 __all__ = ["CrossEntropyLoss"]
@@ -16,8 +18,8 @@ class CrossEntropyLoss:
 
     Parameters
     ----------
-    weight, ignore_index, label_smoothing, reduction, normalizer, sample_weight, axis, \
-all_ignored, backend, num_threads
+    weight, ignore_index, label_smoothing, reduction, normalizer, sample_weight, \
+z_loss, softcap, logit_scale, axis, all_ignored, aux, backend, num_threads
         As in `fastxent.cross_entropy`; checked when `forward` runs.
 
     Examples
@@ -43,20 +45,23 @@ all_ignored, backend, num_threads
         reduction: str = "mean",
         normalizer: float | None = None,
         sample_weight: Any = None,
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        logit_scale: float = 1.0,
         axis: int = -1,
         all_ignored: str = "nan",
+        aux: Iterable[str] = (),
         backend: str | None = None,
         num_threads: int | None = None,
     ) -> None:
+        # an iterator would be empty at the second forward
+        names = tuple(aux) if isinstance(aux, Iterable) and not isinstance(aux, str) else aux
+        options = Options(
+            *(weight, ignore_index, label_smoothing, reduction, normalizer, sample_weight),
+            *(z_loss, softcap, logit_scale, axis, all_ignored, names),
+        )
         self.options: dict[str, Any] = {
-            "weight": weight,
-            "ignore_index": ignore_index,
-            "label_smoothing": label_smoothing,
-            "reduction": reduction,
-            "normalizer": normalizer,
-            "sample_weight": sample_weight,
-            "axis": axis,
-            "all_ignored": all_ignored,
+            **options._asdict(),
             "backend": backend,
             "num_threads": num_threads,
         }
@@ -73,10 +78,11 @@ all_ignored, backend, num_threads
         Returns
         -------
         numpy scalar or array
-            The loss. When an argument is wrong the gradient of the forward before is kept.
+            The loss; with `aux` loss and side outputs. When an argument is wrong the gradient of
+            the forward before is kept.
         """
-        loss, self._grad = cross_entropy_and_grad(A, Y, **self.options)
-        return loss
+        loss, self._grad, *asides = cross_entropy_and_grad(A, Y, **self.options)
+        return (loss, *asides) if asides else loss
 
     def backward(self) -> Array:
         """Give the gradient of the last `forward`; the same array until the next one.

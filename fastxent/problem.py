@@ -1,8 +1,10 @@
 """Problem: the public arguments turned into the one formula that kernels know.
 
+    z[i,k]      = softcap * tanh(logit_scale * x[i,k] / softcap), or logit_scale * x[i,k]
     t[i,k]      = [k = label] * spike[label] + background[k] + gain[k] * soft[i,k]
-    loss[i]     = T * log s - sum_k t[i,k] * (z[k] - m)          T = sum_k t[i,k]
-    grad[i,k]   = row_scale[i] * (T * exp(z[k] - m) / s - t[i,k])
+    loss[i]     = T * log s - sum_k t[i,k] * (z[k] - m) + z_loss * L^2        T = sum_k t[i,k]
+    dz[i,k]     = (T + 2 * z_loss * L) * exp(z[k] - m) / s - t[i,k]           L = m + log s
+    grad[i,k]   = row_scale[i] * logit_scale * (1 - (z[i,k] / softcap)^2) * dz[i,k]
 
 with m the row's maximum and s = sum_k exp(z[k] - m); docs/math.md derives it. Weights, smoothing,
 soft labels, ignored labels, row weights and reductions only choose these factors.
@@ -17,14 +19,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastxent import checks, threads
-from fastxent.layout import rows_of, vector_of
-from fastxent.precision import Array, Precision, precision_of
+from fastxent.layout import OutputRows, output_rows, rows_of, vector_of
+from fastxent.options import Options
+from fastxent.precision import Array, Precision, kernel_dtype, kind_of, precision_of
 from fastxent.reduction import REDUCTIONS, WHEN_ALL_IGNORED, Reduction
 
 if TYPE_CHECKING:
     from fastxent.backends.contract import Backend, Outputs
 
-__all__ = ["Problem", "representable"]
+__all__ = ["ASIDES", "Problem", "representable"]
+
+# What `aux` may name, and what of it backends compute.
+ASIDES = ("lse", "log_prob", "argmax", "correct", "entropy", "z_loss", "target_grad")
+_SIDE_OUTPUTS = ("log_prob", "argmax", "entropy", "target_grad")
 
 
 def representable(label: int | None, dtype: np.dtype[Any]) -> int | None:
@@ -42,15 +49,24 @@ class Problem:
     ----------
     given : array
         The caller's logits, in their own shape.
-    logits : (N, C) array
-        Class stride 1, any row stride (0 too), native, aligned; maybe read-only.
+    logits : (rows.., C) array
+        A view of `given` with two to five dimensions, the classes last: the leading ones in C order
+        of the caller's rows, adjacent ones merged where a view can, so that the usual case is
+        (N, C). Any byte strides (negative, 0, no multiple of the element), maybe unaligned, maybe
+        read-only; native byte order. Half precision as its bits, uint16.
     precision : Precision
+        `precision.kind` says what the logits are.
     axis : int
         Where the classes are in the caller's arrays.
+    num_threads : int
+    rows, classes : int
+        N and C.
     target : (N,) contiguous integer array or None
         Class indices, in the caller's dtype.
-    soft : (N, C) array or None
-        Probabilities: float32, float64, or uint8 (0 and 1); laid out as `logits`.
+    soft : (rows.., C) array or None
+        Probabilities, as `logits` are given but with dimensions and strides of their own.
+    soft_kind : {"uint8", "float16", "bfloat16", "float32", "float64"} or None
+        What they are; uint8 for booleans, 0 and 1.
     skip : int or None
         The label whose rows count for nothing; their logits are not read.
     spike : float or (C,) float64 array
@@ -62,8 +78,19 @@ class Problem:
     gain : float, (C,) array of the compute dtype, or None for 1
         Factor of `soft`.
     row_scale : float or (N,) float64 array
-        Factor of each row's gradient.
-    num_threads : int
+        Factor of each row's gradient; that of the logits gets `logit_scale` besides.
+    logit_scale : float
+    softcap : float or None
+    z_loss : float
+        lambda, the factor of L^2.
+    out : (rows.., C) array or None
+        The caller's own memory for the gradient or the softmax, like `logits`; None for new memory.
+    given_target : array or None
+        The caller's target, in its own shape.
+    asked : tuple of str
+        Not for kernels: the names in the caller's `aux`.
+    denominator : float
+        Not for kernels: what the sum of the losses is divided by; `row_scale` has it already.
     reduction : Reduction or None
         Not for kernels: what becomes of the rows' losses.
     """
@@ -73,25 +100,69 @@ class Problem:
     precision: Precision
     axis: int
     num_threads: int
+    rows: int
+    classes: int
     target: Array | None = None
     soft: Array | None = None
+    soft_kind: str | None = None
     skip: int | None = None
     spike: float | Array = 0.0
     background: float | Array | None = None
     background_total: float = 0.0
     gain: float | Array | None = None
     row_scale: float | Array = 1.0
+    logit_scale: float = 1.0
+    softcap: float | None = None
+    z_loss: float = 0.0
+    out: Array | None = None
+    given_target: Array | None = None
+    asked: tuple[str, ...] = ()
+    denominator: float = 1.0
     reduction: Reduction | None = None
 
+    @property
+    def target_grad_kind(self) -> str | None:
+        """Kind of the gradient with respect to `soft`: its own, that of the logits for booleans."""
+        return self.precision.kind if self.soft_kind == "uint8" else self.soft_kind
+
+    @property
+    def aux(self) -> tuple[str, ...]:
+        """The outputs besides loss, gradient and row statistics that the call will ask for."""
+        if not self.asked:
+            return ()
+        asked = {"argmax" if name == "correct" else name for name in self.asked}
+        return tuple(name for name in _SIDE_OUTPUTS if name in asked)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the mass of the targets is the targets themselves."""
+        return self.gain is None and self.background is None
+
+    def bare(self) -> Problem:
+        """The same rows with the targets as their mass: no factors, nothing added."""
+        return replace(self, gain=None, background=None, background_total=0.0, z_loss=0.0)
+
     @classmethod
-    def of_array(cls, x: Any, axis: Any, num_threads: Any, out: Any = None) -> Problem:
+    def of_array(
+        cls, x: Any, axis: Any, num_threads: Any, out: Any = None, storage: Any = None
+    ) -> Problem:
         """Problem without a target: softmax and its relatives over one axis."""
-        x = checks.check_logits(x, "x")
+        storage = checks.check_storage(storage)
+        x = checks.check_logits(x, "x", storage)
         axis = checks.check_axis(axis, x, "x")
-        precision = _precision(x)
+        precision = _precision(x, storage)
         checks.check_out(out, x, {}, x.shape, precision.storage)
-        workers = threads.plan(num_threads, x.size // x.shape[axis], x.nbytes)
-        return cls(x, rows_of(x, axis), precision, axis, workers)
+        classes = x.shape[axis]
+        return cls(
+            given=x,
+            logits=rows_of(x, axis, precision.kernel),
+            precision=precision,
+            axis=axis,
+            num_threads=threads.plan(num_threads, x.size // classes, x.nbytes),
+            rows=x.size // classes,
+            classes=classes,
+            out=None if out is None else rows_of(out, axis, precision.kernel),
+        )
 
     @classmethod
     def build(
@@ -99,80 +170,100 @@ class Problem:
         logits: Any,
         target: Any,
         *,
-        weight: Any,
-        ignore_index: Any,
-        label_smoothing: Any,
-        reduction: Any,
-        normalizer: Any,
-        sample_weight: Any,
-        axis: Any,
-        all_ignored: Any,
+        num_threads: Any = None,
+        grad_output: Any = None,
+        out: Any = None,
+        storage: Any = None,
+        **options: Any,
+    ) -> Problem:
+        """Check every public argument and do the algebra; labels are checked by `with_labels`.
+
+        `storage` ("float16" or "bfloat16") says what the bits in uint16 arrays are: of the logits,
+        of probabilities, and of what comes back.
+        """
+        return cls.of_options(
+            logits, target, Options(**options), num_threads, grad_output, out, storage
+        )
+
+    @classmethod
+    def of_options(
+        cls,
+        logits: Any,
+        target: Any,
+        options: Options,
         num_threads: Any,
         grad_output: Any = None,
         out: Any = None,
+        storage: Any = None,
     ) -> Problem:
-        """Check every public argument and do the algebra; labels are checked by `with_labels`."""
-        logits = checks.check_logits(logits)
-        axis = checks.check_axis(axis, logits)
-        precision = _precision(logits)
+        """Do what `build` does, with the options in one tuple."""
+        storage = checks.check_storage(storage)
+        logits = checks.check_logits(logits, storage=storage)
+        axis = checks.check_axis(options.axis, logits)
+        precision = _precision(logits, storage)
         rows_shape = logits.shape[:axis] + logits.shape[axis + 1 :]
         num_classes = logits.shape[axis]
-        target = checks.check_target(target, logits, axis)
-        hard = target.dtype.kind in "iu"
-        weights = checks.check_weight(weight, num_classes)
-        smoothing = checks.check_label_smoothing(label_smoothing)
-        kind = checks.check_choice(reduction, "reduction", REDUCTIONS)
-        row_weight = checks.check_sample_weight(sample_weight, rows_shape)
-        skip = checks.check_ignore_index(ignore_index, target)
+        target, hard = checks.check_target(target, logits, axis, storage)
+        weights = checks.check_weight(options.weight, num_classes)
+        smoothing = checks.check_label_smoothing(options.label_smoothing)
+        kind = checks.check_choice(options.reduction, "reduction", REDUCTIONS)
+        row_weight = checks.check_sample_weight(options.sample_weight, rows_shape)
+        skip = checks.check_ignore_index(options.ignore_index, hard)
         upstream = checks.check_grad_output(grad_output, rows_shape)
         recipe = Reduction(
             kind=kind,
-            normalizer=checks.check_normalizer(normalizer, kind),
-            all_ignored=checks.check_choice(all_ignored, "all_ignored", WHEN_ALL_IGNORED),
+            normalizer=checks.check_normalizer(options.normalizer, kind),
+            all_ignored=checks.check_choice(options.all_ignored, "all_ignored", WHEN_ALL_IGNORED),
             rows_shape=rows_shape,
             class_mass=weights if hard else None,
             row_weight=row_weight,
             grad_output=upstream,
         )
-        others = {
-            "target": target,
-            "weight": weights,
-            "sample_weight": row_weight,
-            "grad_output": upstream if isinstance(upstream, np.ndarray) else None,
-        }
-        checks.check_out(out, logits, others, logits.shape, precision.storage)
+        z_loss = checks.check_z_loss(options.z_loss)
+        softcap = checks.check_softcap(options.softcap)
+        logit_scale = checks.check_logit_scale(options.logit_scale)
+        asked = checks.check_aux(options.aux, ASIDES, hard) if options.aux != () else ()
+        if out is not None:
+            others = {
+                "target": target,
+                "weight": weights,
+                "sample_weight": row_weight,
+                "grad_output": upstream if isinstance(upstream, np.ndarray) else None,
+            }
+            checks.check_out(out, logits, others, logits.shape, precision.storage)
 
-        share: float | Array = 1.0 if weights is None else weights
-        on_label = share if smoothing == 0.0 else share * (1.0 - smoothing)
-        background = None if smoothing == 0.0 else share * (smoothing / num_classes)
-        gain = None if hard or (weights is None and smoothing == 0.0) else on_label
-        with np.errstate(over="ignore"):  # a weight beyond float32 is infinite there
-            background = _in_compute(background, precision)
-            gain = _in_compute(gain, precision)
-        total = 0.0
-        if background is not None:
-            total = float(np.sum(np.broadcast_to(background, num_classes), dtype=np.float64))
+        soft_kind = None if hard else kind_of(target.dtype, storage)
+        soft = None
+        if soft_kind is not None:
+            soft = rows_of(target, axis, kernel_dtype(target.dtype, soft_kind))
+        mass = _mass(weights, smoothing, num_classes, hard, precision.compute)
         return cls(
             given=logits,
-            logits=rows_of(logits, axis),
+            logits=rows_of(logits, axis, precision.kernel),
             precision=precision,
             axis=axis,
             num_threads=threads.plan(num_threads, math.prod(rows_shape), logits.nbytes),
+            rows=math.prod(rows_shape),
+            classes=num_classes,
             target=vector_of(target) if hard else None,
-            soft=None if hard else _soft_rows(target, axis),
+            soft=soft,
+            soft_kind=soft_kind,
+            given_target=target,
             skip=representable(skip, target.dtype) if hard else None,
-            spike=on_label if hard else 0.0,
-            background=background,
-            background_total=total,
-            gain=gain,
+            **mass,
+            logit_scale=logit_scale,
+            softcap=softcap,
+            z_loss=z_loss,
+            asked=asked,
+            out=None if out is None else rows_of(out, axis, precision.kernel),
             reduction=recipe,
         )
 
-    def with_labels(self, backend: Backend) -> tuple[Problem, float]:
-        """Check the labels; give the problem with its `row_scale`, and the mean's denominator."""
+    def with_labels(self, backend: Backend) -> Problem:
+        """Check the labels; give the problem with the mean's denominator and its `row_scale`."""
         assert self.reduction is not None
         recipe = self.reduction
-        rows, num_classes = self.logits.shape
+        rows, num_classes = self.rows, self.classes
         if self.target is not None:
             summary = backend.check_labels(
                 self.target,
@@ -192,12 +283,12 @@ class Problem:
             mass = float(rows)
         denominator = recipe.denominator(mass)
         if denominator == 0.0:
-            return self, denominator
-        return replace(self, row_scale=recipe.row_scale(denominator)), denominator
+            return replace(self, denominator=denominator)
+        return replace(self, denominator=denominator, row_scale=recipe.row_scale(denominator))
 
-    def reduced_loss(self, backend: Backend, outputs: Outputs, denominator: float) -> Any:
+    def reduced_loss(self, backend: Backend, outputs: Outputs) -> Any:
         """Run the forward verb, with a loss for each row where they are needed, and reduce it."""
-        recipe, loss_dtype = self.reduction, self.precision.loss
+        recipe, loss_dtype, denominator = self.reduction, self.precision.loss, self.denominator
         assert recipe is not None
         if denominator == 0.0:
             if outputs.grad is not None:
@@ -207,25 +298,67 @@ class Problem:
             outputs.total = np.empty(1)
             backend.forward(self, outputs)
             return recipe.of_total(float(outputs.total[0]), denominator, loss_dtype.type)
-        outputs.loss = np.empty(len(self.logits), loss_dtype)
+        outputs.loss = np.empty(self.rows, loss_dtype)
         backend.forward(self, outputs)
         return recipe.finish(outputs.loss, denominator)
 
+    def later_grad(
+        self,
+        backend: Backend,
+        row_max: Array,
+        row_sum: Array,
+        grad_output: Any = None,
+        out: Any = None,
+    ) -> Array:
+        """Gradient from the row statistics of a forward pass: the bits that pass would have given.
 
-def _precision(logits: Array) -> Precision:
-    precision = precision_of(logits.dtype)
+        For frameworks that run backward apart from forward. `grad_output` is the upstream gradient
+        that is known only now, a number or one a row; it multiplies one that was given before.
+        """
+        assert self.reduction is not None
+        checks.check_out(out, self.given, {}, self.given.shape, self.precision.storage)
+        upstream = checks.check_grad_output(grad_output, self.reduction.rows_shape)
+        grad = self.new_output(out)
+        if self.denominator == 0.0:
+            grad.rows.fill(0)
+        else:
+            scale = self.row_scale if upstream is None else self.row_scale * upstream
+            backend.backward(replace(self, row_scale=scale), row_max, row_sum, grad.rows)
+        return grad.deliver()
+
+    def new_output(self, out: Array | None) -> OutputRows:
+        """Output of the shape and dtype of the logits: in `out`, or new and laid out alike."""
+        return output_rows(
+            self.given, self.axis, out, self.precision.storage, self.precision.kernel
+        )
+
+
+def _precision(logits: Array, storage: str | None) -> Precision:
+    precision = precision_of(logits.dtype, storage)
     assert precision is not None  # check_logits has passed
     return precision
 
 
-def _in_compute(factor: float | Array | None, precision: Precision) -> float | Array | None:
+def _mass(
+    weights: Array | None, smoothing: float, num_classes: int, hard: bool, compute: np.dtype[Any]
+) -> dict[str, Any]:
+    """Where the mass of a target goes: spike, background and its total, gain."""
+    if weights is None and smoothing == 0.0:
+        return {"spike": 1.0 if hard else 0.0}
+    share: float | Array = 1.0 if weights is None else weights
+    on_label = share if smoothing == 0.0 else share * (1.0 - smoothing)
+    mass: dict[str, Any] = {"spike": on_label if hard else 0.0}
+    with np.errstate(over="ignore"):  # a weight beyond float32 is infinite there
+        if smoothing != 0.0:
+            background = _rounded(share * (smoothing / num_classes), compute)
+            total = np.sum(np.broadcast_to(background, num_classes), dtype=np.float64)
+            mass |= {"background": background, "background_total": float(total)}
+        if not hard:
+            mass["gain"] = _rounded(on_label, compute)
+    return mass
+
+
+def _rounded(factor: float | Array, compute: np.dtype[Any]) -> float | Array:
     """A factor of classes, rounded as kernels will use it."""
-    if factor is None:
-        return None
-    rounded = np.asarray(factor).astype(precision.compute)
+    rounded = np.asarray(factor).astype(compute)
     return rounded if rounded.ndim else float(rounded)
-
-
-def _soft_rows(target: Array, axis: int) -> Array:
-    rows = rows_of(target, axis)
-    return rows.view(np.uint8) if rows.dtype == np.bool_ else rows

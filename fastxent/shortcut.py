@@ -13,6 +13,8 @@ import numpy as np
 
 from fastxent import threads
 from fastxent.backends import pick
+from fastxent.layout import empty_aligned
+from fastxent.options import Options
 
 __all__ = ["are_defaults", "mean_loss"]
 
@@ -21,28 +23,25 @@ _LARGEST = float(np.finfo(np.float32).max)
 _LABELS = 1 << 63
 
 
-def are_defaults(
-    weight: Any,
-    label_smoothing: Any,
-    reduction: Any,
-    normalizer: Any,
-    sample_weight: Any,
-    axis: Any,
-    all_ignored: Any,
-) -> bool:
+def are_defaults(options: Options) -> bool:
     """Whether a call has no options. What cannot be told at a glance counts as an option."""
+    weight, _, smoothing, reduction, normalizer, sample_weight, *others = options
+    z_loss, softcap, logit_scale, axis, all_ignored, aux = others
     return (
         weight is None
         and sample_weight is None
         and normalizer is None
-        and type(label_smoothing) is float
-        and label_smoothing == 0.0
+        and softcap is None
+        and type(smoothing) is type(z_loss) is type(logit_scale) is float
+        and smoothing == z_loss == 0.0
+        and logit_scale == 1.0
         and type(axis) is int
         and axis == -1
-        and type(reduction) is str
+        and type(reduction) is type(all_ignored) is str
         and reduction == "mean"
-        and type(all_ignored) is str
         and all_ignored == "nan"
+        and type(aux) is tuple
+        and not aux
     )
 
 
@@ -72,7 +71,7 @@ def mean_loss(
         )
     ):
         return None
-    grad = np.empty(logits.shape, logits.dtype) if wants_grad and out is None else out
+    grad = empty_aligned(logits.shape, logits.dtype) if wants_grad and out is None else out
     workers = threads.plan(num_threads, target.size, logits.nbytes)
     mean = pick(backend).mean_loss(logits, target, ignore_index, grad, workers)
     if mean is None:

@@ -44,19 +44,32 @@ CHUNK_ELEMENTS = 1 << 14
 class Outputs:
     """Arrays that a backend fills; None means do not compute.
 
+    Arrays of (rows.., C) are views like `Problem.logits`, each with its own dimensions and strides;
+    row number n in C order is what they share. Arrays of (N,) are contiguous. A skipped row holds
+    loss 0, grad 0, row_max 0, row_sum 1, log_prob 0, argmax -1, entropy 0.
+
     Attributes
     ----------
     loss : (N,) array of the loss dtype
-        Loss of each row before `row_scale`; 0 for a skipped row.
-    grad : (N, C) array of the storage dtype, class stride 1, may be the logits themselves
-        Gradient of each row times `row_scale`.
+        Loss of each row before `row_scale`.
     total : (1,) float64 array
         Sum of the rows' losses before they are rounded, added up in an order that depends on the
         shape only.
+    grad : (rows.., C) array of the storage dtype, may be the logits themselves
+        Gradient of each row times `row_scale`.
     row_max, row_sum : (N,) arrays, compute dtype and float64
         m = max z and s = sum exp(z - m): the state between forward and backward.
-    proba, log_proba : (N, C) arrays of the storage dtype, class stride 1, may be the logits
+    proba, log_proba : (rows.., C) arrays of the storage dtype, may be the logits themselves
         Softmax and its logarithm.
+    log_prob : (N,) array of the loss dtype
+        Hard labels: log p of the label, (z_y - m) - log s. Probabilities: sum_k t_k (z_k - L) with
+        the mass t as `gain` and `background` make it; a class without mass adds nothing.
+    argmax : (N,) int64 array
+        First class of the largest z; -1 where `row_sum` is NaN or 0.
+    entropy : (N,) array of the loss dtype
+        -sum_k p_k log p_k; a class with p = 0 adds nothing.
+    target_grad : (rows.., C) array of `Problem.target_grad_kind`
+        Gradient with respect to `soft`: -row_scale * gain_k * (z_k - L).
     """
 
     loss: Array | None = None
@@ -66,6 +79,10 @@ class Outputs:
     row_sum: Array | None = None
     proba: Array | None = None
     log_proba: Array | None = None
+    log_prob: Array | None = None
+    argmax: Array | None = None
+    entropy: Array | None = None
+    target_grad: Array | None = None
 
 
 class LabelSummary(NamedTuple):
@@ -112,7 +129,10 @@ class Backend(Protocol):
         """Find the first bad label, count the live rows and add up their mass."""
 
     def forward(self, problem: Problem, out: Outputs) -> None:
-        """Fill `loss`, `total`, `grad`, `row_max`, `row_sum`, as far as they are not None."""
+        """Fill all outputs but `proba` and `log_proba`, as far as they are not None."""
+
+    def backward(self, problem: Problem, row_max: Array, row_sum: Array, grad: Array) -> None:
+        """Fill `grad` from the row statistics that `forward` gave, with the bits of its `grad`."""
 
     def softmax(self, problem: Problem, out: Outputs) -> None:
         """Fill `proba` or `log_proba`, and `row_max`, `row_sum`, as far as they are not None."""

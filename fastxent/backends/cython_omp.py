@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fastxent import environment, threads
 from fastxent.backends.contract import LabelSummary, Outputs
+from fastxent.backends.not_yet import not_yet
 from fastxent.precision import Array
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ class CythonBackend:
     name = "cython"
 
     def why_not(self, problem: Problem | None = None) -> str | None:
-        """Only a missing extension keeps it from running."""
-        return _missing
+        """The extension is missing, or has no kernels for the problem."""
+        return _missing or not_yet(problem)
 
     def info(self) -> dict[str, str]:
         """Facts for a bug report."""
@@ -62,7 +63,7 @@ class CythonBackend:
         return LabelSummary(*found)
 
     def forward(self, problem: Problem, out: Outputs) -> None:
-        """Fill `loss`, `total`, `grad`, `row_max`, `row_sum`, as far as they are not None."""
+        """Fill all outputs but `proba` and `log_proba`, as far as they are not None."""
         _kernels.forward(
             problem.logits,
             problem.target,
@@ -80,6 +81,10 @@ class CythonBackend:
             out.row_sum,
             problem.num_threads,
         )
+
+    def backward(self, problem: Problem, row_max: Array, row_sum: Array, grad: Array) -> None:
+        """Fill `grad` with the bits that `forward` gives it; the statistics are computed anew."""
+        self.forward(problem, Outputs(grad=grad))
 
     def softmax(self, problem: Problem, out: Outputs) -> None:
         """Fill `proba` or `log_proba`, and `row_max`, `row_sum`, as far as they are not None."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastxent.backends.contract import LABEL_CHUNK, TILE_CLASSES, LabelSummary, Outputs
+from fastxent.backends.not_yet import not_yet
 from fastxent.backends.numba_cpu.arguments import (
     LabelCheck,
     Memory,
@@ -60,10 +61,8 @@ class NumbaBackend:
     name = "numba"
 
     def why_not(self, problem: Problem | None = None) -> str | None:
-        """Numba is missing or does not work here, or the logits have a dtype without kernels."""
-        if problem is not None and problem.logits.dtype.char not in "fd":
-            return f"it has no kernels for logits of dtype {problem.logits.dtype}"
-        return _reason()
+        """Numba is missing or does not work here, or there are no kernels for the problem."""
+        return _reason() or not_yet(problem)
 
     def info(self) -> dict[str, str]:
         """Facts for a bug report."""
@@ -98,7 +97,7 @@ class NumbaBackend:
         return LabelSummary(*launch.run(launch.CHECK_LABELS, workers, tuple(arguments)))
 
     def forward(self, problem: Problem, out: Outputs) -> None:
-        """Fill `loss`, `total`, `grad`, `row_max`, `row_sum`, as far as they are not None."""
+        """Fill all outputs but `proba` and `log_proba`, as far as they are not None."""
         compute = problem.precision.compute
         memory, numbers = _begin(problem.logits, problem.num_threads, out, out.grad)
         row_scale = memory.factor(problem.row_scale, _FLOAT64)
@@ -119,6 +118,10 @@ class NumbaBackend:
             place = memory.factor(background, compute)
             numbers["background"], numbers["background_step"] = place
         _run(numbers, None if on_all is None else 0.0, stored, compute.type(0))
+
+    def backward(self, problem: Problem, row_max: Array, row_sum: Array, grad: Array) -> None:
+        """Fill `grad` with the bits that `forward` gives it; the statistics are computed anew."""
+        self.forward(problem, Outputs(grad=grad))
 
     def softmax(self, problem: Problem, out: Outputs) -> None:
         """Fill `proba` or `log_proba`, and `row_max`, `row_sum`, as far as they are not None."""

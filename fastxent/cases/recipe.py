@@ -1,10 +1,6 @@
-"""The table of cases that the tests, ``fastxent check`` and the benchmarks share.
+"""One call of the loss as a recipe, and the arrays that are baked from it."""
 
-A `Case` is a recipe in the words of the public arguments; `Case.arguments` bakes it. The same
-case always gives the same arrays: its text is its seed.
-"""
-
-import itertools
+import importlib.util
 import math
 import zlib
 from dataclasses import dataclass, fields
@@ -13,9 +9,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastxent.cases.layouts import LAYOUTS
+
 Array = NDArray[Any]
 
+AUX = ("lse", "log_prob", "argmax", "correct", "entropy", "z_loss", "target_grad")
+# Fields that are arguments of the same name.
+AS_THEY_ARE = (
+    *("ignore_index", "label_smoothing", "reduction", "normalizer", "all_ignored", "axis"),
+    *("z_loss", "softcap", "logit_scale"),
+)
+READ_ONLY = ("broadcast rows", "broadcast classes", "read-only")
 BLOCK = 1024  # classes in a block of the kernels: -inf blocks and shapes on both sides of it
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """NumPy's dtype of this name, or that of `ml_dtypes` for bfloat16."""
+    known: Any = name
+    if name == "bfloat16":
+        known = importlib.import_module("ml_dtypes").bfloat16
+    dtype: np.dtype[Any] = np.dtype(known)
+    return dtype
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,8 @@ class Case:
     - ``weight``: none | positive | some-zero | all-zero
     - ``grad_output``: none | scalar | rows
     - ``out``: none | new | in-place
+    - ``aux``: names of `AUX`; "target_grad" is left out for class indices
+    - ``layout``, ``target_layout``: how logits (and ``out``) and target lie in memory, of `LAYOUTS`
     """
 
     rows: int | tuple[int, ...]
@@ -49,13 +65,20 @@ class Case:
     axis: int = -1
     out: str = "none"
     num_threads: int | None = None
+    z_loss: float = 0.0
+    softcap: float | None = None
+    logit_scale: float = 1.0
+    aux: tuple[str, ...] = ()
+    layout: str = "C"
+    target_layout: str = "C"
 
     def __str__(self) -> str:
         words = ["x".join(map(str, self.shape))]
         for field in fields(self)[2:]:
             value = getattr(self, field.name)
             if value != field.default:
-                words.append(field.name if value is True else f"{field.name}={value}")
+                shown = "+".join(value) if isinstance(value, tuple) else value
+                words.append(field.name if value is True else f"{field.name}={shown}")
         return " ".join(words)
 
     @property
@@ -77,27 +100,50 @@ class Case:
     @property
     def legal(self) -> bool:
         """Whether the public functions accept this combination."""
+        if self.out == "in-place" and self.layout in READ_ONLY:
+            return False
         if self.normalizer is not None and self.reduction != "mean":
             return False
         if self.soft:
             return self.ignore_index is None or self.ignore_index < 0
         return self.labels == "hard" or self.ignore_index is not None
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The side outputs to ask for."""
+        return tuple(name for name in self.aux if self.soft or name != "target_grad")
+
+    def why_not(self, dtype: DTypeLike) -> str | None:
+        """Why there are no such arrays for logits of a dtype, here; None if there are."""
+        names = (dtype if isinstance(dtype, str) else np.dtype(dtype).name, self.label_dtype)
+        if "bfloat16" in names and importlib.util.find_spec("ml_dtypes") is None:
+            return "bfloat16 is a dtype of ml_dtypes, which is not installed"
+        if names[0] == "float16" and self.logits == "huge-offset":
+            return "float16 ends at 65,504"
+        return None
+
     def arguments(self, dtype: DTypeLike) -> tuple[Array, Array, dict[str, Any]]:
         """Logits, target and options for `fastxent.cross_entropy_and_grad`.
 
         Only options that differ from their default are named, so the defaults get tested too.
         ``out`` and ``num_threads`` are left out: they change no number, and the reference does
-        not know them.
+        not know them. So is ``aux``, whose names are `asked`.
         """
+        dtype = dtype_of(np.dtype(dtype).name if not isinstance(dtype, str) else dtype)
         rng = np.random.default_rng(zlib.crc32(str(self).encode()))
         z = self._logits(rng, math.prod(self.leading))
         if self.soft:
-            label_dtype = self.label_dtype or (bool if self.labels == "one-hot" else dtype)
+            label_dtype = np.dtype(bool) if self.labels == "one-hot" else dtype
+            if self.label_dtype:
+                label_dtype = dtype_of(self.label_dtype)
             target = self._in_shape(self._probabilities(rng, z).astype(label_dtype))
         else:
             target = self._class_indices(rng, z).reshape(self.leading)
-        return self._in_shape(z.astype(dtype)), target, self._options(rng, dtype)
+        logits = self._in_shape(z.astype(dtype))
+        class_axis = self.axis % logits.ndim
+        logits = LAYOUTS[self.layout](logits, class_axis)
+        target = LAYOUTS[self.target_layout](target, class_axis if self.soft else None)
+        return logits, target, self._options(rng, dtype)
 
     def _in_shape(self, rows: Array) -> Array:
         """Turn an (N, C) array into a C-contiguous one of the logits' shape."""
@@ -129,7 +175,7 @@ class Case:
 
     def _class_indices(self, rng: np.random.Generator, z: Array) -> Array:
         rows, classes = z.shape
-        dtype = np.dtype(self.label_dtype or np.int64)
+        dtype = np.dtype(np.int64 if self.soft else self.label_dtype or np.int64)
         y: Array = rng.integers(0, min(classes, np.iinfo(dtype).max + 1), rows)
         if self.logits == "masked-block":  # a class that is not masked, for a finite loss
             y = np.where(np.isfinite(z), rng.random(z.shape), -1).argmax(axis=1)
@@ -155,8 +201,9 @@ class Case:
             mass[3::8, 0] = np.nan
         return np.where(masked, 0, mass)
 
-    def _options(self, rng: np.random.Generator, dtype: DTypeLike) -> dict[str, Any]:
+    def _options(self, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, Any]:
         options: dict[str, Any] = {}
+        dtype = np.dtype(np.float32) if dtype.itemsize < 4 else dtype  # factors are not stored
         if self.weight != "none":
             weight = rng.uniform(0.5, 2, self.classes).astype(dtype)
             if self.weight != "positive":
@@ -169,102 +216,8 @@ class Case:
             options["grad_output"] = -1.75
         elif self.grad_output == "rows":
             options["grad_output"] = np.asarray(rng.standard_normal(self.leading), dtype)
-        as_they_are = ("ignore_index", "label_smoothing", "reduction", "normalizer")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in (*as_they_are, "all_ignored", "axis") and value != field.default:
+            if field.name in AS_THEY_ARE and value != field.default:
                 options[field.name] = value
         return options
-
-
-# Every option at one telling value.
-OPTIONS: tuple[dict[str, Any], ...] = (
-    {"labels": "one-hot"},
-    {"labels": "soft"},
-    {"labels": "unnormalised"},
-    {"labels": "ignored"},
-    {"labels": "all-ignored"},
-    {"labels": "ignored", "ignore_index": 2},
-    {"ignore_index": None},
-    {"weight": "positive"},
-    {"label_smoothing": 0.1},
-    {"reduction": "none"},
-    {"reduction": "sum"},
-    {"normalizer": 7.5},
-    {"sample_weight": True},
-    {"grad_output": "scalar"},
-    {"grad_output": "rows"},
-    {"all_ignored": "zero"},
-    {"axis": 0},
-    {"out": "new"},
-    {"out": "in-place"},
-    # more elements than one thread takes at a time, or there would be nothing for the others
-    {"num_threads": 3, "rows": 70, "classes": BLOCK + 6},
-)
-
-
-def _option_cases() -> list[Case]:
-    """Every option alone and every legal pair, over few, many and more than a block of classes."""
-    shapes = itertools.cycle([(19, 10), (5, 130), (3, BLOCK + 6)])
-    chosen = [{}, *OPTIONS]
-    for one, other in itertools.combinations(OPTIONS, 2):
-        if not one.keys() & other.keys():
-            chosen.append(one | other)
-    cases = (
-        Case(**{"rows": rows, "classes": classes} | options)
-        for (rows, classes), options in zip(shapes, chosen, strict=False)
-    )
-    return [case for case in cases if case.legal]
-
-
-def _shape_cases() -> list[Case]:
-    """Awkward numbers of rows and classes, leading dimensions, and one shape of real size."""
-    shapes: list[tuple[int | tuple[int, ...], int]] = [(1, 1), (2, 1), (3, 2), (5, 16), (5, 17)]
-    shapes += [(33, 10), (7, 1001), (3, BLOCK), (3, BLOCK + 1), (2, 2 * BLOCK + 1), (64, 32003)]
-    shapes += [((), 7), ((2, 3), 5)]
-    cases = [Case(*shape, labels=labels) for shape in shapes for labels in ("hard", "soft")]
-    for labels, axis in itertools.product(("hard", "soft", "ignored"), (0, 1)):
-        cases.append(Case((4, 6), 5, labels=labels, axis=axis, weight="positive"))
-        cases.append(Case((2, 3, 5), 70, labels=labels, axis=axis, reduction="none"))
-    cases.append(Case((), 7, reduction="none", sample_weight=True, grad_output="rows"))
-    cases += [Case(0, 5), Case(0, 5, reduction="none"), Case(0, 5, normalizer=7.5)]
-    cases += [Case(0, 5, all_ignored="zero"), Case(0, 5, "soft"), Case(0, 5, axis=0)]
-    cases += [Case(0, 5, out="new"), Case(0, 5, out="in-place")]
-    return cases
-
-
-def _trap_cases() -> list[Case]:
-    """What other implementations of this loss have got wrong."""
-    cases = []
-    for label_dtype in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"):
-        cases.append(Case(7, 300, label_dtype=label_dtype))  # more classes than int8 can name
-        if label_dtype.startswith("i"):
-            cases.append(Case(7, 5, "ignored", label_dtype))
-    for classes in (5, 300):  # beyond the classes, and one of them
-        cases.append(Case(7, classes, "ignored", "uint8", ignore_index=255))
-    for label_dtype in ("float32", "float64"):
-        cases.append(Case(7, 30, "soft", label_dtype))
-
-    kinds = ("flat", "huge-offset", "far-below-zero", "minus-inf", "special-rows")
-    for logits, labels in itertools.product(kinds, ("hard", "soft", "ignored")):
-        for shape in ((21, 10), (9, BLOCK + 300)):
-            cases.append(Case(*shape, labels=labels, logits=logits, reduction="none"))
-        cases.append(Case(6, 70, labels=labels, logits=logits))
-    for reduction in ("mean", "sum"):
-        cases.append(
-            Case(8, 10, "all-ignored", logits="special-rows", reduction=reduction, out="in-place")
-        )
-    for classes, labels in itertools.product((BLOCK + 1, 2 * BLOCK + 1, 3100), ("hard", "soft")):
-        cases.append(Case(4, classes, labels=labels, logits="masked-block"))
-    cases.append(Case(4, BLOCK + 1, logits="masked-block", label_smoothing=0.1, reduction="none"))
-
-    for weight, labels in itertools.product(("some-zero", "all-zero"), ("hard", "soft")):
-        for all_ignored in ("nan", "zero"):
-            cases.append(Case(9, 10, labels, weight=weight, all_ignored=all_ignored))
-        cases.append(Case(9, 10, labels, weight=weight, logits="minus-inf", reduction="none"))
-    cases.append(Case(9, 10, weight="some-zero", label_smoothing=1.0))
-    return cases
-
-
-OPTION_CASES = tuple(_option_cases())
-CASES = tuple(dict.fromkeys([*OPTION_CASES, *_shape_cases(), *_trap_cases()]))

@@ -1,0 +1,14 @@
+"""The public functions: docstring, build a Problem, pick a backend, run, reduce."""
+
+from fastxent.api.cross_entropy import cross_entropy, cross_entropy_and_grad
+from fastxent.api.labels import check_labels
+from fastxent.api.softmax import log_softmax, logsumexp, softmax
+
+__all__ = [
+    "check_labels",
+    "cross_entropy",
+    "cross_entropy_and_grad",
+    "log_softmax",
+    "logsumexp",
+    "softmax",
+]

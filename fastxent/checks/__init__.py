@@ -1,0 +1,57 @@
+"""The door: every message for a bad argument, and the only place that raises one.
+
+Each function takes what the caller gave and returns what the rest of the library can trust.
+Nothing is computed and nothing is written before all of them have passed.
+"""
+
+from fastxent.checks.arrays import (
+    check_class_indices,
+    check_grad_output,
+    check_logits,
+    check_sample_weight,
+    check_target,
+    check_weight,
+    raise_bad_label,
+)
+from fastxent.checks.axes import check_axes, check_axis
+from fastxent.checks.options import (
+    check_aux,
+    check_choice,
+    check_ignore_index,
+    check_label_smoothing,
+    check_logit_scale,
+    check_normalizer,
+    check_num_classes,
+    check_num_threads,
+    check_softcap,
+    check_storage,
+    check_z_loss,
+)
+from fastxent.checks.output import check_out
+from fastxent.checks.states import raise_backend, raise_call_order
+
+__all__ = [
+    "check_aux",
+    "check_axes",
+    "check_axis",
+    "check_choice",
+    "check_class_indices",
+    "check_grad_output",
+    "check_ignore_index",
+    "check_label_smoothing",
+    "check_logit_scale",
+    "check_logits",
+    "check_normalizer",
+    "check_num_classes",
+    "check_num_threads",
+    "check_out",
+    "check_sample_weight",
+    "check_softcap",
+    "check_storage",
+    "check_target",
+    "check_weight",
+    "check_z_loss",
+    "raise_backend",
+    "raise_bad_label",
+    "raise_call_order",
+]

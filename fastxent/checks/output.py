@@ -1,0 +1,78 @@
+"""Whether results can be written where the caller wants them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastxent.checks.reading import shown
+from fastxent.errors import DTypeError, OutputError, ShapeError
+from fastxent.layout import same_memory
+from fastxent.precision import Array
+
+__all__ = ["check_out"]
+
+# How hard NumPy may search for a common element before two arrays count as overlapping.
+# Any, because NumPy's type stubs know the special values -1 and 0 only.
+_OVERLAP_WORK: Any = 10_000
+
+
+def _overlap(first: Array, second: Array) -> bool:
+    try:
+        return bool(np.shares_memory(first, second, max_work=_OVERLAP_WORK))
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _overlaps_itself(array: Array) -> bool:
+    """Whether two of its entries are one in memory."""
+    if not array.size:
+        return False
+    axes = [axis for axis in zip(array.strides, array.shape, strict=True) if axis[1] > 1]
+    span = array.itemsize
+    for stride, size in sorted((abs(stride), size) for stride, size in axes):
+        if stride < span:
+            break
+        span += stride * (size - 1)
+    else:
+        return False
+    # an axis steps into what the finer ones span: only an odd view does, so count its addresses
+    addresses = np.zeros(1, np.int64)
+    for stride, size in axes:
+        addresses = np.add.outer(addresses, np.arange(size) * stride).reshape(-1)
+    return bool(np.diff(np.sort(addresses)).min(initial=array.itemsize) < array.itemsize)
+
+
+def check_out(
+    out: Any,
+    logits: Array,
+    others: dict[str, Array | None],
+    shape: tuple[int, ...],
+    dtype: npt.DTypeLike,
+) -> Array | None:
+    """Array that can be written to and shares memory with nothing but, exactly, the logits."""
+    if out is None:
+        return None
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise DTypeError(f"out must be a plain NumPy array, got {type(out).__name__}")
+    if out.shape != shape:
+        raise ShapeError(f"out needs {shown(shape)}; it has {shown(out.shape)}")
+    if out.dtype != dtype:
+        raise DTypeError(f"out needs dtype {np.dtype(dtype)} in native byte order, not {out.dtype}")
+    if not out.flags.writeable:
+        raise OutputError("out is read-only")
+    if _overlaps_itself(out):
+        raise OutputError(
+            "out is a broadcast or overlapping view: several of its entries are one in memory"
+        )
+    if not same_memory(out, logits) and _overlap(out, logits):
+        raise OutputError(
+            "out overlaps the logits without being the same array: pass out=logits to write over "
+            "them, or an array of its own"
+        )
+    for name, other in others.items():
+        if other is not None and _overlap(out, other):
+            raise OutputError(f"out shares memory with {name}, which would be overwritten")
+    return out
