@@ -14,12 +14,15 @@ from libc.string cimport memset
 from arrays cimport Held, hold, plain_output, plain_rows, release
 from kernels cimport (
     fastxent_block,
+    fastxent_float32,
+    fastxent_float64,
     fastxent_label_check,
     fastxent_label_chunk,
     fastxent_labels,
     fastxent_level,
     fastxent_level_count,
     fastxent_levels,
+    fastxent_matrix,
     fastxent_openmp_limit,
     fastxent_openmp_version,
     fastxent_pass,
@@ -79,12 +82,47 @@ cdef void *_output(Held *held, array) except? NULL:
     return hold(held, array, PyBUF_STRIDES | PyBUF_WRITABLE).buf
 
 
-cdef const void *_rows(Held *held, array, int64_t *stride, int *size, int flags) except? NULL:
-    """Address of 2-D rows, their stride in elements and the size of an element."""
-    cdef Py_buffer *view = hold(held, array, flags)
-    size[0] = <int>view.itemsize
-    stride[0] = view.strides[0] // view.itemsize
-    return view.buf
+cdef int _place(fastxent_matrix *matrix, Py_buffer *view, int kind) noexcept:
+    """Describe an array of rows, in one to four dimensions, and classes, the last."""
+    cdef int level
+    matrix.data = <char *>view.buf
+    matrix.kind = kind
+    matrix.levels = view.ndim - 1
+    # a single class may have any stride
+    matrix.class_stride = view.strides[view.ndim - 1] if view.shape[view.ndim - 1] > 1 else view.itemsize
+    for level in range(view.ndim - 1):
+        matrix.size[level] = view.shape[view.ndim - 2 - level]
+        matrix.stride[level] = view.strides[view.ndim - 2 - level]
+    return 0
+
+
+cdef int _input_matrix(Held *held, fastxent_matrix *matrix, array, int kind) except -1:
+    if array is not None:
+        _place(matrix, hold(held, array, PyBUF_STRIDES), kind)
+    return 0
+
+
+cdef int _output_matrix(Held *held, fastxent_matrix *matrix, array, int kind) except -1:
+    if array is not None:
+        _place(matrix, hold(held, array, PyBUF_STRIDES | PyBUF_WRITABLE), kind)
+    return 0
+
+
+cdef int _begin(Held *held, fastxent_pass *work, logits, int kind, int threads) except -1:
+    """What every pass knows first: logits without options."""
+    cdef Py_buffer *view
+    cdef int dimension
+    memset(work, 0, sizeof(fastxent_pass))
+    view = hold(held, logits, PyBUF_STRIDES)
+    _place(&work.logits, view, kind)
+    work.rows = 1
+    for dimension in range(view.ndim - 1):
+        work.rows *= view.shape[dimension]
+    work.classes = view.shape[view.ndim - 1]
+    work.size = 8 if kind == fastxent_float64 else 4
+    work.logit_scale = 1.0
+    work.threads = threads
+    return 0
 
 
 cdef int _labels(
@@ -145,17 +183,17 @@ cdef const void *_class_factor(
 
 cdef int _run(fastxent_pass *work) except -1:
     """Plan the pass, give it scratch memory, run it: a small one allocates nothing."""
-    cdef double small[512]
+    cdef char small[4096 + 64]
+    cdef char *place = small
     cdef void *large = NULL
-    work.schedule = fastxent_schedule_of(work.rows, work.classes, work.threads)
+    work.schedule = fastxent_schedule_of(work[0])
     cdef int64_t size = fastxent_scratch_bytes(work[0])
-    if size <= <int64_t>sizeof(small):
-        work.scratch = small
-    else:
-        large = PyMem_Malloc(size)
+    if size > 4096:
+        large = PyMem_Malloc(size + 64)
         if large == NULL:
             raise MemoryError
-        work.scratch = large
+        place = <char *>large
+    work.scratch = place + (64 - <uint64_t>place % 64)
     with nogil:
         _level.forward(work[0])
     PyMem_Free(large)
@@ -211,30 +249,23 @@ def check_labels(target, int64_t classes, skip, class_mass, row_mass, int thread
         release(&held)
 
 
-cdef int _statistics(Held *held, fastxent_pass *work, row_max, row_sum) except -1:
-    work.row_max = _output(held, row_max)
-    work.row_sum = <double *>_output(held, row_sum)
-    return 0
-
-
 def forward(
-    logits, target, skip, soft, spike, background, double background_total, gain, row_scale,
-    loss, total, grad, row_max, row_sum, int threads,
+    logits, int kind, target, skip, soft, int soft_kind, spike, background,
+    double background_total, gain, row_scale, double logit_scale, double softcap, double z_loss,
+    loss, total, grad, row_max, row_sum, log_prob, argmax, entropy, target_grad,
+    int target_grad_kind, int threads,
 ):
     """Losses, gradients and statistics of rows: `Backend.forward`."""
     cdef Held held
     cdef fastxent_pass work
     cdef double spike_place, scale_place
     cdef Constant background_place, gain_place
-    cdef int ignored
     held.count = 0
-    memset(&work, 0, sizeof(work))
     try:
-        work.logits = _rows(&held, logits, &work.logits_stride, &work.size, PyBUF_STRIDES)
-        work.rows = held.views[0].shape[0]
-        work.classes = held.views[0].shape[1]
+        _begin(&held, &work, logits, kind, threads)
+        work.logit_scale, work.softcap, work.z_loss = logit_scale, softcap, z_loss
         if target is None:
-            work.soft = _rows(&held, soft, &work.soft_stride, &work.soft_size, PyBUF_STRIDES)
+            _input_matrix(&held, &work.soft, soft, soft_kind)
         else:
             _labels(&held, &work.labels, target, work.classes, skip)
         work.spike = _factor(&held, spike, &spike_place, &work.spike_step)
@@ -249,18 +280,19 @@ def forward(
             work.gain = _class_factor(&held, gain, &gain_place, work.size, &work.gain_step)
         work.loss = _output(&held, loss)
         work.total = <double *>_output(&held, total)
-        _statistics(&held, &work, row_max, row_sum)
-        if grad is not None:
-            work.grad = <void *>_rows(
-                &held, grad, &work.out_stride, &ignored, PyBUF_STRIDES | PyBUF_WRITABLE
-            )
-        work.threads = threads
+        work.row_max = _output(&held, row_max)
+        work.row_sum = <double *>_output(&held, row_sum)
+        work.log_prob = _output(&held, log_prob)
+        work.argmax = <int64_t *>_output(&held, argmax)
+        work.entropy = _output(&held, entropy)
+        _output_matrix(&held, &work.target_grad, target_grad, target_grad_kind)
+        _output_matrix(&held, &work.grad, grad, kind)
         _run(&work)
     finally:
         release(&held)
 
 
-def softmax(logits, proba, log_proba, row_max, row_sum, int threads):
+def softmax(logits, int kind, proba, log_proba, row_max, row_sum, int threads):
     """Softmax or its logarithm, and the statistics of rows: `Backend.softmax`.
 
     The softmax is the gradient of rows whose whole mass is 1 and lies on no class.
@@ -268,22 +300,15 @@ def softmax(logits, proba, log_proba, row_max, row_sum, int threads):
     cdef Held held
     cdef fastxent_pass work
     cdef double one = 1.0
-    cdef int ignored
-    cdef int writable = PyBUF_STRIDES | PyBUF_WRITABLE
     held.count = 0
-    memset(&work, 0, sizeof(work))
     try:
-        work.logits = _rows(&held, logits, &work.logits_stride, &work.size, PyBUF_STRIDES)
-        work.rows = held.views[0].shape[0]
-        work.classes = held.views[0].shape[1]
+        _begin(&held, &work, logits, kind, threads)
         work.row_scale = &one
         work.background_total = 1.0
-        _statistics(&held, &work, row_max, row_sum)
-        if proba is not None:
-            work.grad = <void *>_rows(&held, proba, &work.out_stride, &ignored, writable)
-        if log_proba is not None:
-            work.log_proba = <void *>_rows(&held, log_proba, &work.out_stride, &ignored, writable)
-        work.threads = threads
+        work.row_max = _output(&held, row_max)
+        work.row_sum = <double *>_output(&held, row_sum)
+        _output_matrix(&held, &work.grad, proba, kind)
+        _output_matrix(&held, &work.log_proba, log_proba, kind)
         _run(&work)
     finally:
         release(&held)
@@ -296,25 +321,26 @@ def mean_loss(logits, target, skip, grad, int threads):
     cdef fastxent_pass work
     cdef int64_t bad_row, live
     cdef double total, mass, scale, one = 1.0
+    cdef int kind
     cdef Py_buffer *rows
     cdef Py_buffer *labels
     held.count = 0
-    memset(&work, 0, sizeof(work))
     try:
         rows = hold(&held, logits, PyBUF_STRIDES | PyBUF_FORMAT)
         labels = hold(&held, target, PyBUF_STRIDES | PyBUF_FORMAT)
         if not plain_rows(rows, labels):
             return None
-        work.logits = rows.buf
+        kind = fastxent_float32 if rows.itemsize == 4 else fastxent_float64
+        memset(&work, 0, sizeof(work))
+        _place(&work.logits, rows, kind)
         work.rows, work.classes = rows.shape[0], rows.shape[1]
         work.size = <int>rows.itemsize
-        work.logits_stride = rows.strides[0] // rows.itemsize
+        work.logit_scale = 1.0
         if grad is not None:
             hold(&held, grad, PyBUF_STRIDES | PyBUF_FORMAT)
             if not plain_output(&held.views[2], rows, labels):
                 return None
-            work.grad = held.views[2].buf
-            work.out_stride = held.views[2].strides[0] // rows.itemsize
+            _place(&work.grad, &held.views[2], kind)
         _describe(&work.labels, labels, work.classes, skip)
         check.labels = work.labels
         check.class_mass = check.row_mass = NULL

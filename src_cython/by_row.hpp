@@ -2,68 +2,100 @@
 #pragma once
 
 #include "labels.hpp"
+#include "outputs.hpp"
 #include "parallel.hpp"
 #include "row.hpp"
 
 namespace {
 
-template <class T> T *row_of(void *array, int64_t stride, int64_t row) {
-    return array ? static_cast<T *>(array) + row * stride : nullptr;
-}
-
-template <class T> void put(void *array, int64_t row, double value) {
-    if (array) static_cast<T *>(array)[row] = static_cast<T>(value);
-}
-
-// A row that is not computed: 0 where its label is skipped. Gives its loss.
-template <class T> FASTXENT_ONCE double fill_row(const fastxent_pass &pass, int64_t row, double value) {
-    put<T>(pass.loss, row, value);
-    T *grad = row_of<T>(pass.grad, pass.out_stride, row);
-    if (grad)
-        for (int64_t k = 0; k < pass.classes; ++k) grad[k] = static_cast<T>(value);
-    return value;
-}
-
-// What becomes of a row by its label: computed, or filled with a number.
-struct row_fate {
-    bool computed;
-    int64_t label;  // -1 where there are no labels
-    double filling;
+// A thread's memory: sums of the blocks of a group's rows, and buffers for what is not computed where
+// it lies. Each has room for all rows of a group.
+template <class T> struct row_buffers {
+    fastxent_block_sums *blocks;
+    T *logits, *exps, *masses, *block;
+    row_buffers(const fastxent_pass &pass, int thread) {
+        const fastxent_schedule &schedule = pass.schedule;
+        char *own = pass.scratch + thread * schedule.thread_bytes;
+        T *buffers = reinterpret_cast<T *>(own);
+        logits = buffers, exps = logits + schedule.buffer;
+        masses = exps + schedule.buffer, block = masses + schedule.buffer;
+        blocks = reinterpret_cast<fastxent_block_sums *>(buffers + schedule.buffers * schedule.buffer);
+    }
 };
 
-FASTXENT_INLINE row_fate fate_of(const fastxent_pass &pass, int64_t row) {
-    if (!pass.labels.data) return {true, -1, 0.0};
-    const int64_t label = label_at(pass.labels, row);
-    if (is_skipped(pass.labels, label)) return {false, -1, 0.0};
-    // checked already, but the array is the caller's: another thread may have written to it
-    if (!is_class(pass.labels, label)) return {false, -1, __builtin_nan("")};
-    return {true, label, 0.0};
-}
-
 // Some rows on their way through the pass, each in a slot: begin_row, blocks_forward, merge_row for
-// each, finish_group for all, then put_row, blocks_close and put_at_label for each.
+// each, finish_group for all, then close_row for each.
 template <class T> struct row_group {
     static constexpr int slots = lanes<double>::count;
-    int64_t row[slots], label[slots];
-    const T *logits[slots];
-    T *grad[slots];
-    double max[slots], sum[slots], mass[slots], dot[slots], spike[slots], scale[slots];
+    int64_t row[slots], label[slots], argmax[slots];
+    const char *logits[slots];
+    char *grad[slots];
+    // z where all of a row is kept, or null; its exponentials, or null where nobody reads them
+    T *z[slots], *exps[slots];
+    double max[slots], sum[slots], mass[slots], dot[slots], spread[slots], spike[slots], scale[slots];
     double at_label[slots], exp_at_label[slots], mass_at_label[slots];
-    double loss[slots], log_sum[slots], share[slots], grad_at_label[slots];
+    double loss[slots], log_sum[slots], share[slots], grad_at_label[slots], log_prob[slots];
 };
 
 template <class T>
 FASTXENT_INLINE void begin_row(const fastxent_pass &pass, row_group<T> &group, int slot, int64_t row,
-                               int64_t label) {
-    const T *logits = static_cast<const T *>(pass.logits) + row * pass.logits_stride;
+                               int64_t label, const row_buffers<T> &buffers,
+                               const transform_of<T> &transform) {
+    const fastxent_schedule &schedule = pass.schedule;
+    const char *logits = row_of(pass.logits, row);
+    char *grad = pass.grad.data ? row_of(pass.grad, row) : nullptr;
     group.row[slot] = row;
     group.label[slot] = label;
     group.logits[slot] = logits;
-    group.grad[slot] = row_of<T>(pass.grad, pass.out_stride, row);
+    group.grad[slot] = grad;
+    const int64_t place = slot * pass.classes;
+    group.exps[slot] = schedule.writes_directly && grad ? reinterpret_cast<T *>(grad)
+                       : grad || pass.entropy           ? buffers.exps + place
+                                                        : nullptr;
+    group.z[slot] = schedule.keeps_logits     ? buffers.logits + place
+                    : schedule.reads_directly ? reinterpret_cast<T *>(const_cast<char *>(logits))
+                                              : group.exps[slot];
     // read before anything is written: the gradient may go over the logits
-    group.at_label[slot] = label >= 0 ? static_cast<double>(logits[label]) : 0.0;
+    group.at_label[slot] =
+        label < 0 ? 0.0
+        : schedule.reads_directly
+            ? static_cast<double>(get_number(reinterpret_cast<const T *>(logits) + label))
+            : static_cast<double>(transformed(transform, number_at<T>(pass.logits, logits, label)));
     group.spike[slot] = label >= 0 ? pass.spike[label * pass.spike_step] : 0.0;
-    group.scale[slot] = pass.row_scale[row * pass.row_scale_step];
+    group.scale[slot] = pass.row_scale[row * pass.row_scale_step] * pass.logit_scale;
+}
+
+// The blocks of a row from block `from` up to `to`: a row may be shared out among threads.
+template <class T, class Target>
+FASTXENT_ONCE void blocks_forward(const fastxent_pass &pass, const row_group<T> &group, int slot,
+                                  const Target &target, const row_buffers<T> &buffers,
+                                  const transform_of<T> &transform, fastxent_block_sums *blocks,
+                                  int64_t from, int64_t to) {
+    const int64_t classes = pass.classes;
+    const bool directly = pass.schedule.reads_directly && !pass.schedule.keeps_logits;
+    double highest = -infinity<double>;
+    for (int64_t b = from; b < to; ++b) {
+        const int64_t begin = b * fastxent_block, n = block_length(begin, classes);
+        T *z = group.z[slot] ? group.z[slot] + begin : buffers.block;
+        T *exps = group.exps[slot] ? group.exps[slot] + begin : nullptr;
+        const double max = directly ? block_max(z, n)
+                                    : prepare(pass.logits, group.logits[slot], begin, n, z, transform);
+        int64_t argmax = -1;
+        if (pass.argmax && (max > highest || b == from)) {
+            argmax = begin + first_of(z, n, max);  // before the exponentials go over them
+            highest = max;
+        }
+        const auto here = target.block(begin, n);
+        // null as a constant leaves no test in the loop
+        if (!exps)
+            blocks[b] = block_forward<T, false>(z, max, n, here, static_cast<T *>(nullptr));
+        else if (classes <= fastxent_block)
+            blocks[b] = block_forward<T, true>(z, max, n, here, exps);
+        else
+            blocks[b] = block_forward<T, false>(z, max, n, here, exps);
+        blocks[b].argmax = argmax;
+        if (pass.entropy) blocks[b].spread = block_spread(z, max, n, exps);
+    }
 }
 
 template <class T, class Target>
@@ -73,60 +105,86 @@ FASTXENT_INLINE void merge_row(const fastxent_pass &pass, row_group<T> &group, i
     const int64_t label = group.label[slot];
     group.max[slot] = sums.max;
     group.sum[slot] = sums.sum;
-    group.mass[slot] = pass.soft ? sums.mass : group.spike[slot] + pass.background_total;
+    group.spread[slot] = sums.spread;
+    group.argmax[slot] = sums.argmax;
+    group.mass[slot] = pass.soft.data ? sums.mass : group.spike[slot] + pass.background_total;
     group.dot[slot] = Target::everywhere ? sums.dot : 0.0;
-    group.exp_at_label[slot] = group.mass_at_label[slot] = 0.0;
-    if (label < 0 || !group.grad[slot]) return;
-    group.exp_at_label[slot] = static_cast<double>(group.grad[slot][label]) *
-                               blocks[label / fastxent_block].factor;
+    const bool wanted = label >= 0 && group.grad[slot];
+    group.exp_at_label[slot] =
+        wanted ? static_cast<double>(get_number(group.exps[slot] + label)) *
+                     blocks[label / fastxent_block].factor
+               : 0.0;
+    group.mass_at_label[slot] = 0.0;
     if constexpr (Target::everywhere)
-        group.mass_at_label[slot] =
-            static_cast<double>(target.mass(label, first{1}).part[0][0]);
+        if (wanted)
+            group.mass_at_label[slot] =
+                static_cast<double>(target.block(label, 1).mass(0, first{1}).part[0][0]);
 }
 
-template <class T> FASTXENT_ONCE void finish_group(row_group<T> &group) {
-    const auto take = [](const double *numbers) __attribute__((always_inline)) {
-        return load<double>(numbers, whole{}, 0.0);
-    };
+template <class T> FASTXENT_INLINE void finish_group(const fastxent_pass &pass, row_group<T> &group) {
+    const auto of = [](const double *numbers) { return load<double>(numbers, whole{}, 0.0); };
     const row_results results = finish(
-        {take(group.max), take(group.sum), take(group.mass), take(group.dot), take(group.spike),
-         take(group.scale), take(group.at_label), take(group.exp_at_label),
-         take(group.mass_at_label)});
+        pass, {of(group.max), of(group.sum), of(group.mass), of(group.dot), of(group.spike),
+               of(group.scale), of(group.at_label), of(group.exp_at_label), of(group.mass_at_label)});
     store(group.loss, results.loss, whole{});
     store(group.log_sum, results.log_sum, whole{});
     store(group.share, results.share, whole{});
     store(group.grad_at_label, results.grad_at_label, whole{});
+    store(group.log_prob, results.log_prob, whole{});
 }
 
-// What is written of a row besides its gradient.
-template <class T>
-FASTXENT_ONCE void put_row(const fastxent_pass &pass, const row_group<T> &group, int slot) {
-    const int64_t row = group.row[slot];
-    put<T>(pass.loss, row, group.loss[slot]);
-    put<T>(pass.row_max, row, group.max[slot]);
-    if (pass.row_sum) pass.row_sum[row] = group.sum[slot];
-    if (T *log_proba = row_of<T>(pass.log_proba, pass.out_stride, row)) {
-        const lanes<T> max = splat(static_cast<T>(group.max[slot]));
-        const lanes<T> log_sum = splat(static_cast<T>(group.log_sum[slot]));
-        const T *logits = group.logits[slot];
-        for_lanes<T>(pass.classes, [&](int64_t k, auto some, int) __attribute__((always_inline)) {
-            store(log_proba + k, load<T>(logits + k, some, T(0)) - max - log_sum, some);
-        });
+template <class T> FASTXENT_INLINE void put_row(const fastxent_pass &pass, row_group<T> &group, int slot) {
+    put_statistics<T>(pass, group.row[slot],
+                      {group.loss[slot], group.max[slot], group.sum[slot], group.log_prob[slot],
+                       group.log_sum[slot], group.spread[slot], group.argmax[slot]});
+}
+
+// What is written of the blocks from `from` up to `to` once the row's sums are known.
+template <class T, class Target>
+FASTXENT_ONCE void blocks_close(const fastxent_pass &pass, const row_group<T> &group, int slot,
+                                const Target &target, const row_buffers<T> &buffers,
+                                const transform_of<T> &transform, const fastxent_block_sums *blocks,
+                                int64_t from, int64_t to) {
+    const fastxent_schedule &schedule = pass.schedule;
+    const double scale = group.scale[slot], share = group.share[slot];
+    const lanes<T> scales = splat(static_cast<T>(scale)), one = splat(T(1));
+    // of logits that were transformed the last step is a factor of its own
+    const bool in_one_step = !Target::everywhere && !schedule.writes_directly && pass.softcap == 0.0;
+    for (int64_t b = from; b < to; ++b) {
+        const int64_t begin = b * fastxent_block, n = block_length(begin, pass.classes);
+        const T *z = group.z[slot] + begin;
+        if (pass.log_proba.data) put_log_proba(pass, group.row[slot], begin, n, z, group.max[slot],
+                                               group.log_sum[slot], buffers.block);
+        if (pass.target_grad.data)
+            put_target_grad(pass, group.row[slot], begin, n, z, group.max[slot], group.log_sum[slot],
+                            buffers.block);
+        if (!group.grad[slot]) continue;
+        const double of_block = share * blocks[b].factor;
+        const lanes<T> factor =
+            splat(static_cast<T>(Target::everywhere ? of_block : scale * of_block));
+        T *grad = group.exps[slot] + begin;
+        if (!in_one_step) block_close(grad, n, target.block(begin, n), scales, factor);
+        if (pass.softcap != 0.0) block_slope(grad, z, n, pass, transform);
+        if (!schedule.writes_directly)
+            deliver(grad, in_one_step ? factor : one, n, pass.grad, group.grad[slot], begin);
     }
 }
 
-template <class T> FASTXENT_INLINE void put_at_label(const row_group<T> &group, int slot) {
+template <class T>
+FASTXENT_INLINE void put_at_label(const fastxent_pass &pass, const row_group<T> &group, int slot) {
     if (group.grad[slot] && group.label[slot] >= 0)
-        group.grad[slot][group.label[slot]] = static_cast<T>(group.grad_at_label[slot]);
+        put_number(pass.grad, group.grad[slot], group.label[slot],
+                   static_cast<T>(group.grad_at_label[slot]));
 }
 
-template <class T, class TargetOf>
-void by_whole_row(const fastxent_pass &pass, const TargetOf &target_of, double *totals) {
+template <class T, class Targets>
+void by_whole_row(const fastxent_pass &pass, const Targets &targets, double *totals) {
     const fastxent_schedule &schedule = pass.schedule;
-    const int64_t classes = pass.classes, count = schedule.blocks;
-    auto *scratch = static_cast<fastxent_block_sums *>(pass.scratch);
+    const int64_t count = schedule.blocks;
+    const transform_of<T> transform(pass);
+    const bool closes = pass.grad.data || pass.log_proba.data || pass.target_grad.data;
     for_chunks(schedule.chunks, pass.threads, [&](int64_t chunk, int thread) {
-        fastxent_block_sums *blocks = scratch + thread * (count * schedule.group_rows);
+        const row_buffers<T> buffers(pass, thread);
         const int64_t begin = chunk * schedule.chunk_rows;
         const int64_t end =
             begin + schedule.chunk_rows < pass.rows ? begin + schedule.chunk_rows : pass.rows;
@@ -140,39 +198,41 @@ void by_whole_row(const fastxent_pass &pass, const TargetOf &target_of, double *
                     total.add(fill_row<T>(pass, row, fate.filling));
                     continue;
                 }
-                fastxent_block_sums *own = blocks + slots * count;
-                const auto target = target_of(row);
-                begin_row(pass, group, slots, row, fate.label);
-                blocks_forward(group.logits[slots], classes, target, group.grad[slots], own, 0,
-                               count);
+                fastxent_block_sums *own = buffers.blocks + slots * count;
+                const auto target = targets.of_row(row, buffers.masses);
+                begin_row(pass, group, slots, row, fate.label, buffers, transform);
+                blocks_forward(pass, group, slots, target, buffers, transform, own, 0, count);
                 merge_row(pass, group, slots, target, own);
                 ++slots;
             }
-            finish_group(group);
+            finish_group(pass, group);
             for (int slot = 0; slot < slots; ++slot) {
                 total.add(group.loss[slot]);
                 put_row(pass, group, slot);
-                if (!group.grad[slot]) continue;
-                blocks_close(group.grad[slot], classes, target_of(group.row[slot]),
-                             group.scale[slot], group.share[slot], blocks + slot * count, 0, count);
-                put_at_label(group, slot);
+                if (!closes) continue;
+                blocks_close(pass, group, slot, targets.of_row(group.row[slot], buffers.masses), buffers,
+                             transform, buffers.blocks + slot * count, 0, count);
+                put_at_label(pass, group, slot);
             }
         }
         totals[chunk] = value_of(total);
     });
 }
 
-// Fewer rows than threads could take: all threads work on each row, a piece at a time.
-template <class T, class TargetOf>
-void by_shared_row(const fastxent_pass &pass, const TargetOf &target_of, double *totals) {
+// Fewer rows than threads could take: all threads work on each row, a piece at a time. The row lies in
+// the buffers of the first thread; what is needed for a block only, in each thread's own.
+template <class T, class Targets>
+void by_shared_row(const fastxent_pass &pass, const Targets &targets, double *totals) {
     const fastxent_schedule &schedule = pass.schedule;
-    const int64_t classes = pass.classes, count = schedule.blocks;
-    auto *blocks = static_cast<fastxent_block_sums *>(pass.scratch);
+    const int64_t count = schedule.blocks;
+    const transform_of<T> transform(pass);
+    const bool closes = pass.grad.data || pass.log_proba.data || pass.target_grad.data;
+    const row_buffers<T> shared(pass, 0);
     const int64_t piece_blocks = (count + schedule.pieces - 1) / schedule.pieces;
     const auto for_pieces_of_row = [&](const auto &body) {
-        for_chunks(schedule.pieces, pass.threads, [&](int64_t piece, int) {
+        for_chunks(schedule.pieces, pass.threads, [&](int64_t piece, int thread) {
             const int64_t from = piece * piece_blocks, to = from + piece_blocks;
-            body(from < count ? from : count, to < count ? to : count);
+            body(row_buffers<T>(pass, thread), from < count ? from : count, to < count ? to : count);
         });
     };
     row_group<T> group = {};
@@ -185,22 +245,22 @@ void by_shared_row(const fastxent_pass &pass, const TargetOf &target_of, double 
             totals[row / schedule.chunk_rows] = value_of(total);
             continue;
         }
-        const auto target = target_of(row);
-        begin_row(pass, group, 0, row, fate.label);
-        for_pieces_of_row([&](int64_t from, int64_t to) {
-            blocks_forward(group.logits[0], classes, target, group.grad[0], blocks, from, to);
+        begin_row(pass, group, 0, row, fate.label, shared, transform);
+        for_pieces_of_row([&](const row_buffers<T> &own, int64_t from, int64_t to) {
+            blocks_forward(pass, group, 0, targets.of_row(row, own.masses), own, transform, shared.blocks,
+                           from, to);
         });
-        merge_row(pass, group, 0, target, blocks);
-        finish_group(group);
+        merge_row(pass, group, 0, targets.of_row(row, shared.masses), shared.blocks);
+        finish_group(pass, group);
         total.add(group.loss[0]);
         totals[row / schedule.chunk_rows] = value_of(total);
         put_row(pass, group, 0);
-        if (!group.grad[0]) continue;
-        for_pieces_of_row([&](int64_t from, int64_t to) {
-            blocks_close(group.grad[0], classes, target, group.scale[0], group.share[0], blocks, from,
-                         to);
+        if (!closes) continue;
+        for_pieces_of_row([&](const row_buffers<T> &own, int64_t from, int64_t to) {
+            blocks_close(pass, group, 0, targets.of_row(row, own.masses), own, transform, shared.blocks,
+                         from, to);
         });
-        put_at_label(group, 0);
+        put_at_label(pass, group, 0);
     }
 }
 

@@ -1,58 +1,43 @@
-// The pass over rows of few classes: as many rows at a time as there are lanes.
+// The pass with rows in the lanes: few classes, or rows that lie side by side, class by class.
 #pragma once
 
-#include "by_row.hpp"
-#include "tile.hpp"
+#include "tile_memory.hpp"
 
 namespace {
 
-// Which rows of the array a tile holds, and what each has in double precision.
-template <class T> struct tile_facts {
-    int64_t begin, count;
-    bool full;  // there is a row to compute in every lane
-    wide<T> spike, scale, loss;
-    T label[tile<T>::rows];  // -1 for a row that is not computed
-};
-
-template <class T> constexpr T no_logits[fastxent_tile_classes] = {};
-
-template <class T> FASTXENT_ONCE void read_labels(const fastxent_pass &pass, tile_facts<T> &facts) {
-    for (int r = 0; r < tile<T>::rows; ++r) facts.label[r] = T(-1);
-    if (!pass.labels.data) return;
-    with_labels(pass.labels, [&](auto *labels) __attribute__((always_inline)) {
-        bool good = true;
-        const int count = facts.full ? tile<T>::rows : static_cast<int>(facts.count);
-        for (int r = 0; r < count; ++r) {
-            const int64_t label = static_cast<int64_t>(labels[facts.begin + r]);
-            const bool here = is_class(pass.labels, label) & !is_skipped(pass.labels, label);
-            facts.label[r] = here ? static_cast<T>(label) : T(-1);
-            good &= here;
-        }
-        facts.full &= good;
-    });
-}
-
-template <class T> bool is_computed(const fastxent_pass &pass, const tile_facts<T> &facts, int r) {
-    return r < facts.count && (!pass.labels.data || facts.label[r] >= 0);
-}
-
-// Where each row is read and written; a row that is not computed reads zeros and writes to `sink`.
 template <class T>
-FASTXENT_INLINE void place_rows(const fastxent_pass &pass, tile<T> &rows,
-                                const tile_facts<T> &facts, T *sink, int64_t ahead) {
-    const T *logits = static_cast<const T *>(pass.logits) + facts.begin * pass.logits_stride;
-    T *out = static_cast<T *>(pass.grad ? pass.grad : pass.log_proba);
-    const int64_t out_stride = out ? pass.out_stride : 0;
-    out = out ? out + facts.begin * out_stride : sink;
-    for (int r = 0; r < tile<T>::rows; ++r) {
-        rows.from[r] = logits + r * pass.logits_stride;
-        rows.to[r] = out + r * out_stride;
-    }
-    rows.ahead_from = logits + ahead * pass.logits_stride;
-    rows.ahead_to = out + ahead * out_stride;
+FASTXENT_ONCE void read_labels(const fastxent_pass &pass, tile<T> &rows, tile_facts<T> &facts) {
+    for (int r = 0; r < tile<T>::rows; ++r) facts.label[r] = T(-1);
+    if (pass.labels.data)
+        with_labels(pass.labels, [&](auto *labels) __attribute__((always_inline)) {
+            bool good = true;
+            const int count = facts.full ? tile<T>::rows : static_cast<int>(facts.count);
+            for (int r = 0; r < count; ++r) {
+                const int64_t label = static_cast<int64_t>(labels[facts.begin + r]);
+                const bool here = is_class(pass.labels, label) & !is_skipped(pass.labels, label);
+                facts.label[r] = here ? static_cast<T>(label) : T(-1);
+                good &= here;
+            }
+            facts.full &= good;
+        });
+    rows.label = load(facts.label);
     if (facts.full) return;
-    for (int r = 0; r < tile<T>::rows; ++r)
-        if (!is_computed(pass, facts, r)) rows.from[r] = no_logits<T>, rows.to[r] = sink;
+    T live[tile<T>::rows];
+    for (int r = 0; r < tile<T>::rows; ++r) live[r] = is_computed(pass, facts, r);
+    rows.live = load(live);
+}
+
+// What is fetched while this tile is computed: a line of each class, or of the rows one after the other.
+template <class T>
+FASTXENT_INLINE void look_ahead(const fastxent_pass &pass, tile<T> &rows, int64_t begin, int64_t ahead) {
+    const fastxent_matrix &out = pass.grad.data ? pass.grad : pass.log_proba;
+    const bool columns = pass.schedule.columns;
+    rows.ahead_from = row_of(pass.logits, begin) + ahead * pass.logits.stride[0];
+    rows.ahead_from_step = columns ? pass.logits.class_stride : 64;
+    rows.ahead_to = rows.ahead_from, rows.ahead_to_step = rows.ahead_from_step;
+    if (!out.data) return;
+    rows.ahead_to = row_of(out, begin) + ahead * out.stride[0];
+    rows.ahead_to_step = columns ? out.class_stride : 64;
 }
 
 // One factor a row, or class of a row's label, where there is more than one number of it.
@@ -60,12 +45,21 @@ template <class T>
 FASTXENT_ONCE void read_factors(const fastxent_pass &pass, tile_facts<T> &facts) {
     double spike[tile<T>::rows] = {}, scale[tile<T>::rows] = {};
     for (int r = 0; r < facts.count; ++r) {
-        scale[r] = pass.row_scale[(facts.begin + r) * pass.row_scale_step];
+        scale[r] = pass.row_scale[(facts.begin + r) * pass.row_scale_step] * pass.logit_scale;
         const int64_t label = static_cast<int64_t>(facts.label[r]);
         if (label >= 0) spike[r] = pass.spike[label * pass.spike_step];
     }
     facts.spike = load_wide<T>(spike);
     facts.scale = load_wide<T>(scale);
+}
+
+template <class T>
+FASTXENT_ONCE void read_target_scale(const fastxent_pass &pass, tile<T> &rows,
+                                     const tile_facts<T> &facts) {
+    T scale[tile<T>::rows] = {};
+    for (int r = 0; r < facts.count; ++r)
+        scale[r] = static_cast<T>(-pass.row_scale[(facts.begin + r) * pass.row_scale_step]);
+    rows.target_scale = load(scale);
 }
 
 // Losses and the factors of the gradient from the sums: merge_row and finish_group on lanes.
@@ -83,11 +77,12 @@ FASTXENT_INLINE void finish_rows(const fastxent_pass &pass, tile<T> &rows, tile_
     for (int i = 0; i < wide<T>::parts; ++i) {
         const lanes<double> spike = facts.spike.of[i], scale = facts.scale.of[i];
         const lanes<double> mass =
-            pass.soft ? row_mass.of[i] : spike + splat(pass.background_total);
+            pass.soft.data ? row_mass.of[i] : spike + splat(pass.background_total);
         const row_results results =
-            finish({max.of[i], rows.sum.of[i], mass, dot.of[i], spike, scale, at_label.of[i],
-                    exp_at_label.of[i], mass_at_label.of[i]});
+            finish(pass, {max.of[i], rows.sum.of[i], mass, dot.of[i], spike, scale, at_label.of[i],
+                          exp_at_label.of[i], mass_at_label.of[i]});
         facts.loss.of[i] = results.loss;
+        facts.log_prob.of[i] = results.log_prob;
         log_sums.of[i] = results.log_sum;
         factor.of[i] = Target::everywhere ? results.share : scale * results.share;
         grad.of[i] = results.grad_at_label;
@@ -101,10 +96,13 @@ template <class T>
 FASTXENT_ONCE void fill_rows(const fastxent_pass &pass, tile_facts<T> &facts) {
     double loss[tile<T>::rows];
     store_wide(loss, facts.loss);
+    const bool zeroed = lie_in_lanes(pass.grad, facts.begin, facts.count);
     for (int r = 0; r < tile<T>::rows; ++r) {
         if (is_computed(pass, facts, r)) continue;
-        const int64_t row = facts.begin + r;
-        loss[r] = r < facts.count ? fill_row<T>(pass, row, fate_of(pass, row).filling) : 0.0;
+        loss[r] = 0.0;
+        if (r >= facts.count) continue;
+        const double filling = fate_of(pass, facts.begin + r).filling;
+        loss[r] = fill_row<T>(pass, facts.begin + r, filling, !zeroed || filling != 0.0);
     }
     facts.loss = load_wide<T>(loss);
 }
@@ -112,62 +110,95 @@ FASTXENT_ONCE void fill_rows(const fastxent_pass &pass, tile_facts<T> &facts) {
 template <class T>
 FASTXENT_ONCE void put_rows(const fastxent_pass &pass, const tile<T> &rows,
                             const tile_facts<T> &facts) {
-    double sum[tile<T>::rows];
-    store_wide(sum, rows.sum);
-    T loss[tile<T>::rows], max[tile<T>::rows];
-    store(loss, narrowed(facts.loss));
-    store(max, rows.max);
-    for (int r = 0; r < facts.count; ++r) {
-        put<T>(pass.loss, facts.begin + r, loss[r]);
-        put<T>(pass.row_max, facts.begin + r, max[r]);
-        if (pass.row_sum) pass.row_sum[facts.begin + r] = sum[r];
+    constexpr int count = tile<T>::rows;
+    double sum[count], spread[count] = {}, log_prob[count], loss[count], log_sum[count], max[count];
+    int64_t argmax[count] = {};
+    store_wide(sum, rows.sum), store_wide(log_prob, facts.log_prob), store_wide(loss, facts.loss);
+    store_wide(max, widened(rows.max));
+    if (pass.entropy) {
+        store_wide(spread, tile_spread(rows, pass.classes));
+        for (int r = 0; r < count; ++r) log_sum[r] = log_of_sum(sum[r]);
     }
+    if (pass.argmax) tile_argmax(rows, pass.classes, argmax);
+    for (int r = 0; r < facts.count; ++r)
+        put_statistics<T>(pass, facts.begin + r,
+                          {loss[r], max[r], sum[r], log_prob[r], pass.entropy ? log_sum[r] : 0.0,
+                           spread[r], argmax[r]});
 }
 
-// `TargetOf` makes the target of a tile from the number of its first row. Two tiles are on their way
-// at a time: what one waits for (its logarithm, its divisions) the other fills.
-template <class T, bool labelled, class TargetOf>
-void by_tile(const fastxent_pass &pass, const TargetOf &target_of, double *totals) {
-    using Target = std::decay_t<decltype(target_of(0, 0, static_cast<T *>(nullptr)))>;
-    constexpr int tiles = TargetOf::numbers > 1 ? 1 : 2;
+template <class T, class Target, bool labelled>
+FASTXENT_ONCE void close_tile(const fastxent_pass &pass, const tile<T> &rows, const tile_facts<T> &facts,
+                              const Target &target) {
+    const bool directly = pass.schedule.writes_directly;
+    if (pass.target_grad.data)
+        write_tile(pass, pass.target_grad, false, rows, facts,
+                   tile_target_gradient<T>{{rows}, static_cast<const T *>(pass.gain), pass.gain_step,
+                                           rows.target_scale});
+    if (pass.log_proba.data)
+        write_tile(pass, pass.log_proba, directly, rows, facts, tile_log_proba<T>{rows});
+    if (!pass.grad.data) return;
+    if (pass.softcap == 0.0)
+        write_tile(pass, pass.grad, directly, rows, facts,
+                   tile_gradient<T, Target, labelled, false>{rows, target, {}});
+    else
+        write_tile(pass, pass.grad, directly, rows, facts,
+                   tile_gradient<T, Target, labelled, true>{
+                       rows, target, splat(static_cast<T>(1.0 / pass.softcap))});
+}
+
+// `targets.of_tile` makes the target of a tile. Two tiles are on their way at a time where they are
+// small: what one waits for (its logarithm, its divisions) the other fills.
+template <class T, bool labelled, class Targets>
+void by_tile(const fastxent_pass &pass, const Targets &targets, double *totals) {
+    using Target = std::decay_t<decltype(targets.of_tile(std::declval<const tile<T> &>()))>;
     const fastxent_schedule &schedule = pass.schedule;
-    for_chunks(schedule.chunks, pass.threads, [&](int64_t chunk, int) {
-        tile<T> rows[tiles];
-        tile_facts<T> facts[tiles];
-        T sink[fastxent_tile_classes];
-        T soft[TargetOf::numbers * tile<T>::rows];
-        const int64_t begin = chunk * schedule.chunk_rows;
-        const int64_t end =
-            begin + schedule.chunk_rows < pass.rows ? begin + schedule.chunk_rows : pass.rows;
-        for (tile_facts<T> &one : facts) {
-            one.spike = splat_wide<T>(pass.labels.data ? *pass.spike : 0.0);
-            one.scale = splat_wide<T>(*pass.row_scale);
+    const transform_of<T> transform(pass);
+    const int64_t tiles = (pass.rows / schedule.run) * schedule.tiles_of_run;
+    for_chunks(schedule.chunks, pass.threads, [&](int64_t chunk, int thread) {
+        tile<T> rows[2];
+        tile_facts<T> facts[2];
+        T *buffers = reinterpret_cast<T *>(pass.scratch + thread * schedule.thread_bytes);
+        for (int i = 0; i < schedule.tiles_at_a_time; ++i) {
+            const auto next = [&] { return buffers += schedule.buffer, buffers - schedule.buffer; };
+            rows[i].z = rows[i].exps = next();
+            rows[i].staged = next();
+            if (schedule.keeps_logits) rows[i].exps = next();
+            if (pass.soft.data) rows[i].masses = next();
+            facts[i].spike = splat_wide<T>(pass.labels.data ? *pass.spike : 0.0);
+            facts[i].scale = splat_wide<T>(*pass.row_scale * pass.logit_scale);
         }
         const bool one_factor = !pass.spike_step && !pass.row_scale_step;
-        const bool statistics = pass.loss || pass.row_max || pass.row_sum;
+        const bool statistics = pass.loss || pass.row_max || pass.row_sum || pass.log_prob ||
+                                pass.entropy || pass.argmax;
         long_sum<lanes<double>> total = {splat(0.0), splat(0.0)};
-        for (int64_t row = begin; row < end; row += tiles * tile<T>::rows) {
+        const int64_t begin = chunk * schedule.chunk_tiles;
+        const int64_t end =
+            begin + schedule.chunk_tiles < tiles ? begin + schedule.chunk_tiles : tiles;
+        for (int64_t number = begin; number < end;) {
             int count = 0;
-            for (int64_t from = row; count < tiles && from < end; ++count, from += tile<T>::rows) {
+            for (; count < schedule.tiles_at_a_time && number < end; ++count, ++number) {
                 tile_facts<T> &one = facts[count];
-                one.begin = from;
-                one.count = end - from < tile<T>::rows ? end - from : tile<T>::rows;
+                const int64_t run = number / schedule.tiles_of_run;
+                const int64_t within = (number - run * schedule.tiles_of_run) * tile<T>::rows;
+                one.begin = run * schedule.run + within;
+                one.count = schedule.run - within < tile<T>::rows ? schedule.run - within
+                                                                  : tile<T>::rows;
                 one.full = one.count == tile<T>::rows;
-                read_labels(pass, one);
-                rows[count].label = load(one.label);
-                place_rows(pass, rows[count], one, sink, tiles * tile<T>::rows);
+                read_labels(pass, rows[count], one);
+                look_ahead(pass, rows[count], one.begin, schedule.tiles_at_a_time * tile<T>::rows);
                 if (!one_factor) read_factors(pass, one);
             }
-            const Target target = target_of(row, facts[0].count, soft);
-            for (int i = 0; i < count; ++i)
-                tile_forward<T, Target, labelled>(rows[i], pass.classes, target);
+            for (int i = 0; i < count; ++i) {
+                read_logits(pass, rows[i], facts[i], transform);
+                if (pass.soft.data) read_masses(pass, rows[i], facts[i]);
+                tile_forward<T, Target, labelled>(rows[i], pass.classes, targets.of_tile(rows[i]));
+            }
             for (int i = 0; i < count; ++i) finish_rows<T, Target>(pass, rows[i], facts[i]);
             for (int i = 0; i < count; ++i) {
-                if (pass.grad)
-                    tile_close<T, Target, labelled>(rows[i], pass.classes, target);
-                else if (pass.log_proba)
-                    tile_log_proba(rows[i], pass.classes);
+                if (pass.target_grad.data) read_target_scale(pass, rows[i], facts[i]);
+                // before the gradient goes over z
                 if (statistics) put_rows(pass, rows[i], facts[i]);
+                close_tile<T, Target, labelled>(pass, rows[i], facts[i], targets.of_tile(rows[i]));
                 if (!facts[i].full) fill_rows(pass, facts[i]);
                 for (const lanes<double> &loss : facts[i].loss.of) total.add(loss);
             }

@@ -35,9 +35,12 @@ template <> struct exp_constants<double> {
         5.0000000000000056e-01, 1.0};
 };
 
-// exp of x <= 0: exactly 1 at 0, exactly 0 at -inf and wherever the result would lie below the
-// smallest normal number; NaN stays NaN. Nothing else may be passed: there is no upper bound.
-template <class T> FASTXENT_INLINE lanes<T> exp_of_negative(lanes<T> x) {
+// exp(x) = power * (1 + p * r)
+template <class T> struct exp_parts {
+    lanes<T> power, p, r;
+};
+
+template <class T> FASTXENT_INLINE exp_parts<T> exp_parts_of_negative(lanes<T> x) {
     using C = exp_constants<T>;
     x = max(splat(C::lowest), x);
     const lanes<T> shifted = fma(x, splat(static_cast<T>(1.4426950408889634)), splat(C::magic));
@@ -47,12 +50,28 @@ template <class T> FASTXENT_INLINE lanes<T> exp_of_negative(lanes<T> x) {
     lanes<T> p = splat(C::polynomial[0]);
 #pragma GCC unroll 16
     for (int i = 1; i < C::terms; ++i) p = fma(p, r, splat(C::polynomial[i]));
-    p = fma(p, r, splat(static_cast<T>(1)));
     const lanes<T> power = each<T>([&](int i) {
         using bits = typename machine<T>::bits;
         return (typename machine<T>::vector)((bits)shifted.part[i] << C::mantissa);
     });
-    return p * power;
+    return {power, p, r};
+}
+
+// exp of x <= 0: exactly 1 at 0, exactly 0 at -inf and wherever the result would lie below the
+// smallest normal number; NaN stays NaN. Nothing else may be passed: there is no upper bound.
+template <class T> FASTXENT_INLINE lanes<T> exp_of_negative(const lanes<T> &x) {
+    const exp_parts<T> e = exp_parts_of_negative(x);
+    return fma(e.p, e.r, splat(static_cast<T>(1))) * e.power;
+}
+
+// tanh of any number, from exp(-2|x|) - 1, which keeps its digits near 0: 3 ULP at most.
+template <class T> FASTXENT_INLINE lanes<T> tanh_of(const lanes<T> &x) {
+    const lanes<T> zero = splat(static_cast<T>(0)), one = splat(static_cast<T>(1));
+    const lanes<T> below = x + x, above = zero - below;
+    const exp_parts<T> e = exp_parts_of_negative(where_less(below, above, below, above));
+    const lanes<T> less_one = fma(e.p * e.r, e.power, e.power - one);
+    const lanes<T> size = less_one / (less_one + splat(static_cast<T>(2)));  // -tanh|x|
+    return where_less(below, above, size, zero - size);
 }
 
 FASTXENT_INLINE double exp_of_negative(double x) { return exp_of_negative(splat(x)).part[0][0]; }

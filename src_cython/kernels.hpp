@@ -1,7 +1,7 @@
 // The verbs of one instruction level, as the Cython module calls them.
 //
-// Strides count elements. A pointer that is null means absent: an output that is not computed, an
-// option that costs nothing.
+// Strides count bytes. A pointer that is null means absent: an output that is not computed, an option
+// that costs nothing.
 #pragma once
 
 #include <cstdint>
@@ -12,10 +12,25 @@ constexpr int64_t fastxent_label_chunk = 8192;
 // Most classes for which rows lie in the lanes: TILE_CLASSES of backends/contract.py.
 constexpr int64_t fastxent_tile_classes = 100;
 
+// How numbers are stored: KINDS of backends/contract.py, in this order.
+enum fastxent_kind { fastxent_float32, fastxent_float64, fastxent_float16, fastxent_bfloat16, fastxent_uint8 };
+
+// Numbers of rows and classes, somewhere in memory. The rows are numbered through `levels` dimensions,
+// the first of which varies fastest.
+constexpr int fastxent_most_levels = 4;
+struct fastxent_matrix {
+    char *data;  // of row 0 and class 0
+    int kind, levels;
+    int64_t class_stride;
+    int64_t size[fastxent_most_levels], stride[fastxent_most_levels];
+};
+
 // What a block of a row hands up, or the whole row: the maximum m (-inf: all masked), sum exp(z - m),
-// sum t and sum t * (z - m), relative to 0 where m is -inf; and exp(m - row's m), once known.
+// sum t, sum t * (z - m) and sum exp(z - m) * (z - m), relative to 0 where m is -inf; exp(m - row's m),
+// once known; and the first class that holds m, where that is asked for.
 struct fastxent_block_sums {
-    double max, sum, mass, dot, factor;
+    double max, sum, mass, dot, spread, factor;
+    int64_t argmax;
 };
 
 struct fastxent_labels {
@@ -36,38 +51,50 @@ struct fastxent_label_check {
     double *mass;
 };
 
-// How a pass is cut up. It depends on the shape only, but for `pieces`, and cutting a row up changes no
-// bit of it.
+// How a pass is cut up, and which rows are computed where they lie. It depends on shapes, strides and
+// what is asked for, but for `pieces`, and cutting a row up changes no bit of it.
 struct fastxent_schedule {
     bool tiles;          // rows in the lanes
+    bool columns;        // which lie side by side in memory, class by class
+    bool reads_directly;  // logits are numbers of the compute type, classes side by side, untransformed
+    bool writes_directly;  // the gradient likewise
+    bool soft_directly;    // probabilities likewise, without factors
+    bool keeps_logits;     // something needs the logits after their exponentials
+    int64_t run;         // consecutive rows that lie side by side in memory, class by class; or all rows
     int64_t chunk_rows;  // rows that a thread takes at a time; one total each
     int64_t chunks;
+    int64_t tiles_of_run;  // and of how many tiles a chunk consists
+    int64_t chunk_tiles;
+    int64_t tiles_at_a_time;
     int64_t blocks;      // of a row
     int64_t group_rows;  // rows that a thread finishes together
-    int64_t pieces;  // of a row: more than one where threads share it
+    int64_t pieces;      // of a row: more than one where threads share it
+    int64_t buffer;      // numbers of a thread's buffer, of which it has `buffers` for each tile in work
+    int64_t buffers;
+    int64_t thread_bytes;  // of scratch memory
 };
 
 struct fastxent_pass {
     int64_t rows, classes;
-    int size;  // bytes of one logit: 4 or 8
-    const void *logits;
-    int64_t logits_stride;
+    int size;  // bytes of a number that is computed with: 4 or 8
+    fastxent_matrix logits;
     fastxent_labels labels;  // data is null where there are none
-    const void *soft;
-    int64_t soft_stride;
-    int soft_size;  // bytes of one probability: 1, 4 or 8
+    fastxent_matrix soft;
     // a step is 1 for an array, 0 for a constant; a constant of the compute type fills 64 bytes
     const double *spike, *row_scale;
     int64_t spike_step, row_scale_step;
     const void *background, *gain;
     int64_t background_step, gain_step;
     double background_total;  // the whole mass of a row without labels and probabilities
-    void *loss, *grad, *row_max, *log_proba;
+    // z = softcap * tanh(logit_scale * x / softcap), or logit_scale * x where softcap is 0
+    double logit_scale, softcap, z_loss;
+    fastxent_matrix grad, log_proba, target_grad;
+    void *loss, *row_max, *log_prob, *entropy;
+    int64_t *argmax;
     double *row_sum, *total;
-    int64_t out_stride;  // of grad or log_proba
     int threads;
     fastxent_schedule schedule;
-    void *scratch;  // fastxent_scratch_bytes of it
+    char *scratch;  // fastxent_scratch_bytes of it, on a boundary of 64 bytes
 };
 
 struct fastxent_level {
@@ -76,7 +103,7 @@ struct fastxent_level {
     void (*forward)(const fastxent_pass &);
 };
 
-fastxent_schedule fastxent_schedule_of(int64_t rows, int64_t classes, int threads);
+fastxent_schedule fastxent_schedule_of(const fastxent_pass &);
 int64_t fastxent_scratch_bytes(const fastxent_pass &);
 
 // The levels that were built, lowest first, and how many this CPU can run.

@@ -4,6 +4,9 @@ from libc.stdint cimport int64_t
 cdef extern from "kernels.hpp" nogil:
     const int64_t fastxent_block, fastxent_label_chunk, fastxent_tile_classes
 
+    cdef enum fastxent_kind:
+        fastxent_float32, fastxent_float64, fastxent_float16, fastxent_bfloat16, fastxent_uint8
+
     struct fastxent_labels:
         const void *data
         int64_t rows, classes
@@ -19,18 +22,22 @@ cdef extern from "kernels.hpp" nogil:
         int64_t *live
         double *mass
 
+    struct fastxent_matrix:
+        char *data
+        int kind, levels
+        int64_t class_stride
+        int64_t size[4]
+        int64_t stride[4]
+
     struct fastxent_schedule:
         pass
 
     struct fastxent_pass:
         int64_t rows, classes
         int size
-        const void *logits
-        int64_t logits_stride
+        fastxent_matrix logits
         fastxent_labels labels
-        const void *soft
-        int64_t soft_stride
-        int soft_size
+        fastxent_matrix soft
         const double *spike
         const double *row_scale
         int64_t spike_step, row_scale_step
@@ -38,23 +45,25 @@ cdef extern from "kernels.hpp" nogil:
         const void *gain
         int64_t background_step, gain_step
         double background_total
+        double logit_scale, softcap, z_loss
+        fastxent_matrix grad, log_proba, target_grad
         void *loss
-        void *grad
         void *row_max
-        void *log_proba
+        void *log_prob
+        void *entropy
+        int64_t *argmax
         double *row_sum
         double *total
-        int64_t out_stride
         int threads
         fastxent_schedule schedule
-        void *scratch
+        char *scratch
 
     struct fastxent_level:
         const char *name
         void (*check_labels)(const fastxent_label_check &) noexcept nogil
         void (*forward)(const fastxent_pass &) noexcept nogil
 
-    fastxent_schedule fastxent_schedule_of(int64_t rows, int64_t classes, int threads)
+    fastxent_schedule fastxent_schedule_of(const fastxent_pass &)
     int64_t fastxent_scratch_bytes(const fastxent_pass &)
 
     const fastxent_level *const *fastxent_levels

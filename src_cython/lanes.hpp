@@ -50,6 +50,9 @@ struct first {
     int64_t n;
 };
 
+template <class T> constexpr int how_many(whole) { return lanes<T>::count; }
+template <class T> FASTXENT_INLINE int64_t how_many(first some) { return some.n; }
+
 template <class T> constexpr T infinity = static_cast<T>(__builtin_inf());
 
 template <class T, class Function> FASTXENT_INLINE lanes<T> each(const Function &function) {
@@ -139,15 +142,16 @@ FASTXENT_INLINE lanes<T> where_equal(const lanes<T> &a, const lanes<T> &b, const
     });
 }
 
-// Elements of any type S, widened or rounded to T; lanes past the end hold `fill`.
-template <class T, class S> FASTXENT_INLINE lanes<T> load(const S *from, whole, T) {
-    T numbers[lanes<T>::count];
-    for (int i = 0; i < lanes<T>::count; ++i) numbers[i] = static_cast<T>(from[i]);
-    lanes<T> result;
-    __builtin_memcpy(&result, numbers, sizeof result);
-    return result;
+// `value` where a is less than b (not where either is NaN), else `otherwise`.
+template <class T>
+FASTXENT_INLINE lanes<T> where_less(const lanes<T> &a, const lanes<T> &b, const lanes<T> &value,
+                                    const lanes<T> &otherwise) {
+    return each<T>([&](int p) {
+        return a.part[p] < b.part[p] ? value.part[p] : otherwise.part[p];
+    });
 }
 
+// Elements of an array; lanes past the end hold `fill`.
 // Part by part: GCC 12 takes 64 bytes that are two registers through the stack, 16 at a time.
 template <class T> FASTXENT_INLINE lanes<T> load(const T *from, whole, T) {
     constexpr int width = lanes<T>::count / lanes<T>::parts;
@@ -215,16 +219,16 @@ FASTXENT_INLINE void store(double *to, const lanes<double> &value, first some) {
 }
 #endif
 
-template <class T, class S> FASTXENT_INLINE lanes<T> masked(const S *from, first some, T fill) {
+template <class T> FASTXENT_INLINE lanes<T> masked(const T *from, first some, T fill) {
     T numbers[lanes<T>::count];
     for (int i = 0; i < lanes<T>::count; ++i)
-        numbers[i] = i < some.n ? static_cast<T>(from[i]) : fill;
+        numbers[i] = i < some.n ? from[i] : fill;
     lanes<T> result;
     __builtin_memcpy(&result, numbers, sizeof result);
     return result;
 }
 
-template <class T, class S> FASTXENT_INLINE lanes<T> load(const S *from, first some, T fill) {
+template <class T> FASTXENT_INLINE lanes<T> load(const T *from, first some, T fill) {
     return masked(from, some, fill);
 }
 

@@ -82,29 +82,84 @@ int64_t within(int64_t number, int64_t least, int64_t most) {
 
 int64_t over(int64_t number, int64_t by) { return (number + by - 1) / by; }
 
+int64_t item_size(int kind) {
+    constexpr int64_t sizes[] = {4, 8, 2, 2, 1};
+    return sizes[kind];
+}
+
+// Classes side by side, stored as what is computed with.
+bool computed_in_place(const fastxent_matrix &matrix, int size) {
+    return item_size(matrix.kind) == size && matrix.class_stride == size;
+}
+
+// Fewer rows side by side than this would leave lanes empty; a tile of more classes would leave the
+// caches. Their numbers are exact in float32.
+constexpr int64_t least_run = 16;
+constexpr int64_t most_column_classes = 1 << 20;
+
+bool lies_in_columns(const fastxent_pass &pass) {
+    const fastxent_matrix &logits = pass.logits;
+    const int64_t size = item_size(logits.kind);
+    return logits.stride[0] == size && logits.class_stride != size &&
+           logits.size[0] >= least_run && pass.classes <= most_column_classes;
+}
+
 }  // namespace
 
-fastxent_schedule fastxent_schedule_of(int64_t rows, int64_t classes, int threads) {
-    fastxent_schedule schedule;
-    schedule.tiles = classes <= fastxent_tile_classes;
+fastxent_schedule fastxent_schedule_of(const fastxent_pass &pass) {
+    const int64_t rows = pass.rows, classes = pass.classes;
+    fastxent_schedule schedule = {};
+    schedule.columns = lies_in_columns(pass);
+    schedule.tiles = schedule.columns || classes <= fastxent_tile_classes;
+    schedule.reads_directly = computed_in_place(pass.logits, pass.size) && pass.softcap == 0.0 &&
+                              pass.logit_scale == 1.0 && !schedule.columns;
+    const fastxent_matrix &out = pass.grad.data ? pass.grad : pass.log_proba;
+    schedule.writes_directly = !out.data || computed_in_place(out, pass.size);
+    schedule.soft_directly = pass.soft.data && computed_in_place(pass.soft, pass.size) && !pass.gain;
+    schedule.keeps_logits = (pass.softcap != 0.0 && pass.grad.data) || pass.target_grad.data ||
+                            pass.entropy;
+    if (schedule.tiles)
+        schedule.keeps_logits |= pass.log_proba.data || pass.argmax;
+    else
+        schedule.keeps_logits |= pass.log_proba.data && !schedule.reads_directly;
+
+    const int64_t lanes = 64 / pass.size;
+    schedule.run = schedule.columns ? pass.logits.size[0] : rows > 0 ? rows : 1;
     schedule.chunk_rows = classes < chunk_elements ? chunk_elements / classes : 1;
-    if (schedule.tiles) schedule.chunk_rows = over(schedule.chunk_rows, tile_rows) * tile_rows;
+    schedule.pieces = 1;
+    if (schedule.tiles) {
+        schedule.tiles_of_run = over(schedule.run, lanes);
+        schedule.chunk_rows = over(schedule.chunk_rows, tile_rows) * tile_rows;
+        schedule.chunk_tiles = schedule.chunk_rows / lanes;
+        schedule.chunks = over(rows / schedule.run * schedule.tiles_of_run, schedule.chunk_tiles);
+        schedule.tiles_at_a_time = classes <= fastxent_tile_classes ? 2 : 1;
+        schedule.buffer = classes * lanes;
+        schedule.buffers = 2 + schedule.keeps_logits + (pass.soft.data != nullptr);
+        schedule.thread_bytes =
+            schedule.tiles_at_a_time * schedule.buffers * schedule.buffer * pass.size;
+        return schedule;
+    }
     schedule.chunks = over(rows, schedule.chunk_rows);
     schedule.blocks = over(classes, fastxent_block);
     schedule.group_rows = within(group_classes / classes, 1, 8);
-    schedule.pieces = 1;
-    if (!schedule.tiles && threads > 1 && schedule.chunks < 2 * threads) {
+    if (pass.threads > 1 && schedule.chunks < 2 * pass.threads) {
         const int64_t most = over(classes, chunk_elements);
-        schedule.pieces = most < 8 * threads ? most : 8 * threads;
+        schedule.pieces = most < 8 * pass.threads ? most : 8 * pass.threads;
     }
+    if (!schedule.reads_directly || !schedule.writes_directly || schedule.keeps_logits ||
+        (pass.soft.data && !schedule.soft_directly)) {
+        // memory that nobody touches costs nothing: every buffer has room for all
+        schedule.buffer = over(within(schedule.group_rows * classes, fastxent_block, INT64_MAX), lanes) * lanes;
+        schedule.buffers = 4;
+    }
+    schedule.thread_bytes =
+        schedule.buffers * schedule.buffer * pass.size +
+        over(schedule.group_rows * schedule.blocks * static_cast<int64_t>(sizeof(fastxent_block_sums)),
+             64) * 64;
     return schedule;
 }
 
 int64_t fastxent_scratch_bytes(const fastxent_pass &pass) {
-    const fastxent_schedule &schedule = pass.schedule;
-    const int64_t rows = schedule.tiles        ? 0
-                         : schedule.pieces > 1 ? 1
-                                               : schedule.group_rows * pass.threads;
-    return schedule.chunks * static_cast<int64_t>(sizeof(double)) +
-           rows * schedule.blocks * static_cast<int64_t>(sizeof(fastxent_block_sums));
+    return pass.schedule.thread_bytes * pass.threads +
+           pass.schedule.chunks * static_cast<int64_t>(sizeof(double));
 }

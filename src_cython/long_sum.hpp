@@ -21,6 +21,11 @@ FASTXENT_INLINE double value_of(const long_sum<double> &sum) {
     return sum.total - sum.total == 0.0 ? sum.total + sum.rest : sum.total;
 }
 
+// Lane by lane.
+FASTXENT_INLINE lanes<double> value_of_lanes(const long_sum<lanes<double>> &sum) {
+    return where_equal(sum.total - sum.total, splat(0.0), sum.total + sum.rest, sum.total);
+}
+
 FASTXENT_INLINE double value_of(const long_sum<lanes<double>> &sum) {
     double total[lanes<double>::count], rest[lanes<double>::count];
     store(total, sum.total, whole{});

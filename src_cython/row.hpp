@@ -23,20 +23,24 @@ FASTXENT_INLINE lanes<T> grad_of(const lanes<T> &exps, const lanes<T> &share, co
     return fms(exps, share, mass) * scale;
 }
 
-// With `ahead` the lines that lie a block further are fetched meanwhile: later rows, where rows lie
-// close. Rows of one block jump from place to place before the processor foresees it: 8192x1000 from
-// memory took 480 ns a row, 425 so; 16384x500 265 and 200; with probabilities to read besides 375 and
-// 265. Longer rows it foresees, and fetching as well costs a third.
-template <class T, bool ahead, class Target>
-FASTXENT_INLINE fastxent_block_sums block_forward(const T *logits, int64_t begin, int64_t n,
-                                                  const Target &target, T *exps) {
-    const T *z = logits + begin;
+template <class T> FASTXENT_INLINE double block_max(const T *z, int64_t n) {
     chains<T> tops(-infinity<T>);
     for_lanes<T>(n, [&](int64_t k, auto some, int chain) __attribute__((always_inline)) {
         // the order of the operands lets a NaN pass by; the sum will show it
         tops.of[chain] = max(load<T>(z + k, some, -infinity<T>), tops.of[chain]);
     });
-    const double block_max = largest(tops.largest());
+    return largest(tops.largest());
+}
+
+// Sums of a block of z, and its exponentials, which may go over z.
+//
+// With `ahead` the lines that lie a block further are fetched meanwhile: later rows, where rows lie
+// close. Rows of one block jump from place to place before the processor foresees it: 8192x1000 from
+// memory took 480 ns a row, 425 so; 16384x500 265 and 200; with probabilities to read besides 375 and
+// 265. Longer rows it foresees, and fetching as well costs a third.
+template <class T, bool ahead, class Target>
+FASTXENT_INLINE fastxent_block_sums block_forward(const T *z, double block_max, int64_t n,
+                                                  const Target &target, T *exps) {
     const lanes<T> shift = splat(static_cast<T>(shift_of(block_max)));
     chains<T> total(T(0)), mass(T(0)), dot(T(0));
     for_lanes<T>(n, [&](int64_t k, auto some, int chain) __attribute__((always_inline)) {
@@ -47,75 +51,92 @@ FASTXENT_INLINE fastxent_block_sums block_forward(const T *logits, int64_t begin
         }
         const lanes<T> shifted = load<T>(z + k, some, -infinity<T>) - shift;
         const lanes<T> e = exp_of_negative(shifted);
-        if (exps) store(exps + begin + k, e, some);
+        if (exps) store(exps + k, e, some);
         total.of[chain] = total.of[chain] + e;
         if constexpr (Target::everywhere) {
-            const lanes<T> t = target.mass(begin + k, some);
+            const lanes<T> t = target.mass(k, some);
             mass.of[chain] = mass.of[chain] + t;
             // no mass, no loss: 0 * -inf must not become NaN
             dot.of[chain] = where_nonzero(t, fma(t, shifted, dot.of[chain]), dot.of[chain]);
         }
     });
-    return {block_max, sum(total.sum()), sum(mass.sum()), sum(dot.sum()), 1.0};
+    return {block_max, sum(total.sum()), sum(mass.sum()), sum(dot.sum()), 0.0, 1.0, -1};
 }
 
-// From the blocks' sums, in block order, to the row's: m, s, sum t and sum t * (z - m). Each block
-// learns its factor exp(block maximum - row maximum), exactly 1 for the one that holds the maximum.
+// sum exp(z - m) * (z - m), to which a class that is masked adds 0 * `lowest` = 0.
+template <class T>
+FASTXENT_ONCE double block_spread(const T *z, double block_max, int64_t n, const T *exps) {
+    const lanes<T> shift = splat(static_cast<T>(shift_of(block_max)));
+    const lanes<T> lowest = splat(exp_constants<T>::lowest);
+    chains<T> spread(T(0));
+    for_lanes<T>(n, [&](int64_t k, auto some, int chain) __attribute__((always_inline)) {
+        const lanes<T> shifted = max(lowest, load<T>(z + k, some, T(0)) - shift);
+        spread.of[chain] = fma(load<T>(exps + k, some, T(0)), shifted, spread.of[chain]);
+    });
+    return sum(spread.sum());
+}
+
+// The first class of n that holds the maximum.
+template <class T> FASTXENT_ONCE int64_t first_of(const T *z, int64_t n, double max) {
+    const T top = static_cast<T>(max);
+    for (int64_t k = 0; k < n; ++k)
+        if (get_number(z + k) == top) return k;
+    return 0;  // nothing but NaN
+}
+
+// From the blocks' sums, in block order, to the row's. Each block learns its factor
+// exp(block maximum - row maximum), exactly 1 for the one that holds the maximum.
 FASTXENT_INLINE fastxent_block_sums merge(fastxent_block_sums *blocks, int64_t count) {
     if (count == 1) return blocks[0];
     double max = -infinity<double>;
-    for (int64_t b = 0; b < count; ++b) max = blocks[b].max > max ? blocks[b].max : max;
-    long_sum<double> sum = {0.0, 0.0}, mass = sum, dot = sum;
+    int64_t argmax = blocks[0].argmax;
+    for (int64_t b = 0; b < count; ++b)
+        if (blocks[b].max > max) max = blocks[b].max, argmax = blocks[b].argmax;
+    long_sum<double> sum = {0.0, 0.0}, mass = sum, dot = sum, spread = sum;
     for (int64_t b = 0; b < count; ++b) {
         fastxent_block_sums &block = blocks[b];
         if (block.max != max) block.factor = exp_of_negative(block.max - max);
+        const double down = shift_of(block.max) - max;
         // a masked block's sum is 0, or NaN; where all are masked the factor stays 1
         sum.add(block.sum * block.factor);
         mass.add(block.mass);
-        dot.add(block.dot + block.mass * (shift_of(block.max) - max));
+        dot.add(block.dot + block.mass * down);
+        if (block.factor != 0.0) spread.add((block.spread + block.sum * down) * block.factor);
     }
-    return {max, value_of(sum), value_of(mass), value_of(dot), 1.0};
+    return {max, value_of(sum), value_of(mass), value_of(dot), value_of(spread), 1.0, argmax};
 }
 
-// The blocks of a row from block `from` up to `to`: a row may be shared out among threads.
+// exps becomes scale * (share * exps - t); `share` is mass / s.
 template <class T, class Target>
-FASTXENT_ONCE void blocks_forward(const T *logits, int64_t classes, const Target &target, T *exps,
-                                  fastxent_block_sums *blocks, int64_t from, int64_t to) {
-    for (int64_t b = from; b < to; ++b) {
-        const int64_t begin = b * fastxent_block, n = block_length(begin, classes);
-        // null as a constant leaves no test in the loop
-        if (!exps)
-            blocks[b] = block_forward<T, false>(logits, begin, n, target, static_cast<T *>(nullptr));
-        else if (classes <= fastxent_block)
-            blocks[b] = block_forward<T, true>(logits, begin, n, target, exps);
+FASTXENT_INLINE void block_close(T *exps, int64_t n, const Target &target, const lanes<T> &scale,
+                                 const lanes<T> &factor) {
+    for_lanes<T>(n, [&](int64_t k, auto some, int) __attribute__((always_inline)) {
+        const lanes<T> here = load<T>(exps + k, some, T(0));
+        if constexpr (Target::everywhere)
+            store(exps + k, grad_of(here, factor, target.mass(k, some), scale), some);
         else
-            blocks[b] = block_forward<T, false>(logits, begin, n, target, exps);
-    }
+            store(exps + k, here * factor, some);
+    });
 }
 
-// exps becomes scale * (share * exps - t), block by block; `share` is mass / s.
-template <class T, class Target>
-FASTXENT_ONCE void blocks_close(T *exps, int64_t classes, const Target &target, double scale,
-                                  double share, const fastxent_block_sums *blocks, int64_t from,
-                                  int64_t to) {
-    const lanes<T> scales = splat(static_cast<T>(scale));
-    for (int64_t b = from; b < to; ++b) {
-        const int64_t begin = b * fastxent_block;
-        const double of_block = share * blocks[b].factor;
-        const lanes<T> factor =
-            splat(static_cast<T>(Target::everywhere ? of_block : scale * of_block));
-        T *e = exps + begin;
-        for_lanes<T>(block_length(begin, classes),
-                     [&](int64_t k, auto some, int) __attribute__((always_inline)) {
-                         const lanes<T> here = load<T>(e + k, some, T(0));
-                         if constexpr (Target::everywhere) {
-                             const lanes<T> t = target.mass(begin + k, some);
-                             store(e + k, grad_of(here, factor, t, scales), some);
-                         } else {
-                             store(e + k, here * factor, some);
-                         }
-                     });
-    }
+// The gradient with respect to z becomes that with respect to the logits.
+template <class T>
+FASTXENT_ONCE void block_slope(T *grad, const T *z, int64_t n, const fastxent_pass &pass,
+                               const transform_of<T> &transform) {
+    const lanes<T> inverse_cap = splat(static_cast<T>(1.0 / pass.softcap));
+    for_lanes<T>(n, [&](int64_t k, auto some, int) __attribute__((always_inline)) {
+        const lanes<T> slope = transform.slope(load<T>(z + k, some, T(0)), inverse_cap);
+        store(grad + k, load<T>(grad + k, some, T(0)) * slope, some);
+    });
+}
+
+// (z - m) - log s to `to`.
+template <class T>
+FASTXENT_ONCE void block_log_proba(const T *z, int64_t n, double max, double log_sum, T *to) {
+    const lanes<T> top = splat(static_cast<T>(max)), log = splat(static_cast<T>(log_sum));
+    for_lanes<T>(n, [&](int64_t k, auto some, int) __attribute__((always_inline)) {
+        store(to + k, load<T>(z + k, some, T(0)) - top - log, some);
+    });
 }
 
 }  // namespace

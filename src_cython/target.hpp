@@ -1,45 +1,50 @@
-// Where a row's target puts mass besides the label: policies with one method.
+// Where a row's target puts mass besides the label: policies of three structs with one method each.
 //
-// `everywhere` tells whether there is any such mass. mass(k, some) gives that of the classes from k
-// on, in the lanes.
+// `everywhere` tells whether there is any such mass. Of a row, block(begin, n) gives the target of n
+// classes from `begin` on, whose mass(k, some) is that of the classes from begin + k on, in the lanes.
 #pragma once
 
-#include "lanes.hpp"
+#include "transform.hpp"
 
 namespace {
 
 struct only_on_label {
     static constexpr bool everywhere = false;
+    only_on_label block(int64_t, int64_t) const { return {}; }
 };
 
 template <class T> struct on_background {
     static constexpr bool everywhere = true;
-    FASTXENT_INLINE void fetch(int64_t) const {}
     const T *background;
     int64_t step;
+    FASTXENT_INLINE on_background block(int64_t begin, int64_t) const {
+        return {background + begin * step, step};
+    }
+    FASTXENT_INLINE void fetch(int64_t) const {}
     template <class Some> FASTXENT_INLINE lanes<T> mass(int64_t k, Some some) const {
         return load<T>(background + k * step, some, T(0));
     }
 };
 
-template <class T, class S> struct on_soft {
+template <class T> struct on_masses {
     static constexpr bool everywhere = true;
-    const S *soft;
-    FASTXENT_INLINE void fetch(int64_t k) const { __builtin_prefetch(soft + k, 0, 2); }
+    const T *masses;
+    FASTXENT_INLINE void fetch(int64_t k) const { __builtin_prefetch(masses + k, 0, 2); }
     template <class Some> FASTXENT_INLINE lanes<T> mass(int64_t k, Some some) const {
-        return load<T>(soft + k, some, T(0));
+        return load<T>(masses + k, some, T(0));
     }
 };
 
-template <class T, class S> struct on_weighted_soft {
+// Probabilities as they are stored, or turned into masses of the compute type block by block.
+template <class T> struct on_soft {
     static constexpr bool everywhere = true;
-    const S *soft;
-    FASTXENT_INLINE void fetch(int64_t k) const { __builtin_prefetch(soft + k, 0, 2); }
-    const T *gain, *background;
-    int64_t gain_step, background_step;
-    template <class Some> FASTXENT_INLINE lanes<T> mass(int64_t k, Some some) const {
-        return fma(load<T>(gain + k * gain_step, some, T(0)), load<T>(soft + k, some, T(0)),
-                   load<T>(background + k * background_step, some, T(0)));
+    const fastxent_pass &pass;
+    const char *soft;
+    T *masses;
+    FASTXENT_INLINE on_masses<T> block(int64_t begin, int64_t n) const {
+        if (pass.schedule.soft_directly) return {reinterpret_cast<const T *>(soft) + begin};
+        prepare_mass(pass, soft, begin, n, masses);
+        return {masses};
     }
 };
 
@@ -54,20 +59,9 @@ template <class T> struct tile_on_background {
 
 template <class T> struct tile_on_soft {
     static constexpr bool everywhere = true;
-    const T *soft;
+    const T *masses;
     FASTXENT_INLINE lanes<T> mass(int64_t k) const {
-        return load<T>(soft + k * lanes<T>::count, whole{}, T(0));
-    }
-};
-
-template <class T> struct tile_on_weighted_soft {
-    static constexpr bool everywhere = true;
-    const T *soft, *gain, *background;
-    int64_t gain_step, background_step;
-    FASTXENT_INLINE lanes<T> mass(int64_t k) const {
-        return fma(splat(gain[k * gain_step]),
-                   load<T>(soft + k * lanes<T>::count, whole{}, T(0)),
-                   splat(background[k * background_step]));
+        return load<T>(masses + k * lanes<T>::count, whole{}, T(0));
     }
 };
 

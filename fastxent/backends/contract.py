@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BLOCK",
     "CHUNK_ELEMENTS",
+    "KINDS",
     "LABEL_CHUNK",
     "TILE_CLASSES",
     "Backend",
@@ -38,6 +39,9 @@ TILE_CLASSES = 100
 # Elements a chunk: a few microseconds of work, so that a core that is busy elsewhere delays a call
 # by one chunk only. The losses of a chunk's rows make one partial sum.
 CHUNK_ELEMENTS = 1 << 14
+
+# How numbers are stored: kernels know a kind by its place here.
+KINDS = ("float32", "float64", "float16", "bfloat16", "uint8")
 
 
 @dataclass(slots=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastxent import environment, threads
-from fastxent.backends.contract import LabelSummary, Outputs
-from fastxent.backends.not_yet import not_yet
+from fastxent.backends.contract import KINDS, LabelSummary, Outputs
 from fastxent.precision import Array
 
 if TYPE_CHECKING:
@@ -27,14 +26,18 @@ else:
 __all__ = ["BACKEND"]
 
 
+def _kind(name: str | None) -> int:
+    return -1 if name is None else KINDS.index(name)
+
+
 class CythonBackend:
     """See `fastxent.backends.contract.Backend`."""
 
     name = "cython"
 
     def why_not(self, problem: Problem | None = None) -> str | None:
-        """The extension is missing, or has no kernels for the problem."""
-        return _missing or not_yet(problem)
+        """Only a missing extension keeps it from running."""
+        return _missing
 
     def info(self) -> dict[str, str]:
         """Facts for a bug report."""
@@ -66,19 +69,29 @@ class CythonBackend:
         """Fill all outputs but `proba` and `log_proba`, as far as they are not None."""
         _kernels.forward(
             problem.logits,
+            KINDS.index(problem.precision.kind),
             problem.target,
             problem.skip,
             problem.soft,
+            _kind(problem.soft_kind),
             problem.spike,
             problem.background,
             problem.background_total,
             problem.gain,
             problem.row_scale,
+            problem.logit_scale,
+            problem.softcap or 0.0,
+            problem.z_loss,
             out.loss,
             out.total,
             out.grad,
             out.row_max,
             out.row_sum,
+            out.log_prob,
+            out.argmax,
+            out.entropy,
+            out.target_grad,
+            _kind(problem.target_grad_kind),
             problem.num_threads,
         )
 
@@ -89,7 +102,13 @@ class CythonBackend:
     def softmax(self, problem: Problem, out: Outputs) -> None:
         """Fill `proba` or `log_proba`, and `row_max`, `row_sum`, as far as they are not None."""
         _kernels.softmax(
-            problem.logits, out.proba, out.log_proba, out.row_max, out.row_sum, problem.num_threads
+            problem.logits,
+            KINDS.index(problem.precision.kind),
+            out.proba,
+            out.log_proba,
+            out.row_max,
+            out.row_sum,
+            problem.num_threads,
         )
 
     def mean_loss(
