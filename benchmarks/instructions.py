@@ -30,16 +30,16 @@ from rich.progress import Progress
 import fastxent as fx
 from fastxent.bench.aims import HALF_INSTRUCTIONS, INSTRUCTIONS
 from fastxent.bench.aims import LEVELS as FACTORS
+from fastxent.bench.workloads import HALVES
 
 AIMS = INSTRUCTIONS | HALF_INSTRUCTIONS
 REGISTERS = {"AVX-512": "zmm", "AVX2": "ymm"}
 LEVELS = {"AVX-512": "v4", "AVX2": "v3"}
 # Functions of the extension, by the template arguments in their names (spaces left out).
-TARGETS = {"hard": r"only_on_label", "soft": r"(?:on|forward)_soft<{0},{0}>"}
-SCALARS = {"float32": "float", "float64": "double", "float16": "half", "bfloat16": "brain"}
-# What the loops compute in, where that is not what is stored.
-COMPUTED = {"float16": "float32", "bfloat16": "float32"}
-HALF = re.compile(r"[<,](half|brain)\b")
+TARGETS = {"hard": r"only_on_label", "soft": r"on_soft<{0}>"}
+# Half precision is widened on the way in and narrowed on the way out, and float32 in between.
+WIDENING, NARROWING = "prepare<float>", "deliver<float>"
+SCALARS = dict.fromkeys(("float32", *HALVES), "float") | {"float64": "double"}
 # `haswell` has AVX2 and no AVX-512.
 NUMBA_CPUS = {"AVX-512": {}, "AVX2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}}
 NUMBA_CODE = """
@@ -90,12 +90,21 @@ class Passes:
         return not self.missing and self.each <= self.aim
 
 
+def is_of(loop: Loop, dtype: str) -> bool:
+    """Whether a loop is one that an array of this dtype goes through."""
+    if dtype not in HALVES:
+        return loop.dtype == dtype and not loop.half
+    name = loop.function.replace(" ", "")
+    if loop.kind == "exp":  # the loops that widen have one for the soft cap
+        return loop.dtype == "float32" and loop.half in ("", dtype) and WIDENING not in name
+    return loop.half == dtype and (loop.kind == "max" or WIDENING not in name)
+
+
 def hot_loops(functions: list[Function], dtype: str) -> tuple[Loop, ...]:
     """One loop for each pass: the main one of its function, the worst of all functions."""
     worst: dict[str, Loop] = {}
-    computed = COMPUTED.get(dtype, dtype)
     for function in functions:
-        candidates = [loop for loop in parsed.loops(function) if loop.dtype == computed]
+        candidates = [loop for loop in parsed.loops(function) if is_of(loop, dtype)]
         for name in PASSES:
             # fewest arrays: other loops are those of targets with weights or background mass
             main = min(
@@ -120,15 +129,16 @@ def of_extension(library: Path) -> Iterator[Passes]:
     for backend, labels, dtype in AIMS:
         if backend != "cython":
             continue
-        wanted = re.compile(TARGETS[labels].format(SCALARS[dtype]))
+        wanted = TARGETS[labels].format(SCALARS[dtype])
+        if dtype in HALVES:
+            wanted += f"|{WIDENING}|{NARROWING}"
         for instructions in levels_of(labels, dtype):
             registers = REGISTERS[instructions]
             chosen = [
                 function
                 for function in functions
-                if wanted.search(name := function.name.replace(" ", ""))
+                if re.search(wanted, name := function.name.replace(" ", ""))
                 and not re.search(r"tile|softmax", name)
-                and set(HALF.findall(name)) == ({SCALARS[dtype]} if dtype in COMPUTED else set())
                 and function.registers == registers
             ]
             yield Passes(backend, labels, dtype, instructions, hot_loops(chosen, dtype))

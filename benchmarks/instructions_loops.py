@@ -34,6 +34,11 @@ _POWER, _MAXIMUM, _PRODUCT = (
     r"v?mulp[sd]",
 )
 _FUSED = r"vfn?m(?:add|sub)"
+# What only loops do that read or write half precision.
+_HALVES = {
+    "float16": re.compile(r"v?cvt(?:ps2ph|ph2ps)"),
+    "bfloat16": re.compile(r"v?(?:pmovzxwd|pmovdw|cvtneps2bf16)"),
+}
 _SHUFFLE = re.compile(r"v?(?:perm|unpck|shuf|punpck|pshuf)")
 
 
@@ -77,6 +82,7 @@ class Loop:
     instructions: int
     elements: int  # an iteration takes
     streams: int  # arrays read: z or its exponentials, and those of the target
+    half: str = ""  # the dtype that is read or written, if it is half precision
 
     @property
     def each(self) -> float:
@@ -167,7 +173,8 @@ def _loop(function: Function, body: list[Instruction], frame: set[str]) -> Loop 
     dtype = "float32" if arithmetic[0] == "ps" else "float64"
     elements = taken // ITEM_BYTES[dtype]
     streams = round(loaded / taken)
-    return Loop(function.name, body[0].address, dtype, kind, len(body), elements, streams)
+    half = next((name for name, pattern in _HALVES.items() if any(map(pattern.match, texts))), "")
+    return Loop(function.name, body[0].address, dtype, kind, len(body), elements, streams, half)
 
 
 def loops(function: Function) -> Iterator[Loop]:

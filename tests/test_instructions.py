@@ -85,8 +85,9 @@ def test_half_precision_is_counted_by_the_float32_it_is_computed_in(monkeypatch)
         parsed.subprocess, "run", lambda command, **_: type("Done", (), {"stdout": HALF_LISTING})
     )
     (function,) = parsed.disassembled(Path("kernels.o"))
-    assert instructions.HALF.findall(function.name.replace(" ", "")) == ["brain"]
     (loop,) = instructions.hot_loops([function], "bfloat16")
+    assert instructions.hot_loops([function], "float32") == ()
+    assert loop.half == "bfloat16"
     assert (loop.kind, loop.dtype, loop.instructions, loop.elements) == ("close", "float32", 8, 16)
 
 
