@@ -129,10 +129,13 @@ def _block_call(backend: str, workload: Workload, rows: int, classes: int) -> Ca
 
 
 def slopes(workload: Workload) -> dict[str, Slope]:
-    """Give a slope for each compiled backend that can run."""
-    if workload.shape:
-        return {}
-    able = fx.backends()
-    return {
-        name: Slope(name, workload) for name in ("cython", "numba") if able.get(name, "") is None
-    }
+    """Give a slope for each compiled backend that can run this."""
+    found: dict[str, Slope] = {}
+    for name in () if workload.shape else ("cython", "numba"):
+        slope = Slope(name, workload)
+        try:
+            slope()  # compiles
+        except fx.BackendError:
+            continue
+        found[name] = slope
+    return found

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+import fastxent as fx
 from fastxent.bench import ceilings
 from fastxent.bench.check import Truth
 from fastxent.bench.peers.contract import Peer
@@ -154,6 +155,9 @@ def _checked(peer: Peer, truth: Truth, measurement: Measurement) -> Call | None:
     try:
         call = peer.prepare(workload)
         faults = truth.faults(call())
+    except fx.BackendError as error:
+        measurement.skipped[peer.name] = str(error)
+        return None
     except Exception as error:  # whatever is wrong with one must not keep back the others
         faults = [f"{type(error).__name__}: {error}".splitlines()[0]]
     if not np.array_equal(before, logits[some]):

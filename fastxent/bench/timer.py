@@ -19,8 +19,8 @@ __all__ = ["Call", "Plan", "Timing", "interleave"]
 
 # The first call of a turn is not timed: it finds the caches as the one before left them, and
 # threads of another library that still spin (libgomp's do so for milliseconds, with two cores a
-# second pool then gets half of the machine). A call so long does not notice.
-UNDISTURBED = 0.25  # seconds
+# second pool then gets half of the machine). A call so long hardly notices.
+UNDISTURBED = 0.1  # seconds
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,10 @@ class TorchCompiled:
         torch.compiler.reset()
         logits, target = tensors(workload)
         arguments = (logits, target) if workload.has_loss else (logits,)
-        compiled = torch.compile(_function(workload), dynamic=False)
         with warnings.catch_warnings():
             # PyTorch 2.13 imports modules of its own that it has deprecated.
             warnings.simplefilter("ignore", DeprecationWarning)
+            compiled = torch.compile(_function(workload), dynamic=False)
             compiled(*arguments)
         if not workload.has_loss:
             return Call(lambda: compiled(logits), read=read)
