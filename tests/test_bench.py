@@ -132,7 +132,7 @@ def test_a_wrong_peer_is_caught_before_it_is_timed(spoil, message):
         ("softmax", lambda p: p * 1.001, "softmax off"),
         ("softmax", lambda p: np.where(p == p.max(), p, p * 0.5), "adds up to"),
         ("log_softmax", lambda p: p + 0.01, "adds up to"),
-        ("binary", lambda p: p + 1e-9, "gradient off"),
+        ("binary", lambda p: p + 1e-8, "gradient off"),
         ("bfloat16", lambda p: (p * 1.1).astype(p.dtype), "gradient off"),
         ("bfloat16", lambda p: p.astype(np.float32), "float32"),
         ("axis 1", lambda p: np.moveaxis(p, 1, -1), "shape"),
