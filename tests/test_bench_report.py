@@ -226,7 +226,7 @@ def test_short_and_busy_runs_are_not_fit_to_be_kept():
     document.machine["load_before"] = 1.1
     assert "BUSY: a load average of 1.1" in document.unfit()[0]
     document.seconds = 0.02
-    assert "0.02 s, not 0.25" in document.unfit()[0]
+    assert "0.02 s, not 0.2" in document.unfit()[0]
     assert len(document.unfit()) == 2
 
 
