@@ -237,6 +237,7 @@ def report(tmp_path, monkeypatch):
     script = ROOT / "benchmarks" / "report.py"
     if not script.exists():
         pytest.skip("benchmarks/ is not beside tests/: not a source tree")
+    monkeypatch.syspath_prepend(str(script.parent))
     spec = importlib.util.spec_from_file_location("report", script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
