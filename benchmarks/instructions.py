@@ -28,21 +28,26 @@ from rich.console import Console
 from rich.progress import Progress
 
 import fastxent as fx
-from fastxent.bench.aims import INSTRUCTIONS as AIMS
+from fastxent.bench.aims import HALF_INSTRUCTIONS, INSTRUCTIONS
 from fastxent.bench.aims import LEVELS as FACTORS
+from fastxent.bench.workloads import HALVES
 
+AIMS = INSTRUCTIONS | HALF_INSTRUCTIONS
 REGISTERS = {"AVX-512": "zmm", "AVX2": "ymm"}
 LEVELS = {"AVX-512": "v4", "AVX2": "v3"}
 # Functions of the extension, by the template arguments in their names (spaces left out).
-TARGETS = {"hard": r"only_on_label", "soft": r"(?:on|forward)_soft<{0},{0}>"}
-SCALARS = {"float32": "float", "float64": "double"}
+TARGETS = {"hard": r"only_on_label", "soft": r"on_soft<{0}>"}
+# Half precision is widened on the way in and narrowed on the way out, and float32 in between.
+WIDENING, NARROWING = "prepare<float>", "deliver<float>"
+SCALARS = dict.fromkeys(("float32", *HALVES), "float") | {"float64": "double"}
 # `haswell` has AVX2 and no AVX-512.
 NUMBA_CPUS = {"AVX-512": {}, "AVX2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}}
 NUMBA_CODE = """
 import sys, numpy as np, fastxent as fx
 from fastxent.backends.numba_cpu.kernels import FORWARD
+from fastxent.bench.workloads import dtype_of
 labels, dtype = sys.argv[1:]
-logits = np.zeros((1, 2048), dtype)
+logits = np.zeros((1, 2048), dtype_of(dtype))
 target = np.zeros(1, int) if labels == "hard" else np.full_like(logits, 1 / 2048)
 fx.cross_entropy_and_grad(logits, target, backend="numba", num_threads=1, reduction="sum")
 print(*FORWARD.serial.inspect_asm().values(), sep="\\n")
@@ -85,11 +90,21 @@ class Passes:
         return not self.missing and self.each <= self.aim
 
 
+def is_of(loop: Loop, dtype: str) -> bool:
+    """Whether a loop is one that an array of this dtype goes through."""
+    if dtype not in HALVES:
+        return loop.dtype == dtype and not loop.half
+    name = loop.function.replace(" ", "")
+    if loop.kind == "exp":  # the loops that widen have one for the soft cap
+        return loop.dtype == "float32" and loop.half in ("", dtype) and WIDENING not in name
+    return loop.half == dtype and (loop.kind == "max" or WIDENING not in name)
+
+
 def hot_loops(functions: list[Function], dtype: str) -> tuple[Loop, ...]:
     """One loop for each pass: the main one of its function, the worst of all functions."""
     worst: dict[str, Loop] = {}
     for function in functions:
-        candidates = [loop for loop in parsed.loops(function) if loop.dtype == dtype]
+        candidates = [loop for loop in parsed.loops(function) if is_of(loop, dtype)]
         for name in PASSES:
             # fewest arrays: other loops are those of targets with weights or background mass
             main = min(
@@ -102,18 +117,27 @@ def hot_loops(functions: list[Function], dtype: str) -> tuple[Loop, ...]:
     return tuple(worst[name] for name in PASSES if name in worst)
 
 
+def levels_of(labels: str, dtype: str) -> list[str]:
+    """Levels on which a path has an aim."""
+    half = ("cython", labels, dtype) in HALF_INSTRUCTIONS
+    return ["AVX-512"] if half else list(REGISTERS)
+
+
 def of_extension(library: Path) -> Iterator[Passes]:
     """Paths of the compiled extension on each level."""
     functions = parsed.disassembled(library)
     for backend, labels, dtype in AIMS:
         if backend != "cython":
             continue
-        wanted = re.compile(TARGETS[labels].format(SCALARS[dtype]))
-        for instructions, registers in REGISTERS.items():
+        wanted = TARGETS[labels].format(SCALARS[dtype])
+        if dtype in HALVES:
+            wanted += f"|{WIDENING}|{NARROWING}"
+        for instructions in levels_of(labels, dtype):
+            registers = REGISTERS[instructions]
             chosen = [
                 function
                 for function in functions
-                if wanted.search(name := function.name.replace(" ", ""))
+                if re.search(wanted, name := function.name.replace(" ", ""))
                 and not re.search(r"tile|softmax", name)
                 and function.registers == registers
             ]
@@ -169,7 +193,7 @@ def counted(backends: list[str], progress: Progress) -> Iterator[Passes]:
         asked = [key[1:] for key in AIMS if key[0] == "numba"]
         levels = [name for name in REGISTERS if name == "AVX2" or has_avx512()]
         for labels, dtype in progress.track(asked, description="compiling with Numba"):
-            for instructions in levels:
+            for instructions in [one for one in levels_of(labels, dtype) if one in levels]:
                 yield of_numba(labels, dtype, instructions)
 
 

@@ -23,11 +23,22 @@ _LOCAL = re.compile(r"(\.L\w+):")
 _JUMP = re.compile(r"j(?!mp)\w+\s+(\.L\w+|[0-9a-f]+)\b")
 _REGISTER = re.compile(r"%([xyz]mm)\d+")
 _MEMORY = re.compile(r"\((%r\w+)[,)]")
-_STORE = re.compile(r"v?mov(?:nt|[ua]p|dq)\w*\s+%[xyz]mm\d+,[^%]*\(")
+# Half precision is stored by what converts it, or narrows its bits.
+_STORE = re.compile(r"v?(?:mov(?:nt|[ua]p|dq)\w*|cvtps2ph\s+\$\w+,|pmovdw)\s*%[xyz]mm\d+,[^%]*\(")
 _ARITHMETIC = re.compile(r"v?(?:fn?m|max|min|mul|add|sub|cmp)\w*?(p[sd])\b")
 _SCALAR_OR_REPEATED = re.compile(r"\w+s[sd]\s|v?(?:p?broadcast|mov[sd]dup)|\{1to")
-_POWER, _MAXIMUM, _PRODUCT = r"v?psll[dq]|vscalef", r"v?maxp[sd]", r"v?mulp[sd]"
+# A shift by 16 makes a float of a bfloat16, and no power of two.
+_POWER, _MAXIMUM, _PRODUCT = (
+    r"v?psll[dq](?!\s+\$(?:0x10|16),)|vscalef",
+    r"v?maxp[sd]",
+    r"v?mulp[sd]",
+)
 _FUSED = r"vfn?m(?:add|sub)"
+# What only loops do that read or write half precision.
+_HALVES = {
+    "float16": re.compile(r"v?cvt(?:ps2ph|ph2ps)"),
+    "bfloat16": re.compile(r"v?(?:pmovzxwd|pmovdw|cvtneps2bf16)"),
+}
 _SHUFFLE = re.compile(r"v?(?:perm|unpck|shuf|punpck|pshuf)")
 
 
@@ -71,6 +82,7 @@ class Loop:
     instructions: int
     elements: int  # an iteration takes
     streams: int  # arrays read: z or its exponentials, and those of the target
+    half: str = ""  # the dtype that is read or written, if it is half precision
 
     @property
     def each(self) -> float:
@@ -161,7 +173,8 @@ def _loop(function: Function, body: list[Instruction], frame: set[str]) -> Loop 
     dtype = "float32" if arithmetic[0] == "ps" else "float64"
     elements = taken // ITEM_BYTES[dtype]
     streams = round(loaded / taken)
-    return Loop(function.name, body[0].address, dtype, kind, len(body), elements, streams)
+    half = next((name for name, pattern in _HALVES.items() if any(map(pattern.match, texts))), "")
+    return Loop(function.name, body[0].address, dtype, kind, len(body), elements, streams, half)
 
 
 def loops(function: Function) -> Iterator[Loop]:

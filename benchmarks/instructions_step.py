@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 import fastxent as fx
+from fastxent.bench.workloads import dtype_of
 
 LENGTHS = (2048, 6144)
 _TRACEME, _PEEK_USER, _CONTINUE, _STEP = 0, 3, 7, 9  # of <sys/ptrace.h>
@@ -101,7 +102,7 @@ def main(backend: str, labels: str, dtype: str) -> None:
     rng = np.random.default_rng(0)
     calls = []
     for classes in LENGTHS:
-        logits = rng.standard_normal((1, classes)).astype(dtype)
+        logits = rng.standard_normal((1, classes)).astype(dtype_of(dtype))
         target = np.zeros(1, np.int64)
         if labels == "soft":
             target = np.full_like(logits, 1 / classes)

@@ -15,6 +15,7 @@ import os
 import sys
 from pathlib import Path
 
+import option_table
 from rich.console import Console
 from rich.table import Table
 
@@ -47,6 +48,7 @@ def write(document: Document, root: Path = ROOT) -> None:
     readme.write_text(markdown.replaced(readme.read_text(), markdown.readme_section(document)))
     (root / "docs" / "benchmark-results.md").write_text(markdown.results_page(document))
     pictures.draw_all(document, root / "docs" / "pictures")
+    option_table.write(root)
 
 
 def show_aims(document: Document) -> None:

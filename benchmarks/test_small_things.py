@@ -16,6 +16,7 @@ import fastxent as fx
 from fastxent.bench import children, memory, startup
 from fastxent.bench.latency import WORKLOAD
 from fastxent.bench.peers import others, own
+from fastxent.bench.summary import COMPILED
 from fastxent.bench.workloads import Workload, arrays
 
 BIG = Workload(256, 128_256, threads=fx.get_num_threads())
@@ -30,7 +31,8 @@ def test_small_call(benchmark):
 def test_peak_memory(benchmark):
     if memory.why_not() is not None:
         pytest.skip(memory.why_not())
-    names = [peer.name for peer in [*own(), *others()] if peer.why_not(BIG) is None]
+    peers = own(backends=COMPILED) + own(("out",), backends=("numpy",)) + others()
+    names = [peer.name for peer in peers if peer.why_not(BIG) is None]
     benchmark.extra_info["memory"] = memory.peak_bytes_of_all(names, BIG)
     logits, target = arrays(BIG)
     benchmark.pedantic(fx.cross_entropy_and_grad, (logits, target), rounds=3, warmup_rounds=1)

@@ -5,16 +5,30 @@ of fastxent, on its own.
 """
 
 import os
+from dataclasses import replace
 
-import numpy as np
 import pytest
 
 import fastxent as fx
 from fastxent.bench.document import FULL_SECONDS
 from fastxent.bench.measure import measure
 from fastxent.bench.peers import others, own
+from fastxent.bench.peers.own import Own
+from fastxent.bench.summary import COMPILED
 from fastxent.bench.timer import Plan
-from fastxent.bench.workloads import SHAPES, SOFT_SHAPES, Workload, arrays
+from fastxent.bench.workloads import (
+    BINARY_ELEMENTS,
+    CLASS_AXIS_SHAPES,
+    HALF_SHAPES,
+    HALVES,
+    OPTIONS,
+    OPTIONS_SHAPE,
+    SHAPES,
+    SOFT_SHAPES,
+    SOFTMAX_SHAPES,
+    Workload,
+    class_axis_1,
+)
 
 # BENCH_SECONDS=0.02 makes a run that shows that everything works; its results are not kept.
 SECONDS = float(os.environ.get("BENCH_SECONDS", FULL_SECONDS))
@@ -25,8 +39,13 @@ KINDS = (
     [Workload(*shape, threads=THREADS) for shape in SHAPES]
     + [Workload(*shape, labels="soft", threads=THREADS) for shape in SOFT_SHAPES]
     + [Workload(*shape, dtype="float64", threads=THREADS) for shape in SHAPES]
-    + [Workload(*shape, "soft", "float64", threads=THREADS) for shape in SOFT_SHAPES]
+    + [Workload(*shape, "soft", "float64", threads=THREADS) for shape in SOFT_SHAPES[:2]]
 )
+SOFTMAX = [
+    Workload(*shape, threads=THREADS, operation=operation)
+    for operation in ("softmax", "log_softmax")
+    for shape in SOFTMAX_SHAPES
+]
 
 
 def record(benchmark, measurement, machine_facts, num_threads=None):
@@ -35,22 +54,23 @@ def record(benchmark, measurement, machine_facts, num_threads=None):
     benchmark.extra_info["measurement"] = measurement.as_dict()
     benchmark.extra_info["machine"] = machine_facts
     benchmark.extra_info["seconds"] = SECONDS
-    logits, target = arrays(measurement.workload)
-    out = np.zeros_like(logits)
-    benchmark.pedantic(
-        fx.cross_entropy_and_grad,
-        (logits, target),
-        {"out": out, "num_threads": num_threads},
-        rounds=5,
-        warmup_rounds=1,
-    )
+    call = Own(None, threads=num_threads).prepare(measurement.workload)
+    benchmark.pedantic(call.run, rounds=5, warmup_rounds=1)
     assert not measurement.wrong, measurement.skipped
+
+
+def beside(workload, options):
+    """The same call with each of the options, to be timed in the same rounds."""
+    peers = own(("out",), backends=COMPILED)
+    return {option: (replace(workload, option=option), peers) for option in options}
 
 
 @pytest.mark.parametrize("workload", KINDS, ids=str)
 def test_all_threads(benchmark, machine_facts, workload):
     scaling = own(("out",), threads=1) if workload.dtype == "float32" else []
-    measurement = measure(workload, own() + scaling + others(), PLAN)
+    plain = Workload(*OPTIONS_SHAPE, threads=THREADS)
+    options = beside(workload, OPTIONS) if workload == plain else {}
+    measurement = measure(workload, own() + scaling + others(), PLAN, others=options)
     record(benchmark, measurement, machine_facts)
 
 
@@ -58,3 +78,32 @@ def test_all_threads(benchmark, machine_facts, workload):
 def test_one_thread(benchmark, machine_facts, one_cpu, shape):
     measurement = one_cpu.measure(Workload(*shape, threads=1), PLAN)
     record(benchmark, measurement, machine_facts, num_threads=1)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("shape", HALF_SHAPES, ids=str)
+def test_half_precision(benchmark, machine_facts, shape, dtype):
+    peers = own(("out",), backends=COMPILED)
+    workload = Workload(*shape, dtype=dtype, threads=THREADS)
+    wide = {"float32": (replace(workload, dtype="float32"), peers)}
+    measurement = measure(workload, peers + others(), PLAN, others=wide)
+    record(benchmark, measurement, machine_facts)
+
+
+@pytest.mark.parametrize("shape", CLASS_AXIS_SHAPES, ids=str)
+def test_classes_on_axis_1(benchmark, machine_facts, shape):
+    workload = class_axis_1(shape, threads=THREADS)
+    measurement = measure(workload, own(("out",), backends=COMPILED) + others(), PLAN)
+    record(benchmark, measurement, machine_facts)
+
+
+@pytest.mark.parametrize("workload", SOFTMAX, ids=str)
+def test_softmax(benchmark, machine_facts, workload):
+    measurement = measure(workload, own(("out", "new"), backends=COMPILED) + others(), PLAN)
+    record(benchmark, measurement, machine_facts)
+
+
+def test_binary(benchmark, machine_facts):
+    workload = Workload(BINARY_ELEMENTS, 1, threads=THREADS, operation="binary")
+    measurement = measure(workload, own(("out",), backends=COMPILED) + others(), PLAN)
+    record(benchmark, measurement, machine_facts)

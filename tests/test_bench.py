@@ -1,5 +1,6 @@
 """The benchmark suite: every peer runs and is checked, rounds take turns, ceilings measure."""
 
+import json
 import re
 import subprocess
 import sys
@@ -14,9 +15,18 @@ from fastxent.bench.check import Truth
 from fastxent.bench.measure import Measurement, checked_calls, measure
 from fastxent.bench.peers import named, others, own
 from fastxent.bench.timer import Call, Plan, interleave
-from fastxent.bench.workloads import Workload, arrays
+from fastxent.bench.workloads import OPTIONS, Workload, arrays, class_axis_1, options_of
 
 TINY = Workload(33, 70, threads=2)
+# Of each kind, one in the dtype and shape that take all its branches.
+KINDS = {
+    "softmax": replace(TINY, operation="softmax"),
+    "log_softmax": replace(TINY, operation="log_softmax"),
+    "axis 1": class_axis_1((3, 5, 7, 9), threads=2),
+    "binary": Workload(5_000, 1, threads=2, operation="binary"),
+    "bfloat16": replace(TINY, dtype="bfloat16"),
+    "float16": replace(TINY, dtype="float16"),
+}
 # Compiling takes seconds for each shape and dtype: once is enough to see that it works.
 COMPILED_ONCE = ("torch.compile",)
 
@@ -29,9 +39,24 @@ def every_peer():
 @pytest.mark.parametrize("labels", ["hard", "soft"])
 @pytest.mark.parametrize("name", every_peer())
 def test_every_peer_is_right(name, labels, dtype):
-    workload = replace(TINY, labels=labels, dtype=dtype)
     if name in COMPILED_ONCE and (labels, dtype) != ("soft", "float64"):
         pytest.skip("compiled once, for probabilities in float64")
+    check_and_time(name, replace(TINY, labels=labels, dtype=dtype))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", every_peer())
+def test_every_peer_is_right_in_every_kind(name, kind):
+    if kind == "bfloat16":
+        pytest.importorskip("ml_dtypes", reason="ml_dtypes has bfloat16")
+    if name in COMPILED_ONCE and kind not in ("log_softmax", "bfloat16"):
+        pytest.skip("compiled twice, for a softmax and half precision")
+    if name.endswith("/in place") and not KINDS[kind].has_loss:
+        pytest.skip("softmax is measured with `out=` and without")
+    check_and_time(name, KINDS[kind])
+
+
+def check_and_time(name, workload):
     peer = named(name)
     reason = peer.why_not(workload)
     if reason is not None:
@@ -39,6 +64,8 @@ def test_every_peer_is_right(name, labels, dtype):
     measurement = Measurement(workload)
     calls = checked_calls(measurement, [peer])
     assert not measurement.wrong, measurement.skipped
+    if name not in calls:
+        pytest.skip(measurement.skipped[name])
     timing = interleave(calls, Plan(0.001, 2, 2))[name]
     assert 0 < timing.best <= timing.lower <= timing.median <= timing.upper
     assert timing.rounds == 2
@@ -90,13 +117,81 @@ def overwritten(loss, grad, logits):
     ],
 )
 def test_a_wrong_peer_is_caught_before_it_is_timed(spoil, message):
-    workloads.arrays.cache_clear()
+    workloads._arrays.cache_clear()
     measurement = measure(TINY, [named("NumPy"), Wrong(spoil)], Plan(0.001, 1, 1))
-    workloads.arrays.cache_clear()
+    workloads._arrays.cache_clear()
     assert measurement.wrong == ["wrong"]
     assert message in measurement.skipped["wrong"]
     assert "wrong" not in measurement.timings
     assert "NumPy" in measurement.timings
+
+
+@pytest.mark.parametrize(
+    ("kind", "spoil", "message"),
+    [
+        ("softmax", lambda p: p * 1.001, "softmax off"),
+        ("softmax", lambda p: np.where(p == p.max(), p, p * 0.5), "adds up to"),
+        ("log_softmax", lambda p: p + 0.01, "adds up to"),
+        ("binary", lambda p: p + 1e-8, "gradient off"),
+        ("bfloat16", lambda p: (p * 1.1).astype(p.dtype), "gradient off"),
+        ("bfloat16", lambda p: p.astype(np.float32), "float32"),
+        ("axis 1", lambda p: np.moveaxis(p, 1, -1), "shape"),
+    ],
+)
+def test_a_wrong_result_of_every_kind_is_caught(kind, spoil, message):
+    if kind == "bfloat16":
+        pytest.importorskip("ml_dtypes", reason="ml_dtypes has bfloat16")
+    workload = KINDS[kind]
+    truth = Truth.of(workload)
+    loss, output, *_ = named("numpy/new").prepare(workload)()
+    assert truth.faults((loss, output)) == []
+    assert message in "; ".join(truth.faults((loss, spoil(output))))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_are_checked(option):
+    workload = replace(TINY, option=option)
+    truth = Truth.of(workload)
+    result = named("numpy/new").prepare(workload)()
+    assert truth.faults(result) == []
+    plain = named("numpy/new").prepare(TINY)()
+    if "aux" in options_of(workload):
+        spoilt = result[2]._replace(**{option: getattr(result[2], option) + 1})
+        assert truth.faults((*result[:2], spoilt)) == [f"{option} is off"]
+    else:
+        assert "loss" in truth.faults(plain)[0]
+
+
+def test_options_are_timed_in_the_rounds_of_the_plain_call():
+    peers = own(("out",), backends=("numpy",))
+    others_beside = {"z_loss": (replace(TINY, option="z_loss"), [*peers, Wrong(overwritten)])}
+    measurement = measure(TINY, peers, Plan(0.001, 2, 2), others=others_beside)
+    workloads._arrays.cache_clear()
+    assert measurement.timings.keys() >= {"numpy/out", "numpy/out, z_loss"}
+    assert measurement.wrong == ["wrong, z_loss"]
+    assert "overwrote" in measurement.skipped["wrong, z_loss"]
+
+
+def test_a_backend_that_cannot_do_a_workload_is_left_out(monkeypatch):
+    def cannot(*arguments, **options):
+        raise fx.BackendError("it has no kernels for that")
+
+    monkeypatch.setattr(fx, "cross_entropy_and_grad", cannot)
+    measurement = measure(TINY, own(("out",)), Plan(0.001, 1, 1))
+    assert measurement.wrong == []
+    assert measurement.skipped["numpy/out"] == "it has no kernels for that"
+    assert measurement.arithmetic == {}
+
+
+def test_workloads_survive_json():
+    for workload in (TINY, *KINDS.values(), replace(TINY, option="lse")):
+        fields = json.loads(json.dumps(workload.as_dict()))
+        assert Workload.from_dict(fields) == workload
+    assert "operation" not in TINY.as_dict()
+    assert str(KINDS["axis 1"]) == "3 x 5 x 7 x 9 float32 hard, 2 threads"
+    assert str(KINDS["binary"]) == "5000 float32 binary, 2 threads"
+    assert KINDS["binary"].counted_bytes == 3 * 5_000 * 4
+    assert KINDS["bfloat16"].counted_bytes == TINY.counted_bytes // 2
 
 
 def test_large_workloads_are_checked_on_some_rows_and_all():
@@ -114,7 +209,7 @@ def test_large_workloads_are_checked_on_some_rows_and_all():
 
 def test_workloads_are_the_same_in_every_run_and_peaked():
     first = arrays(TINY)
-    workloads.arrays.cache_clear()
+    workloads._arrays.cache_clear()
     again = arrays(TINY)
     assert np.array_equal(first.logits, again.logits)
     assert np.array_equal(first.target, again.target)

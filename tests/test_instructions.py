@@ -31,6 +31,18 @@ LISTING = """
     101e:\tjg     1008 <void close<float>(float*, long)+0x8>
     1020:\tret
 """
+HALF_LISTING = """
+0000000000002000 <void blocks<brain, only_on_label>(brain*, long)>:
+    2000:\tvpmovzxwd (%rdi,%rax,1),%zmm0
+    2008:\tvpslld $0x10,%zmm0,%zmm0
+    200f:\tvmulps %zmm1,%zmm0,%zmm0
+    2015:\tvpsrld $0x10,%zmm0,%zmm0
+    201c:\tvpmovdw %zmm0,(%rsi,%rax,1)
+    2024:\tadd    $0x20,%rax
+    2028:\tcmp    %rax,%rdx
+    202b:\tjg     2000 <void blocks<brain, only_on_label>(brain*, long)>
+    202d:\tret
+"""
 ASSEMBLED = """\t.text
 largest:
 \tmovq\t%rsp, %rbp
@@ -67,6 +79,18 @@ def test_a_listing_of_objdump(monkeypatch):
     assert loop.streams == 1
 
 
+def test_half_precision_is_counted_by_the_float32_it_is_computed_in(monkeypatch):
+    # a shift by 16 is no power of two, and what narrows the bits is a store
+    monkeypatch.setattr(
+        parsed.subprocess, "run", lambda command, **_: type("Done", (), {"stdout": HALF_LISTING})
+    )
+    (function,) = parsed.disassembled(Path("kernels.o"))
+    (loop,) = instructions.hot_loops([function], "bfloat16")
+    assert instructions.hot_loops([function], "float32") == ()
+    assert loop.half == "bfloat16"
+    assert (loop.kind, loop.dtype, loop.instructions, loop.elements) == ("close", "float32", 8, 16)
+
+
 def test_assembler_text_of_numba():
     # the second loop reads the stack only: that is no pass over an array
     (function,) = parsed.assembled(ASSEMBLED)
@@ -74,19 +98,22 @@ def test_assembler_text_of_numba():
     assert (loop.kind, loop.dtype, loop.instructions, loop.elements) == ("max", "float64", 4, 8)
 
 
-CYTHON = [key[1:] for key in instructions.AIMS if key[0] == "cython"]
+CYTHON = [
+    (*key[1:], level)
+    for key in instructions.AIMS
+    if key[0] == "cython"
+    for level in instructions.levels_of(*key[1:])
+]
 
 
-@pytest.mark.parametrize("level", instructions.REGISTERS)
-@pytest.mark.parametrize(("labels", "dtype"), CYTHON)
+@pytest.mark.parametrize(("labels", "dtype", "level"), CYTHON)
 def test_the_extension_has_the_loops_of_each_level(paths, labels, dtype, level):
     # in the registers of the level: only functions that use no others are looked at
     path = paths[labels, dtype, level]
     assert path.missing == []
 
 
-@pytest.mark.parametrize("level", instructions.REGISTERS)
-@pytest.mark.parametrize(("labels", "dtype"), CYTHON)
+@pytest.mark.parametrize(("labels", "dtype", "level"), CYTHON)
 def test_the_extension_meets_the_aims(paths, labels, dtype, level):
     path = paths[labels, dtype, level]
     assert path.each <= path.aim, path.loops

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from fastxent.bench import aims_of_kinds
+from fastxent.bench.aim import (
+    Aim,
+    for_both,
+    from_measurement,
+    ratios,
+    scaled,
+    smallest,
+    smallest_share,
+)
 from fastxent.bench.document import Document
 from fastxent.bench.measure import Measurement
-from fastxent.bench.summary import (
-    COMPILED,
-    geometric_mean,
-    lower_ceiling,
-    peer_ratio,
-    share,
-    time_ratio,
-)
+from fastxent.bench.summary import COMPILED, geometric_mean, lower_ceiling, share, time_ratio
+from fastxent.bench.workloads import HALVES
 
-__all__ = ["INSTRUCTIONS", "Aim", "aims"]
+__all__ = ["HALF_INSTRUCTIONS", "INSTRUCTIONS", "LEVELS", "Aim", "aims"]
 
 LONG_ROWS = ((8_192, 1_000), (1_024, 32_000), (512, 50_257), (256, 128_256))
 SPLIT_ROWS = ((1, 1_048_576), (4, 262_144))
@@ -32,6 +35,8 @@ INSTRUCTIONS = {
     ("numba", "hard", "float64"): 5.5,
 }
 LEVELS = {"AVX-512": 1.0, "AVX2": 2.0}
+# Half precision is asked for on AVX-512 alone.
+HALF_INSTRUCTIONS = {(b, "hard", dtype): 2.8 for b in COMPILED for dtype in HALVES}
 
 # A large index, whose products leave 32 bits.
 LARGE_ELEMENTS = 2**31
@@ -40,74 +45,9 @@ LARGE_ELEMENTS = 2**31
 IN_PLACE_BOUND_BY_COPY, IN_PLACE_ELSEWHERE = 0.95, 1.02
 
 
-@dataclass(frozen=True)
-class Aim:
-    """One number asked for, and what was measured; None if it was not.
-
-    Attributes
-    ----------
-    at_least : bool
-        Whether more is better.
-    unit : str
-        "" for a ratio, or "us", "ms", "s", "MB".
-    """
-
-    title: str
-    backend: str
-    asked: float
-    measured: float | None
-    at_least: bool = True
-    unit: str = ""
-
-    @property
-    def verdict(self) -> str:
-        """Give pass, miss, or not measured."""
-        if self.measured is None:
-            return "not measured"
-        reached = self.measured >= self.asked if self.at_least else self.measured <= self.asked
-        return "pass" if reached else "miss"
-
-    @property
-    def asked_text(self) -> str:
-        """What was asked, with its direction and unit."""
-        sign = "≥" if self.at_least else "≤"
-        return f"{sign} {self.asked:g} {self.unit}".rstrip()
-
-    @property
-    def measured_text(self) -> str:
-        """What was measured, to the digits that matter."""
-        if self.measured is None:
-            return "-"
-        digits = 2 if self.measured < 10 else 1
-        return f"{self.measured:.{digits}f} {self.unit}".rstrip()
-
-
 def aims(document: Document) -> list[Aim]:
     """Give all aims, each for both compiled backends."""
     return [aim for group in _GROUPS for aim in group(document)]
-
-
-def _for_both(
-    title: str,
-    asked: tuple[float, float],
-    measured: Callable[[str], float | None],
-    at_least: bool = True,
-    unit: str = "",
-) -> Iterator[Aim]:
-    for backend, number in zip(COMPILED, asked, strict=True):
-        yield Aim(title, backend, number, measured(backend), at_least, unit)
-
-
-def _of(
-    found: Measurement | None, number: Callable[[Measurement, str], float | None]
-) -> Callable[[str], float | None]:
-    """Number of a backend in a measurement; None where there is no measurement."""
-    return lambda backend: None if found is None else number(found, backend)
-
-
-def _all_known(numbers: list[float | None]) -> list[float] | None:
-    known = [number for number in numbers if number is not None]
-    return known if known and len(known) == len(numbers) else None
 
 
 def _many_classes(measurements: list[Measurement]) -> list[Measurement]:
@@ -117,10 +57,10 @@ def _many_classes(measurements: list[Measurement]) -> list[Measurement]:
 def _shares(document: Document) -> Iterator[Aim]:
     for shape in LONG_ROWS:
         found = document.at(*shape)
-        yield from _for_both(
+        yield from for_both(
             f"share of the lower ceiling, {shape[0]} x {shape[1]}",
             (0.90, 0.85),
-            _of(found, lambda m, backend: share(m, f"{backend}/out")),
+            from_measurement(found, lambda m, backend: share(m, f"{backend}/out")),
         )
 
 
@@ -131,87 +71,75 @@ def _in_place(document: Document) -> Iterator[Aim]:
         by_copy = ceiling is not None and ceiling.name == "copy"
         asked = IN_PLACE_BOUND_BY_COPY if by_copy else IN_PLACE_ELSEWHERE
         binds = f" ({ceiling.name} binds)" if ceiling else ""
-        yield from _for_both(
+        yield from for_both(
             f"time in place over `out=`, {shape[0]} x {shape[1]}{binds}",
             (asked, asked),
-            _of(found, lambda m, backend: time_ratio(m, f"{backend}/in place", f"{backend}/out")),
+            from_measurement(
+                found, lambda m, backend: time_ratio(m, f"{backend}/in place", f"{backend}/out")
+            ),
             at_least=False,
         )
-
-
-def _ratios_of(measurements: list[Measurement], backend: str) -> list[float] | None:
-    return _all_known([peer_ratio(m, f"{backend}/out") for m in measurements])
-
-
-def _smallest(numbers: list[float] | None) -> float | None:
-    return min(numbers) if numbers else None
 
 
 def _ratios(document: Document) -> Iterator[Aim]:
     everything = document.find()
 
     def mean(backend: str) -> float | None:
-        numbers = _ratios_of(everything, backend)
+        numbers = ratios(everything, f"{backend}/out")
         return geometric_mean(numbers) if numbers else None
 
     title = "fastest peer's time over ours, "
-    yield from _for_both(title + "geometric mean of all shapes", (5.0, 4.5), mean)
-    yield from _for_both(
-        title + "smallest", (2.5, 2.0), lambda b: _smallest(_ratios_of(everything, b))
+    yield from for_both(title + "geometric mean of all shapes", (5.0, 4.5), mean)
+    yield from for_both(
+        title + "smallest", (2.5, 2.0), lambda b: smallest(ratios(everything, f"{b}/out"))
     )
     alone = document.find(threads=1)
-    yield from _for_both(
+    yield from for_both(
         title + "smallest, everybody on one thread",
         (2.0, 2.0),
-        lambda b: _smallest(_ratios_of(alone, b)),
+        lambda b: smallest(ratios(alone, f"{b}/out")),
     )
-
-
-def _smallest_share(measurements: list[Measurement], backend: str) -> float | None:
-    return _smallest(_all_known([share(m, f"{backend}/out") for m in measurements]))
 
 
 def _soft_and_double(document: Document) -> Iterator[Aim]:
     soft = _many_classes(document.find(labels="soft"))
     double = document.find(dtype="float64")
     title = "smallest share of the lower ceiling, C ≥ 1000, "
-    yield from _for_both(title + "soft labels", (0.85, 0.80), lambda b: _smallest_share(soft, b))
-    yield from _for_both(
-        title + "float64", (0.85, 0.80), lambda b: _smallest_share(_many_classes(double), b)
+    yield from for_both(title + "soft labels", (0.85, 0.80), lambda b: smallest_share(soft, b))
+    yield from for_both(
+        title + "float64", (0.85, 0.80), lambda b: smallest_share(_many_classes(double), b)
     )
-    yield from _for_both(
+    yield from for_both(
         "fastest peer's time over ours, smallest, float64",
         (3.0, 3.0),
-        lambda b: _smallest(_ratios_of(double, b)),
+        lambda b: smallest(ratios(double, f"{b}/out")),
     )
 
 
 def _threads(document: Document) -> Iterator[Aim]:
     for shape in SPLIT_ROWS:
         found = document.at(*shape)
-        yield from _for_both(
+        yield from for_both(
             f"one thread's time over that of {document.threads}, {shape[0]} x {shape[1]}",
             (1.7, 1.6),
-            _of(found, lambda m, backend: time_ratio(m, f"{backend}/out x1", f"{backend}/out")),
+            from_measurement(
+                found, lambda m, backend: time_ratio(m, f"{backend}/out x1", f"{backend}/out")
+            ),
         )
 
 
-def _scaled(number: float | None, factor: float) -> float | None:
-    return None if number is None else number * factor
-
-
 def _small_things(document: Document) -> Iterator[Aim]:
-    yield from _for_both(
+    yield from for_both(
         "whole call at 32 x 10, best of many",
         (3.0, 6.0),
-        lambda b: _scaled(document.latency.get(f"{b}/out"), 1e6),
+        lambda b: scaled(document.latency.get(f"{b}/out"), 1e6),
         at_least=False,
         unit="us",
     )
-    yield from _for_both(
+    yield from for_both(
         "peak memory beyond inputs and output, 256 x 128256",
         (4.0, 4.0),
-        lambda b: _scaled(document.memory.get(f"{b}/out"), 1e-6),
+        lambda b: scaled(document.memory.get(f"{b}/out"), 1e-6),
         at_least=False,
         unit="MB",
     )
@@ -222,21 +150,24 @@ def _small_things(document: Document) -> Iterator[Aim]:
         ("first Numba call, nothing compiled", "cold", 20.0, "s", 1.0),
     ):
         backend = "all" if key == "import" else "numba"
-        yield Aim(title, backend, asked, _scaled(startup.get(key), factor), False, unit)
+        yield Aim(title, backend, asked, scaled(startup.get(key), factor), False, unit)
 
 
 def _instructions(document: Document) -> Iterator[Aim]:
-    for labels, dtype in dict.fromkeys(key[1:] for key in INSTRUCTIONS):
-        for level, factor in LEVELS.items():
-            cython, numba = (factor * INSTRUCTIONS[b, labels, dtype] for b in COMPILED)
-            path = f"{labels} {dtype} {level}"
-            yield from _for_both(
-                f"instructions an element in the loops over long rows, {labels} labels, {dtype}, "
-                f"{level}",
-                (cython, numba),
-                _count_of(document, path),
-                at_least=False,
-            )
+    for most, levels in (
+        (INSTRUCTIONS, LEVELS),
+        (HALF_INSTRUCTIONS, {"AVX-512": LEVELS["AVX-512"]}),
+    ):
+        for labels, dtype in dict.fromkeys(key[1:] for key in most):
+            for level, factor in levels.items():
+                cython, numba = (factor * most[b, labels, dtype] for b in COMPILED)
+                yield from for_both(
+                    "instructions an element in the loops over long rows, "
+                    f"{labels} labels, {dtype}, {level}",
+                    (cython, numba),
+                    _count_of(document, f"{labels} {dtype} {level}"),
+                    at_least=False,
+                )
 
 
 def _count_of(document: Document, path: str) -> Callable[[str], float | None]:
@@ -254,7 +185,7 @@ def _large(document: Document) -> Iterator[Aim]:
         return of_backend["large"] / of_backend["small"] if of_backend else None
 
     title = "time an element in place at 2³¹ + 2²⁰ elements over that at 10⁸"
-    yield from _for_both(title, (1.2, 1.2), ratio, at_least=False)
+    yield from for_both(title, (1.2, 1.2), ratio, at_least=False)
 
 
 _GROUPS = (
@@ -266,4 +197,5 @@ _GROUPS = (
     _small_things,
     _instructions,
     _large,
+    *aims_of_kinds.GROUPS,
 )

@@ -1,27 +1,27 @@
 """Is a result right? Asked of every peer before it is timed.
 
-The loss is checked over all rows. The gradient is checked entry by entry on some rows, evenly
-spread, and on all rows by its row sums, which are 0: float64 arrays of the largest workloads would
-take longer than the measurement. How far a result may be off is the error of the naive formulas in
-float32 on the same rows, carried over to the dtype, times a constant.
+The loss is checked over all rows. The gradient (or softmax) is checked entry by entry on some rows,
+evenly spread, and on all rows by its row sums: float64 arrays of the largest workloads would take
+longer than the measurement. How far a result may be off is the error of the naive formulas in
+float32 on the same rows, carried over to the dtype, times a constant. In half precision the
+reference has the same rounded logits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from fastxent import reference
-from fastxent.bench.peers.contract import Result
-from fastxent.bench.workloads import Workload, arrays
+from fastxent.bench import truth
+from fastxent.bench.workloads import HALVES, Workload, dtype_of
 from fastxent.precision import Array
 
 __all__ = ["Truth"]
 
 CHECKED_ELEMENTS = 1 << 20
-BLOCK_ELEMENTS = 1 << 18  # a block in float64 and its exponentials stay in cache
 
 # Peers add up in their own ways, and are right nonetheless. One float32 accumulator for each SIMD
 # lane is 30 machine epsilons off at 128,256 classes; a result in half precision is 4,000 off.
@@ -29,102 +29,149 @@ BLOCK_ELEMENTS = 1 << 18  # a block in float64 and its exponentials stay in cach
 # sums of float32 would be half a billion off.
 NAIVE_ERRORS = 4.0
 ROUNDINGS = {"float32": 64.0, "float64": 16_384.0}
+# PyTorch has one accumulator for all classes where they are not side by side: 110 off at 1,000.
+APART = 4.0
 FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
+
+# PyTorch rounds the logarithm of the softmax to half precision, and makes the gradient from that:
+# p is off by p |log p| / 2 epsilons. A loss in half precision is a sum of such logarithms.
+HALF_ROUNDINGS, HALF_LOSS_ROUNDINGS = 2.0, 4.0
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Loss and gradient of a workload in float64, and how far a result may be from them.
+    """What a workload gives in float64, and how far a result may be from it.
 
     Attributes
     ----------
-    loss : float
+    loss : float or None
+        None where there is no loss.
     checked : array of int
-        The rows whose gradient is compared entry by entry.
-    grad : array
-        Their gradient.
-    loss_tolerance : float
-        Relative to the loss.
-    grad_tolerance : float
-        Relative to the largest entry.
+        The rows whose gradient (or softmax) is compared entry by entry.
+    output : array
+        That of these rows.
+    sums : array, float or None
+        Sums of all rows of the output; None where all rows are checked.
+    loss_tolerance : callable
+        Relative to the loss; by the dtype of the loss.
+    tolerance : float
+        Relative to the largest entry of the output.
+    asides : dict of str to array
+        By name, what a call gives besides, of the checked rows.
     """
 
     workload: Workload
-    loss: float
+    loss: float | None
     checked: Array
-    grad: Array
-    loss_tolerance: float
-    grad_tolerance: float
+    output: Array
+    sums: Array | float | None
+    loss_tolerance: Callable[[np.dtype[Any]], float]
+    tolerance: float
+    asides: dict[str, Array] = field(default_factory=dict)
 
     @classmethod
     def of(cls, workload: Workload) -> Truth:
         """Compute the truth, and the tolerances from the naive formulas."""
-        logits, target = arrays(workload)
         rows = workload.rows
         count = min(rows, max(1, CHECKED_ELEMENTS // workload.classes))
         checked = np.unique(np.linspace(0, rows - 1, count).astype(np.int64))
-        loss, grad = _reference(workload, checked, np.float64)
-        naive_loss, naive_grad = _reference(workload, checked, np.float32)
-        largest = float(np.abs(grad).max())
-        epsilon = float(np.finfo(workload.dtype).eps)
-
-        def tolerance(naive: float) -> float:
-            return epsilon * (NAIVE_ERRORS * naive / FLOAT32_EPSILON + ROUNDINGS[workload.dtype])
-
+        if workload.operation == "binary":
+            checked = np.arange(rows)
+        loss, output = truth.of_rows(workload, checked, np.float64)
+        naive_loss, naive_output = truth.of_rows(workload, checked, np.float32)
+        naive = float(np.abs(naive_output - output).max()) / float(np.abs(output).max())
+        naive_of_loss = abs(naive_loss - loss) / abs(loss) if workload.has_loss else 0.0
+        whole_loss, sums = truth.of_all_rows(workload)
         return cls(
             workload,
-            _mean_loss(logits, target),
+            whole_loss,
             checked,
-            grad,
-            tolerance(abs(float(naive_loss - loss)) / abs(float(loss))),
-            tolerance(float(np.abs(naive_grad - grad).max()) / largest),
+            output,
+            sums,
+            lambda dtype: _tolerance(naive_of_loss, dtype, HALF_LOSS_ROUNDINGS),
+            _tolerance(naive, dtype_of(workload.dtype), HALF_ROUNDINGS)
+            * (APART if workload.shape else 1.0),
+            truth.asides(workload, checked),
         )
 
-    def faults(self, result: Result) -> list[str]:
+    def faults(self, result: Sequence[Any]) -> list[str]:
         """Everything that is wrong with a result, in words; empty if nothing is."""
-        loss, grad = np.asarray(result[0]), np.asarray(result[1])
-        shape = (self.workload.rows, self.workload.classes)
-        if loss.shape != () or grad.shape != shape:
-            return [f"loss of shape {loss.shape} and gradient of shape {grad.shape}, not {shape}"]
-        faults = []
-        if grad.dtype != self.workload.dtype:
-            faults.append(f"the gradient is {grad.dtype}")
-        loss_error = abs(float(loss) - self.loss) / abs(self.loss)
-        if not loss_error <= self.loss_tolerance:
-            faults.append(f"loss {float(loss):.9g}, not {self.loss:.9g}")
-        scale = float(np.abs(self.grad).max())
-        grad_error = float(np.abs(grad[self.checked] - self.grad).max()) / scale
-        if not grad_error <= self.grad_tolerance:
-            faults.append(
-                f"gradient off by {grad_error:.1e} of its largest entry, "
-                f"{self.grad_tolerance:.1e} allowed"
-            )
-        # A row of 128,256 entries adds up to 0 within the roundings of its probabilities' sum.
-        row_error = float(np.abs(grad.sum(axis=1)).max()) * self.workload.rows
-        if not row_error <= 2 * self.grad_tolerance:
-            faults.append(f"a row of the gradient adds up to {row_error:.1e} / N, not to 0")
+        loss, output = result[0], np.asarray(result[1])
+        shape = self.workload.logits_shape
+        if (self.loss is not None and np.shape(loss) != ()) or output.shape != shape:
+            of_loss = "" if self.loss is None else f"loss of shape {np.shape(loss)} and "
+            return [f"{of_loss}{self._output_name} of shape {output.shape}, not {shape}"]
+        faults = [] if self.loss is None else self._faults_of_loss(np.asarray(loss))
+        if output.dtype != dtype_of(self.workload.dtype):
+            faults.append(f"the {self._output_name} is {output.dtype}")
+        faults += self._faults_of_output(self.workload.as_rows(output))
+        for name, expected in self.asides.items():
+            found = np.asarray(getattr(result[2], name))[self.checked]
+            if not np.allclose(found, expected, rtol=64 * FLOAT32_EPSILON, atol=0):
+                faults.append(f"{name} is off")
         return faults
 
+    @property
+    def _output_name(self) -> str:
+        return "gradient" if self.loss is not None else self.workload.operation
 
-def _reference(workload: Workload, rows: Array, dtype: Any) -> tuple[Array, Array]:
-    logits, target = arrays(workload)
-    return reference.cross_entropy_and_grad(
-        logits[rows], target[rows], normalizer=workload.rows, dtype=dtype
-    )
+    def _faults_of_loss(self, loss: Array) -> list[str]:
+        expected = float(self.loss or 0.0)
+        error = abs(float(loss) - expected) / abs(expected)
+        if error <= self.loss_tolerance(loss.dtype):
+            return []
+        return [f"loss {float(loss):.9g}, not {expected:.9g}"]
+
+    def _faults_of_output(self, output: Array) -> list[str]:
+        faults = []
+        scale = float(np.abs(self.output).max())
+        found = output[self.checked].astype(np.float64)
+        error = float(np.abs(found - self.output).max()) / scale
+        if not error <= self.tolerance:
+            faults.append(
+                f"{self._output_name} off by {error:.1e} of its largest entry, "
+                f"{self.tolerance:.1e} allowed"
+            )
+        if self.sums is None:
+            return faults
+        wide = output.astype(np.float32) if self.workload.dtype in HALVES else output
+        errors = np.abs(wide.sum(axis=1) - self.sums)
+        error = float(errors.max()) / self._unit_of_sums
+        # A row of 128,256 entries adds up to 0 within the roundings of its probabilities' sum.
+        if not error <= 2 * self.tolerance + self._lost_in_sums:
+            where = int(errors.argmax())
+            sums = np.broadcast_to(self.sums, errors.shape)
+            faults.append(
+                f"a row of the {self._output_name} adds up to {float(wide[where].sum()):.3g}, "
+                f"not to {float(sums[where]):.3g}"
+            )
+        return faults
+
+    @property
+    def _unit_of_sums(self) -> float:
+        """What the error of a row's sum is relative to."""
+        if self.workload.operation == "log_softmax":
+            return self.workload.classes * float(np.abs(self.output).max())
+        return 1.0 if self.loss is None else 1 / self.workload.rows
+
+    @property
+    def _lost_in_sums(self) -> float:
+        """Where float16 has no numbers small enough for the entries, half of the smallest each."""
+        if self.workload.dtype != "float16":
+            return 0.0
+        smallest = float(np.finfo(np.float16).smallest_subnormal)
+        return 0.5 * smallest * self.workload.classes / self._unit_of_sums
 
 
-def _mean_loss(logits: Array, target: Array) -> float:
-    """Mean loss over all rows in float64, some rows at a time."""
-    rows, classes = logits.shape
-    step = max(1, BLOCK_ELEMENTS // classes)
-    total = 0.0
-    for begin in range(0, rows, step):
-        z = logits[begin : begin + step].astype(np.float64)
-        t = target[begin : begin + step]
-        lse = reference.logsumexp(z)
-        if t.ndim == 1:
-            total += float((lse - z[np.arange(len(z)), t]).sum())
-        else:
-            mass = t.sum(axis=1, dtype=np.float64)
-            total += float((mass * lse).sum() - np.einsum("ik,ik->", z, t.astype(np.float64)))
-    return float(total / rows)
+def _tolerance(naive: float, dtype: np.dtype[Any], half_roundings: float) -> float:
+    """Carry the error of the naive formulas in float32 over to a dtype."""
+    half = dtype.name in HALVES
+    computed = np.finfo(np.float32 if half else dtype)
+    roundings = NAIVE_ERRORS * naive / FLOAT32_EPSILON + ROUNDINGS[computed.dtype.name]
+    return float(computed.eps) * roundings + (half_roundings * _epsilon(dtype) if half else 0.0)
+
+
+def _epsilon(half: np.dtype[Any]) -> float:
+    import ml_dtypes
+
+    return float(ml_dtypes.finfo(half).eps)  # type: ignore[no-untyped-call]

@@ -2,87 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
-from fastxent.bench import machine
+from fastxent.bench import machine, tables
 from fastxent.bench.aims import aims
 from fastxent.bench.ceilings import COPY, COPY_IN_PLACE, is_copy
 from fastxent.bench.document import Document
 from fastxent.bench.measure import Measurement
 from fastxent.bench.summary import (
-    COMPILED,
     copy_share,
     fastest_peer,
     is_own,
-    is_peer,
     lower_ceiling,
     peer_ratio,
     share,
 )
+from fastxent.bench.tables import comparison, milliseconds, percent, table, times
+from fastxent.bench.workloads import OPTIONS_SHAPE
 
 __all__ = ["readme_section", "replaced", "results_page"]
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Make a Markdown table; all columns but the first are numbers."""
-    marks = ["---", *["---:"] * (len(headings) - 1)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, marks, *rows))
-
-
-def replaced(page: str, section: str) -> str:
-    """Put a section between the markers of a page, instead of what stands there."""
-    before, _, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def replaced(page: str, section: str, marker: str = "bench") -> str:
+    """Put a section between two markers of a page, instead of what stands there."""
+    first, last = f"<!-- {marker}:begin -->", f"<!-- {marker}:end -->"
+    before, _, rest = page.partition(first)
+    _, end, after = rest.partition(last)
     if not end:
-        raise ValueError(f"the page has no {BEGIN} ... {END}")
-    return f"{before}{BEGIN}\n{section}\n{END}{after}"
-
-
-def _milliseconds(measurement: Measurement, name: str | None) -> str:
-    timing = measurement.timings.get(name or "")
-    if timing is None:
-        return "-"
-    time = 1e3 * timing.median
-    return f"{time:.3f}" if time < 1 else f"{time:.2f}" if time < 100 else f"{time:.0f}"
-
-
-def _percent(number: float | None) -> str:
-    return "-" if number is None else f"{100 * number:.0f} %"
-
-
-def _times(number: float | None) -> str:
-    return "-" if number is None else f"{number:.1f}"
-
-
-def _peers(measurements: Iterable[Measurement]) -> list[str]:
-    """Everybody else, in the order of the registry."""
-    return list(dict.fromkeys(k for m in measurements for k in m.timings if is_peer(k)))
-
-
-def comparison(measurements: Sequence[Measurement]) -> str:
-    """Make the table of milliseconds, one line a shape."""
-    peers = _peers(measurements)
-    rows = []
-    for m in measurements:
-        best = min(COMPILED, key=lambda backend: _median(m, f"{backend}/out"))
-        rows.append(
-            [
-                m.workload.shape_text,
-                *(_milliseconds(m, f"{backend}/out") for backend in COMPILED),
-                _percent(share(m, f"{best}/out")),
-                *(_milliseconds(m, peer) for peer in peers),
-                f"**{_times(peer_ratio(m, f'{best}/out'))}**",
-            ]
-        )
-    headings = ["N x C", *(f"{name}, ms" for name in COMPILED), "of the ceiling", *peers, "times"]
-    return table(headings, rows)
-
-
-def _median(measurement: Measurement, name: str) -> float:
-    timing = measurement.timings.get(name)
-    return float("inf") if timing is None else timing.median
+        raise ValueError(f"the page has no {first} ... {last}")
+    return f"{before}{first}\n{section}\n{last}{after}"
 
 
 def readme_section(document: Document) -> str:
@@ -95,11 +41,24 @@ plain copy of the same bytes) or arithmetic (the kernel on data in cache) allows
 *times*: how many times as long the fastest of the others takes.
 
 {comparison(document.find())}
-
+{_readme_kinds(document)}
 ![Time of the others over that of fastxent](docs/pictures/peers.svg)
 
 {machine.summary(document.machine)}. [All results](docs/benchmark-results.md), and
 [how they are measured](docs/benchmarks.md). On your machine: `fastxent bench`."""
+
+
+def _readme_kinds(document: Document) -> str:
+    parts = []
+    if tables.kinds(document):
+        parts.append(f"The rest, in the same run:\n\n{tables.overview(document)}")
+    if found := tables.options(document):
+        parts.append(f"What an option takes, {_options_title()}:\n\n{found}")
+    return "".join(f"\n{part}\n" for part in parts)
+
+
+def _options_title() -> str:
+    return f"at {' x '.join(map(str, OPTIONS_SHAPE))}, float32, class indices"
 
 
 def details(measurement: Measurement) -> str:
@@ -109,12 +68,12 @@ def details(measurement: Measurement) -> str:
         rows.append(
             [
                 f"fastxent {name}" if is_own(name) else name,
-                _milliseconds(measurement, name),
+                milliseconds(measurement, name),
                 f"{1e3 * timing.lower:.3g} to {1e3 * timing.upper:.3g}",
                 f"{measurement.workload.counted_bytes / timing.median / 1e9:.1f}",
-                _percent(copy_share(measurement, name)),
-                _percent(share(measurement, name)),
-                "-" if is_copy(name) else _times(peer_ratio(measurement, name)),
+                percent(copy_share(measurement, name)),
+                percent(share(measurement, name)),
+                "-" if is_copy(name) else times(peer_ratio(measurement, name)),
                 str(timing.rounds),
             ]
         )
@@ -129,8 +88,8 @@ def _ceilings(measurement: Measurement) -> str:
     )
     binds = f"**{ceiling.name}** binds" if ceiling else "none measured"
     return (
-        f"Ceilings: copy {_milliseconds(measurement, COPY)} ms, in place "
-        f"{_milliseconds(measurement, COPY_IN_PLACE)} ms; arithmetic {slopes}; {binds}."
+        f"Ceilings: copy {milliseconds(measurement, COPY)} ms, in place "
+        f"{milliseconds(measurement, COPY_IN_PLACE)} ms; arithmetic {slopes}; {binds}."
     )
 
 
@@ -192,10 +151,14 @@ def results_page(document: Document) -> str:
             document.find(labels="soft", dtype="float64"),
         ),
         ("float32, class indices, one thread for everybody", document.find(threads=1)),
+        *tables.kinds(document),
     )
     present = [(title, found) for title, found in kinds if found]
-    tables = "\n\n".join(f"### {title}\n\n{comparison(found)}" for title, found in present)
+    shown = "\n\n".join(f"### {title}\n\n{comparison(found)}" for title, found in present)
     every = "\n\n".join(_workload_section(m) for _, found in present for m in found)
+    options = tables.options(document)
+    if options:
+        options = f"\n### Options, {_options_title()}\n\n{options}\n"
     slowest = ", ".join(sorted({fastest_peer(m) or "-" for m in document.find()}))
     return f"""\
 # Benchmark results
@@ -211,8 +174,8 @@ them](benchmarks.md). {machine.summary(document.machine)}.
 
 Milliseconds, medians. The fastest of the others are {slowest}.
 
-{tables}
-
+{shown}
+{options}
 ![Time of the others over that of fastxent](pictures/peers.svg)
 ![Share of the copy limit](pictures/roofline.svg)
 ![What the second thread brings](pictures/threads.svg)

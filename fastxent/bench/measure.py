@@ -1,22 +1,29 @@
-"""One workload: check everybody, then time everybody and the ceilings, turn and turn about."""
+"""One workload: check everybody, then time everybody and the ceilings, turn and turn about.
+
+Others may be timed beside it, in the same rounds: that is what makes their times comparable.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+import fastxent as fx
 from fastxent.bench import ceilings
 from fastxent.bench.check import Truth
 from fastxent.bench.peers.contract import Peer
 from fastxent.bench.timer import Call, Plan, Timing, interleave
 from fastxent.bench.workloads import Workload, arrays
 
-__all__ = ["Measurement", "Progress", "checked_calls", "measure"]
+__all__ = ["Beside", "Measurement", "Progress", "beside", "checked_calls", "measure"]
 
 Progress = Callable[[str, float], object]
+Beside = Mapping[str, tuple[Workload, Sequence[Peer]]]
+
+LOOKED_AT = 1 << 16  # logits, about, that have to be the same after a call
 
 
 @dataclass
@@ -26,7 +33,8 @@ class Measurement:
     Attributes
     ----------
     timings : dict of str to Timing
-        By the name of the peer; the copies of `ceilings` are among them.
+        By the name of the peer; the copies of `ceilings` are among them, and who was timed beside
+        them on another workload, as `beside` names them.
     skipped : dict of str to str
         Who was not timed, and why: a reason, or what is wrong with the result.
     wrong : list of str
@@ -55,7 +63,7 @@ class Measurement:
     def from_dict(cls, fields: dict[str, Any]) -> Measurement:
         """Read what `as_dict` gave."""
         return cls(
-            Workload(**fields["workload"]),
+            Workload.from_dict(fields["workload"]),
             {name: Timing(**timing) for name, timing in fields["timings"].items()},
             dict(fields["skipped"]),
             list(fields["wrong"]),
@@ -63,11 +71,17 @@ class Measurement:
         )
 
 
+def beside(peer: str, label: str) -> str:
+    """Name a peer's time on the workload of this label, which another one was measured with."""
+    return f"{peer}, {label}"
+
+
 def measure(
     workload: Workload,
     peers: Sequence[Peer],
     plan: Plan,
     progress: Progress = lambda doing, share: None,
+    others: Beside | None = None,
 ) -> Measurement:
     """Measure a workload.
 
@@ -79,6 +93,8 @@ def measure(
         How long to time each.
     progress : callable, optional
         Is told what is being done, and the share that is done.
+    others : mapping of str to (Workload, sequence of Peer), optional
+        What to time in the same rounds, by a label.
 
     Returns
     -------
@@ -86,6 +102,8 @@ def measure(
     """
     measurement = Measurement(workload)
     calls = checked_calls(measurement, peers, lambda doing, share: progress(doing, 0.4 * share))
+    for label, (other, its_peers) in (others or {}).items():
+        calls |= _calls_beside(measurement, label, other, its_peers)
     if ceilings.why_no_copies() is None:
         calls |= ceilings.copies(workload)
     else:
@@ -115,21 +133,34 @@ def checked_calls(
     return calls
 
 
+def _calls_beside(
+    measurement: Measurement, label: str, other: Workload, peers: Sequence[Peer]
+) -> dict[str, Call]:
+    theirs = Measurement(other)
+    calls = checked_calls(theirs, peers)
+    measurement.skipped |= {beside(name, label): why for name, why in theirs.skipped.items()}
+    measurement.wrong += [beside(name, label) for name in theirs.wrong]
+    return {beside(name, label): call for name, call in calls.items()}
+
+
 def _checked(peer: Peer, truth: Truth, measurement: Measurement) -> Call | None:
     workload = measurement.workload
     reason = peer.why_not(workload)
     if reason is not None:
         measurement.skipped[peer.name] = reason
         return None
-    logits = arrays(workload).logits
-    ends = slice(None, None, max(1, workload.rows - 1))
-    before = logits[ends].copy()
+    logits = arrays(workload).logits.reshape(-1)
+    some = slice(None, None, 1 + logits.size // LOOKED_AT)
+    before = logits[some].copy()
     try:
         call = peer.prepare(workload)
         faults = truth.faults(call())
+    except fx.BackendError as error:
+        measurement.skipped[peer.name] = str(error)
+        return None
     except Exception as error:  # whatever is wrong with one must not keep back the others
         faults = [f"{type(error).__name__}: {error}".splitlines()[0]]
-    if not np.array_equal(before, logits[ends]):
+    if not np.array_equal(before, logits[some]):
         faults.append("it overwrote the logits")
     if faults:
         measurement.skipped[peer.name] = "wrong result: " + "; ".join(faults)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastxent.bench import ceilings
@@ -78,15 +78,19 @@ def copy_share(measurement: Measurement, name: str) -> float | None:
     return time_ratio(measurement, _copy_like(name), name)
 
 
-def fastest_peer(measurement: Measurement) -> str | None:
-    """Give the name of the fastest implementation that is not fastxent."""
-    peers = {k: timing.median for k, timing in measurement.timings.items() if is_peer(k)}
+def fastest_peer(measurement: Measurement, among: Sequence[str] = ()) -> str | None:
+    """Give the name of the fastest implementation that is not fastxent; of these, if any."""
+    peers = {
+        name: timing.median
+        for name, timing in measurement.timings.items()
+        if is_peer(name) and (not among or name in among)
+    }
     return min(peers, key=lambda name: peers[name], default=None)
 
 
-def peer_ratio(measurement: Measurement, name: str) -> float | None:
-    """Tell how many times as long as this one the fastest peer takes."""
-    return time_ratio(measurement, fastest_peer(measurement), name)
+def peer_ratio(measurement: Measurement, name: str, among: Sequence[str] = ()) -> float | None:
+    """Tell how many times as long as this one the fastest peer takes; the fastest of these."""
+    return time_ratio(measurement, fastest_peer(measurement, among), name)
 
 
 def geometric_mean(numbers: Iterable[float]) -> float:

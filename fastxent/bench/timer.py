@@ -19,8 +19,8 @@ __all__ = ["Call", "Plan", "Timing", "interleave"]
 
 # The first call of a turn is not timed: it finds the caches as the one before left them, and
 # threads of another library that still spin (libgomp's do so for milliseconds, with two cores a
-# second pool then gets half of the machine). A call so long does not notice.
-UNDISTURBED = 0.25  # seconds
+# second pool then gets half of the machine). A call so long hardly notices.
+UNDISTURBED = 0.1  # seconds
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,21 @@ class Call:
         Brings the inputs back, where `run` overwrites them. Not timed.
     allocates_output : bool
         Whether the gradient comes in memory that the call asks for.
+    read : callable, optional
+        Makes NumPy arrays of what `run` returned, where NumPy cannot do so itself. Not timed.
     """
 
     run: Callable[[], Any]
     reset: Callable[[], object] | None = None
     allocates_output: bool = True
+    read: Callable[[Any], Any] | None = None
 
     def __call__(self) -> Any:
-        """Run once, on fresh inputs."""
+        """Run once, on fresh inputs, and give what can be checked."""
         if self.reset is not None:
             self.reset()
-        return self.run()
+        result = self.run()
+        return result if self.read is None else self.read(result)
 
 
 @dataclass(frozen=True)

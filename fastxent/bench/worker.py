@@ -23,7 +23,7 @@ def main(cpus: int) -> None:
     os.dup2(2, 1)
     for line in sys.stdin:
         request = json.loads(line)
-        workload, plan = Workload(**request["workload"]), Plan(**request["plan"])
+        workload, plan = Workload.from_dict(request["workload"]), Plan(**request["plan"])
         measurement = measure(workload, own(("out",)) + others(), plan)
         print(json.dumps(measurement.as_dict()), file=answers, flush=True)
 

@@ -27,11 +27,13 @@ OTHERS = (
 )
 
 
-def own(modes: Sequence[str] = MODES, threads: int | None = None) -> list[Peer]:
+def own(
+    modes: Sequence[str] = MODES, threads: int | None = None, backends: Sequence[str] = tuple(ORDER)
+) -> list[Peer]:
     """Give fastxent's backends, each in these modes; with `threads`, those that have threads."""
     openmp.share()
-    backends = [name for name in ORDER if threads is None or name != "numpy"]
-    return [Own(backend, mode, threads) for backend in backends for mode in modes]
+    able = [name for name in backends if threads is None or name != "numpy"]
+    return [Own(backend, mode, threads) for backend in able for mode in modes]
 
 
 def named(name: str) -> Peer:

@@ -1,10 +1,10 @@
-"""JAX: `jit` of `value_and_grad` of optax's losses."""
+"""JAX: `jit` of `value_and_grad` of optax's losses, and of `jax.nn`'s softmax."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastxent.bench.peers.contract import Result, why_not_installed
+from fastxent.bench.peers.contract import Result, output_alone, why_not_installed
 from fastxent.bench.timer import Call
 from fastxent.bench.workloads import Workload, arrays
 
@@ -18,27 +18,26 @@ class JaxJit:
 
     def why_not(self, workload: Workload) -> str | None:
         """Why JAX or optax cannot run."""
+        if workload.option:
+            return "options are measured for fastxent only"
         return why_not_installed("jax", "optax")
 
     def prepare(self, workload: Workload) -> Call:
         """Compile for this shape and dtype, and hand the arrays over."""
         import jax
-        import optax
 
         # Without it float64 arrays become float32. Every array here has a dtype of its own.
         jax.config.update("jax_enable_x64", True)
         cpu = jax.devices("cpu")[0]
         logits, target = arrays(workload)
-        hard = workload.labels == "hard"
-
-        def mean_loss(z: Any, t: Any) -> Any:
-            if hard:
-                return optax.softmax_cross_entropy_with_integer_labels(z, t).mean()
-            return optax.softmax_cross_entropy(z, t).mean()
-
         device_logits = jax.device_put(logits, cpu)
-        device_target = jax.device_put(target.astype("int32") if hard else target, cpu)
-        compiled = jax.jit(jax.value_and_grad(mean_loss))
+        if not workload.has_loss:
+            softmax = getattr(jax.nn, workload.operation)
+            compiled = jax.jit(softmax).lower(device_logits).compile()
+            return Call(lambda: jax.block_until_ready(compiled(device_logits)), read=output_alone)
+        indices = workload.operation == "cross_entropy" and workload.labels == "hard"
+        device_target = jax.device_put(target.astype("int32") if indices else target, cpu)
+        compiled = jax.jit(jax.value_and_grad(_mean_loss(workload)))
         compiled = compiled.lower(device_logits, device_target).compile()
 
         def run() -> Result:
@@ -46,6 +45,18 @@ class JaxJit:
             return loss, grad
 
         return Call(run)
+
+
+def _mean_loss(workload: Workload) -> Any:
+    import optax
+
+    axis = workload.axis
+    if workload.operation == "binary":
+        return lambda z, t: optax.sigmoid_binary_cross_entropy(z, t).mean()
+    if workload.labels == "soft":
+        return lambda z, t: optax.softmax_cross_entropy(z, t, axis=axis).mean()
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    return lambda z, t: loss(z, t, axis=axis).mean()
 
 
 PEER = JaxJit()

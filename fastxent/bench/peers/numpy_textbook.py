@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastxent.bench.peers.contract import Result, call_returning
+from fastxent.bench.peers.contract import Result, call_returning, why_not_plain
 from fastxent.bench.timer import Call
 from fastxent.bench.workloads import Workload, arrays
 from fastxent.precision import Array
@@ -45,8 +45,10 @@ class NumpyTextbook:
     name = "NumPy"
 
     def why_not(self, workload: Workload) -> str | None:
-        """NumPy is always there."""
-        return None
+        """NumPy is always there; the formulas are those of the loss."""
+        if workload.operation != "cross_entropy":
+            return "a textbook's loss only"
+        return why_not_plain(workload)
 
     def prepare(self, workload: Workload) -> Call:
         """Bind the formula for this kind of labels."""

@@ -1,10 +1,16 @@
-"""`scipy.special.log_softmax`, and the gradient from it."""
+"""`scipy.special`: softmax, log_softmax, and the gradient from that."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from fastxent.bench.peers.contract import Result, call_returning, why_not_installed
+from fastxent.bench.peers.contract import (
+    Result,
+    call_returning,
+    output_alone,
+    why_not_installed,
+    why_not_plain,
+)
 from fastxent.bench.timer import Call
 from fastxent.bench.workloads import Workload, arrays
 from fastxent.precision import Array
@@ -43,10 +49,18 @@ class ScipySpecial:
 
     def why_not(self, workload: Workload) -> str | None:
         """Why SciPy cannot run."""
-        return why_not_installed("scipy.special")
+        if workload.operation == "binary":
+            return "SciPy has no binary cross-entropy of logits"
+        return why_not_plain(workload) or why_not_installed("scipy.special")
 
     def prepare(self, workload: Workload) -> Call:
-        """Bind the function for this kind of labels."""
+        """Bind the function for this operation and kind of labels."""
+        logits, _ = arrays(workload)
+        if not workload.has_loss:
+            from scipy import special
+
+            softmax = getattr(special, workload.operation)
+            return Call(lambda: softmax(logits, axis=1), read=output_alone)
         function = _hard if workload.labels == "hard" else _soft
         return call_returning(function, *arrays(workload))
 

@@ -1,10 +1,13 @@
-"""PyTorch eager: `F.cross_entropy` and `backward`."""
+"""PyTorch eager: `F.cross_entropy` and `backward`, and its siblings."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastxent.bench.peers.contract import Result, why_not_installed
+from fastxent.bench.peers.torch_arrays import read, tensors
 from fastxent.bench.timer import Call
-from fastxent.bench.workloads import Workload, arrays
+from fastxent.bench.workloads import Workload
 
 __all__ = ["PEER"]
 
@@ -16,24 +19,39 @@ class TorchEager:
 
     def why_not(self, workload: Workload) -> str | None:
         """Why PyTorch cannot run."""
+        if workload.option:
+            return "options are measured for fastxent only"
         return why_not_installed("torch")
 
     def prepare(self, workload: Workload) -> Call:
-        """Wrap the arrays without a copy."""
+        """Wrap the arrays without a copy; softmax goes into a buffer that is used again."""
         import torch
         import torch.nn.functional as F
 
         torch.set_num_threads(workload.threads)
-        logits, target = (torch.from_numpy(array) for array in arrays(workload))
+        logits, target = tensors(workload)
+        if not workload.has_loss:
+            softmax = torch.softmax if workload.operation == "softmax" else torch.log_softmax
+            buffer = torch.full_like(logits, torch.nan)
+            return Call(
+                lambda: softmax(logits, workload.axis, out=buffer),
+                allocates_output=False,
+                read=read,
+            )
         leaf = logits.detach().requires_grad_()
+        losses: dict[str, Any] = {
+            "cross_entropy": F.cross_entropy,
+            "binary": F.binary_cross_entropy_with_logits,
+        }
+        mean_loss = losses[workload.operation]
 
         def run() -> Result:
-            loss = F.cross_entropy(leaf, target)
+            loss = mean_loss(leaf, target)
             loss.backward()
             grad, leaf.grad = leaf.grad, None  # its memory is not given back inside the next call
             return loss.detach(), grad
 
-        return Call(run)
+        return Call(run, read=read)
 
 
 PEER = TorchEager()
