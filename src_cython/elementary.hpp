@@ -35,12 +35,10 @@ template <> struct exp_constants<double> {
         5.0000000000000056e-01, 1.0};
 };
 
-// exp(x) = power * (1 + p * r)
-template <class T> struct exp_parts {
-    lanes<T> power, p, r;
-};
-
-template <class T> FASTXENT_INLINE exp_parts<T> exp_parts_of_negative(lanes<T> x) {
+// finish(p, r, power) for x <= 0, where exp(x) = (1 + p * r) * power(): a call back, because GCC 12 keeps
+// several lanes that a function returns in memory on AVX2.
+template <class T, class Finish>
+FASTXENT_INLINE lanes<T> with_exp_of_negative(lanes<T> x, const Finish &finish) {
     using C = exp_constants<T>;
     x = max(splat(C::lowest), x);
     const lanes<T> shifted = fma(x, splat(static_cast<T>(1.4426950408889634)), splat(C::magic));
@@ -50,26 +48,33 @@ template <class T> FASTXENT_INLINE exp_parts<T> exp_parts_of_negative(lanes<T> x
     lanes<T> p = splat(C::polynomial[0]);
 #pragma GCC unroll 16
     for (int i = 1; i < C::terms; ++i) p = fma(p, r, splat(C::polynomial[i]));
-    const lanes<T> power = each<T>([&](int i) {
-        using bits = typename machine<T>::bits;
-        return (typename machine<T>::vector)((bits)shifted.part[i] << C::mantissa);
+    return finish(p, r, [&]() __attribute__((always_inline)) {
+        return each<T>([&](int i) {
+            using bits = typename machine<T>::bits;
+            return (typename machine<T>::vector)((bits)shifted.part[i] << C::mantissa);
+        });
     });
-    return {power, p, r};
 }
 
 // exp of x <= 0: exactly 1 at 0, exactly 0 at -inf and wherever the result would lie below the
 // smallest normal number; NaN stays NaN. Nothing else may be passed: there is no upper bound.
 template <class T> FASTXENT_INLINE lanes<T> exp_of_negative(const lanes<T> &x) {
-    const exp_parts<T> e = exp_parts_of_negative(x);
-    return fma(e.p, e.r, splat(static_cast<T>(1))) * e.power;
+    return with_exp_of_negative(
+        x, [](const lanes<T> &p, const lanes<T> &r, const auto &power) __attribute__((always_inline)) {
+            return fma(p, r, splat(static_cast<T>(1))) * power();
+        });
 }
 
 // tanh of any number, from exp(-2|x|) - 1, which keeps its digits near 0: 3 ULP at most.
 template <class T> FASTXENT_INLINE lanes<T> tanh_of(const lanes<T> &x) {
     const lanes<T> zero = splat(static_cast<T>(0)), one = splat(static_cast<T>(1));
     const lanes<T> below = x + x, above = zero - below;
-    const exp_parts<T> e = exp_parts_of_negative(where_less(below, above, below, above));
-    const lanes<T> less_one = fma(e.p * e.r, e.power, e.power - one);
+    const lanes<T> less_one = with_exp_of_negative(
+        where_less(below, above, below, above),
+        [&](const lanes<T> &p, const lanes<T> &r, const auto &power_of) __attribute__((always_inline)) {
+            const lanes<T> power = power_of();
+            return fma(p * r, power, power - one);
+        });
     const lanes<T> size = less_one / (less_one + splat(static_cast<T>(2)));  // -tanh|x|
     return where_less(below, above, size, zero - size);
 }

@@ -96,11 +96,12 @@ FASTXENT_ONCE void deliver(const T *from, const lanes<T> &factor, int64_t n,
                            const fastxent_matrix &matrix, char *row, int64_t begin) {
     const int64_t stride = matrix.class_stride;
     char *to = row + begin * stride;
-    with_written_kind(matrix.kind, [&](auto stored) {
+    const lanes<T> by = factor;  // a copy of its own stays in a register
+    with_written_kind(matrix.kind, [&](auto stored) __attribute__((always_inline)) {
         using S = typename decltype(stored)::type;
         if (stride == sizeof(S))
             for_lanes<T>(n, [&](int64_t k, auto some, int) __attribute__((always_inline)) {
-                write_lanes(reinterpret_cast<S *>(to) + k, load<T>(from + k, some, T(0)) * factor, some);
+                write_lanes(reinterpret_cast<S *>(to) + k, load<T>(from + k, some, T(0)) * by, some);
             });
         else
             for (int64_t k = 0; k < n; ++k)
