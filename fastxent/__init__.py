@@ -15,6 +15,10 @@ from fastxent.api import (
     logsumexp,
     softmax,
 )
+from fastxent.api_binary import (
+    binary_cross_entropy_with_logits,
+    binary_cross_entropy_with_logits_and_grad,
+)
 from fastxent.backends import backends, use_backend
 from fastxent.config import show_config
 from fastxent.errors import (
@@ -45,6 +49,8 @@ __all__ = [
     "ShapeError",
     "__version__",
     "backends",
+    "binary_cross_entropy_with_logits",
+    "binary_cross_entropy_with_logits_and_grad",
     "check_labels",
     "cross_entropy",
     "cross_entropy_and_grad",

@@ -1,6 +1,7 @@
 // The verbs, compiled once per instruction level with that level's flags.
 #include <type_traits>
 
+#include "binary.hpp"
 #include "by_row.hpp"
 #include "by_tile.hpp"
 
@@ -108,4 +109,4 @@ void forward(const fastxent_pass &pass) {
 
 extern const fastxent_level FASTXENT_JOIN(fastxent_level_, FASTXENT_LEVEL);
 const fastxent_level FASTXENT_JOIN(fastxent_level_, FASTXENT_LEVEL) = {
-    FASTXENT_QUOTE(FASTXENT_LEVEL), check_labels, forward};
+    FASTXENT_QUOTE(FASTXENT_LEVEL), check_labels, forward, binary};

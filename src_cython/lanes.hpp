@@ -50,6 +50,9 @@ struct first {
     int64_t n;
 };
 
+template <class T> constexpr int how_many(whole) { return lanes<T>::count; }
+template <class T> FASTXENT_INLINE int64_t how_many(first some) { return some.n; }
+
 template <class T> constexpr T infinity = static_cast<T>(__builtin_inf());
 
 template <class T, class Function> FASTXENT_INLINE lanes<T> each(const Function &function) {

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastxent import environment, threads
-from fastxent.backends.contract import LabelSummary, Outputs
+from fastxent.backends.contract import ELEMENT_KINDS, BinaryOutputs, LabelSummary, Outputs
 from fastxent.backends.not_yet import not_yet
 from fastxent.precision import Array
 
 if TYPE_CHECKING:
+    from fastxent.binary import BinaryProblem
     from fastxent.problem import Problem
 
 _missing: str | None = None
@@ -102,6 +103,25 @@ class CythonBackend:
     ) -> float | None:
         """Mean loss and gradient of a call without options, or None."""
         return _kernels.mean_loss(logits, target, skip, grad, num_threads)
+
+    def binary(self, problem: BinaryProblem, out: BinaryOutputs) -> bool:
+        """Fill what is not None; whether an integer target is neither 0 nor 1."""
+        return _kernels.binary(
+            problem.logits,
+            ELEMENT_KINDS.index(problem.logits_kind),
+            problem.target,
+            ELEMENT_KINDS.index(problem.target_kind),
+            problem.ones,
+            problem.factor,
+            problem.upstream,
+            ELEMENT_KINDS.index(problem.compute.name),
+            problem.gain,
+            problem.background,
+            out.loss,
+            out.grad,
+            out.total,
+            problem.num_threads,
+        )
 
 
 BACKEND = CythonBackend()
