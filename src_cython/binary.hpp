@@ -39,6 +39,28 @@ template <class T> FASTXENT_INLINE lanes<T> log1p_of_unit(const lanes<T> &e) {
     return fma(s * z, q, s + s);
 }
 
+template <class T> constexpr int sign_bit = 8 * sizeof(T) - 1;
+
+// -|x|
+template <class T> FASTXENT_INLINE lanes<T> minus_size(const lanes<T> &x) {
+    using machine_bits = typename machine<T>::bits;
+    return each<T>([&](int p) {
+        const machine_bits sign = (machine_bits{} + 1) << sign_bit<T>;
+        return (typename machine<T>::vector)((machine_bits)x.part[p] | sign);
+    });
+}
+
+// `value` where the sign of x is set, else -value.
+template <class T>
+FASTXENT_INLINE lanes<T> where_minus(const lanes<T> &x, const lanes<T> &value) {
+    using machine_bits = typename machine<T>::bits;
+    return each<T>([&](int p) {
+        const machine_bits sign = (machine_bits{} + 1) << sign_bit<T>;
+        const machine_bits flip = ~(machine_bits)x.part[p] & sign;
+        return (typename machine<T>::vector)((machine_bits)value.part[p] ^ flip);
+    });
+}
+
 // The operands of a block: numbers, or a constant that fills 64 bytes and has step 0.
 template <class T> struct binary_block {
     const T *logits, *target, *ones, *factor, *upstream;
@@ -46,33 +68,65 @@ template <class T> struct binary_block {
     T *loss, *grad;
 };
 
-// What masses on 1 and on 0 make of a logit x, from e = exp(-|x|), which cannot overflow:
-//     loss = (positive + negative) * log(1 + e) + |x| * (negative where x > 0, else positive)
-//     grad = (negative * (1 or e) - positive * (e or 1)) / (1 + e)
+// The mass of each element, whose loss it is: 1 where nothing is weighed or smoothed.
+template <class T> struct binary_masses {
+    lanes<T> positive, negative, factor;
+};
+
+template <class T> struct plain_masses {
+    static constexpr T fill = -infinity<T>;  // past the end: there is no loss at 0
+    template <class Some>
+    FASTXENT_INLINE binary_masses<T> operator()(const binary_block<T> &block, int64_t k,
+                                                Some some) const {
+        const lanes<T> y = load<T>(block.target + k, some, T(0)), one = splat(static_cast<T>(1));
+        return {y, one - y, one};
+    }
+    FASTXENT_INLINE lanes<T> loss(const binary_masses<T> &, const lanes<T> &log,
+                                  const lanes<T> &rest) const {
+        return log - rest;
+    }
+};
+
+template <class T> struct weighed_masses {
+    static constexpr T fill = 0;
+    lanes<T> gain, background;
+    template <class Some>
+    FASTXENT_INLINE binary_masses<T> operator()(const binary_block<T> &block, int64_t k,
+                                                Some some) const {
+        const lanes<T> y = load<T>(block.target + k, some, T(0));
+        const lanes<T> ones = load<T>(block.ones + k * block.ones_step, some, T(0));
+        const lanes<T> other = splat(static_cast<T>(1)) - y;
+        // a factor of 0 past the end: there is no loss
+        return {ones * fma(gain, y, background), fma(gain, other, background),
+                load<T>(block.factor + k * block.factor_step, some, T(0))};
+    }
+    FASTXENT_INLINE lanes<T> loss(const binary_masses<T> &mass, const lanes<T> &log,
+                                  const lanes<T> &rest) const {
+        return mass.factor * fms(mass.positive + mass.negative, log, rest);
+    }
+};
+
+// What the masses make of a logit x, from e = exp(-|x|), which cannot overflow; `linear` is that on 0
+// where x > 0, else that on 1, and `other` the other one:
+//     loss = (positive + negative) * log(1 + e) - linear * -|x|
+//     grad = (other * e - linear) / (1 + e) where x <= 0, else minus that
 // A side without mass counts for nothing, be its logarithm infinite.
-template <class T, bool wants_loss, bool wants_grad, class Some>
-FASTXENT_INLINE lanes<T> binary_lanes(const fastxent_binary_pass &pass, const binary_block<T> &block,
-                                      int64_t k, Some some) {
+template <class T, bool wants_loss, bool wants_grad, class Masses, class Some>
+FASTXENT_INLINE lanes<T> binary_lanes(const Masses &masses, const binary_block<T> &block, int64_t k,
+                                      Some some) {
     const lanes<T> zero = splat(static_cast<T>(0)), one = splat(static_cast<T>(1));
-    const lanes<T> gain = splat(static_cast<T>(pass.gain));
-    const lanes<T> background = splat(static_cast<T>(pass.background));
-    const lanes<T> x = load<T>(block.logits + k, some, T(0));
-    const lanes<T> y = load<T>(block.target + k, some, T(0));
-    const lanes<T> ones = load<T>(block.ones + k * block.ones_step, some, T(0));
-    // 0 past the end: there is no loss there
-    const lanes<T> factor = load<T>(block.factor + k * block.factor_step, some, T(0));
-    const lanes<T> positive = ones * fma(gain, y, background);
-    const lanes<T> negative = fma(gain, one - y, background);
-    const lanes<T> size = max(x, zero - x);
-    const lanes<T> e = exp_of_negative(zero - size);
-    const lanes<T> linear = where_equal(x, size, negative, positive);
-    const lanes<T> rest = where_nonzero(linear, linear * size, zero);
-    const lanes<T> loss = factor * fma(positive + negative, log1p_of_unit(e), rest);
+    const lanes<T> x = load<T>(block.logits + k, some, Masses::fill);
+    const binary_masses<T> mass = masses(block, k, some);
+    const lanes<T> minus = minus_size(x);
+    const lanes<T> e = exp_of_negative(minus);
+    const lanes<T> linear = where_equal(x, minus, mass.positive, mass.negative);
+    const lanes<T> rest = where_nonzero(linear, linear * minus, zero);
+    const lanes<T> loss = masses.loss(mass, log1p_of_unit(e), rest);
     if constexpr (wants_grad) {
+        const lanes<T> other = where_equal(x, minus, mass.negative, mass.positive);
+        const lanes<T> side = where_minus(x, fms(other, e, linear));
         const lanes<T> upstream = load<T>(block.upstream + k * block.upstream_step, some, T(0));
-        const lanes<T> up = where_equal(x, size, one, e), down = where_equal(x, size, e, one);
-        const lanes<T> sides = fms(negative, up, positive * down);
-        store(block.grad + k, factor * upstream * sides / (one + e), some);
+        store(block.grad + k, mass.factor * upstream * side / (one + e), some);
     }
     if constexpr (wants_loss) store(block.loss + k, loss, some);
     return loss;
@@ -80,19 +134,26 @@ FASTXENT_INLINE lanes<T> binary_lanes(const fastxent_binary_pass &pass, const bi
 
 using binary_sum = long_sum<lanes<double>>;
 
-template <class T, bool wants_loss, bool wants_grad>
-FASTXENT_ONCE void binary_block_of(const fastxent_binary_pass &pass, const binary_block<T> &block,
+template <class T, bool wants_loss, bool wants_grad, class Masses>
+FASTXENT_ONCE void binary_block_of(const Masses &masses, const binary_block<T> &block,
                                    int64_t count, binary_sum &total) {
-    binary_sum sum = total;
-    for_lanes<T>(count, [&](int64_t k, auto some, int) {
+    chains<double> sums(0.0);
+    for_lanes<T>(count, [&](int64_t k, auto some, int chain) {
         const wide<T> loss =
-            widened(binary_lanes<T, wants_loss, wants_grad>(pass, block, k, some));
-        if constexpr (wide<T>::parts == 2)
-            sum.add(loss.of[0] + loss.of[1]);
-        else
-            sum.add(loss.of[0]);
+            widened(binary_lanes<T, wants_loss, wants_grad>(masses, block, k, some));
+        sums.of[chain] = sums.of[chain] + loss.of[0];
+        if constexpr (wide<T>::parts == 2) sums.of[chain] = sums.of[chain] + loss.of[1];
     });
-    total = sum;
+    total.add(sums.sum());
+}
+
+template <class T, class Masses>
+void binary_block_with(const Masses &masses, const binary_block<T> &block, int64_t count,
+                       binary_sum &total) {
+    if (block.grad && block.loss) return binary_block_of<T, true, true>(masses, block, count, total);
+    if (block.grad) return binary_block_of<T, false, true>(masses, block, count, total);
+    if (block.loss) return binary_block_of<T, true, false>(masses, block, count, total);
+    binary_block_of<T, false, false>(masses, block, count, total);
 }
 
 // Memory of a chunk: a block of each operand that is not where it is needed, or a constant.
@@ -108,6 +169,10 @@ template <class T> int64_t begin_factor(const fastxent_elements &factor, T *buff
     return 0;
 }
 
+inline bool is_one(const fastxent_elements &factor) {
+    return !factor.data && factor.constant == 1.0;
+}
+
 template <class T> void binary_chunk(const fastxent_binary_pass &pass, int64_t chunk) {
     binary_buffers<T> own;
     binary_sum total = {splat(0.0), splat(0.0)};
@@ -115,6 +180,10 @@ template <class T> void binary_chunk(const fastxent_binary_pass &pass, int64_t c
     block.ones_step = begin_factor(pass.ones, own.ones);
     block.factor_step = begin_factor(pass.factor, own.factor);
     block.upstream_step = begin_factor(pass.upstream, own.upstream);
+    const weighed_masses<T> weighed = {splat(static_cast<T>(pass.gain)),
+                                       splat(static_cast<T>(pass.background))};
+    const bool plain = is_one(pass.ones) && is_one(pass.factor) && pass.gain == 1.0 &&
+                       pass.background == 0.0;
     const bool computes = pass.total || pass.loss.data || pass.grad.data;
     const int64_t from = chunk * fastxent_binary_chunk;
     const int64_t to =
@@ -134,14 +203,10 @@ template <class T> void binary_chunk(const fastxent_binary_pass &pass, int64_t c
                              : own.upstream;
         if (pass.loss.data) block.loss = destination(pass.loss, range, own.loss);
         if (pass.grad.data) block.grad = destination(pass.grad, range, own.grad);
-        if (pass.grad.data && pass.loss.data)
-            binary_block_of<T, true, true>(pass, block, count, total);
-        else if (pass.grad.data)
-            binary_block_of<T, false, true>(pass, block, count, total);
-        else if (pass.loss.data)
-            binary_block_of<T, true, false>(pass, block, count, total);
+        if (plain)
+            binary_block_with(plain_masses<T>{}, block, count, total);
         else
-            binary_block_of<T, false, false>(pass, block, count, total);
+            binary_block_with(weighed, block, count, total);
         if (block.loss == own.loss) write_back(pass.loss, range, own.loss);
         if (block.grad == own.grad) write_back(pass.grad, range, own.grad);
     }

@@ -16,7 +16,6 @@ from fastxent.backends.numba_cpu.arithmetic import (
     emitted,
     fma,
     fms,
-    maximum,
     splat,
     where_equal,
     where_nonzero,
@@ -28,7 +27,7 @@ from fastxent.backends.numba_cpu.jit import inlined, once, parallel, serial
 from fastxent.backends.numba_cpu.kernels import Twins, next_chunk
 from fastxent.backends.numba_cpu.lanes import lane_count, load, pointer, stack, store
 from fastxent.backends.numba_cpu.long_sum import value_of, value_of_lanes, with_number
-from fastxent.backends.numba_cpu.vector import Vector, is_single
+from fastxent.backends.numba_cpu.vector import Vector, constant, is_single
 
 __all__ = ["BINARY", "BinaryPass"]
 
@@ -94,6 +93,25 @@ def log1p_of_unit(e: Vector) -> Vector:
     return (s * z).times_plus(q, s + s)
 
 
+@emitted
+def minus_size(x: Vector) -> Vector:
+    """-|x|."""
+    bits = x.bits()
+    return x.with_bits(x.builder.or_(bits, constant(bits.type, _sign_of(x))))
+
+
+@emitted
+def where_minus(x: Vector, value: Vector) -> Vector:
+    """`value` where the sign of x is set, else -value."""
+    builder, bits = x.builder, x.bits()
+    flip = builder.and_(builder.not_(bits), constant(bits.type, _sign_of(x)))
+    return value.with_bits(builder.xor(value.bits(), flip))
+
+
+def _sign_of(x: Vector) -> int:
+    return 1 << (31 if is_single(x) else 63)
+
+
 class Block(NamedTuple):
     """The operands of a block: numbers, or a constant that fills 64 bytes and has step 0."""
 
@@ -112,56 +130,76 @@ class Block(NamedTuple):
 
 
 @inlined
-def loss_of_lanes(p: BinaryPass, b: Block, k: int, some: Any, zero: Any) -> Any:
+def loss_of_lanes(p: BinaryPass, b: Block, k: int, some: Any, plain: Any, zero: Any) -> Any:
     """Loss of some elements; their gradient is stored.
 
-    What masses on 1 and on 0 make of a logit x, from e = exp(-|x|), which cannot overflow:
-        loss = (positive + negative) * log(1 + e) + |x| * (negative where x > 0, else positive)
-        grad = (negative * (1 or e) - positive * (e or 1)) / (1 + e)
-    A side without mass counts for nothing, be its logarithm infinite.
+    What masses on 1 and on 0 make of a logit x, from e = exp(-|x|), which cannot overflow; `linear`
+    is that on 0 where x > 0, else that on 1, and `other` the other one:
+        loss = (positive + negative) * log(1 + e) - linear * -|x|
+        grad = (other * e - linear) / (1 + e) where x <= 0, else minus that
+    A side without mass counts for nothing, be its logarithm infinite. With `plain` nothing is
+    weighed or smoothed: the mass of each element is 1.
     """
     none, one = splat(0.0, zero), splat(1.0, zero)
-    x, y = load(b.logits, k, some, zero, zero), load(b.target, k, some, zero, zero)
-    ones = load(b.ones, k * b.ones_step, some, zero, zero)
-    # 0 past the end: there is no loss there
-    factor = load(b.factor, k * b.factor_step, some, zero, zero)
-    positive = ones * fma(b.gain, y, b.background)
-    negative = fma(b.gain, one - y, b.background)
-    size = maximum(x, none - x)
-    e = exp_of_negative(none - size)
-    linear = where_equal(x, size, negative, positive)
-    rest = where_nonzero(linear, linear * size, none)
-    loss = factor * fma(positive + negative, log1p_of_unit(e), rest)
+    y = load(b.target, k, some, zero, zero)
+    if plain is None:
+        x = load(b.logits, k, some, zero, zero)
+        ones = load(b.ones, k * b.ones_step, some, zero, zero)
+        positive = ones * fma(b.gain, y, b.background)
+        negative = fma(b.gain, one - y, b.background)
+        # a factor of 0 past the end: there is no loss
+        factor = load(b.factor, k * b.factor_step, some, zero, zero)
+    else:
+        # -inf past the end: there is no loss at 0
+        x = load(b.logits, k, some, -np.inf, zero)
+        positive, negative, factor = y, one - y, one
+    minus = minus_size(x)
+    e = exp_of_negative(minus)
+    linear = where_equal(x, minus, positive, negative)
+    rest = where_nonzero(linear, linear * minus, none)
+    log = log1p_of_unit(e)
+    if plain is None:
+        loss = factor * fms(positive + negative, log, rest)
+    else:
+        loss = log - rest
     if p.grad != 0:
+        other = where_equal(x, minus, negative, positive)
+        side = where_minus(x, fms(other, e, linear))
         upstream = load(b.upstream, k * b.upstream_step, some, zero, zero)
-        up, down = where_equal(x, size, one, e), where_equal(x, size, e, one)
-        sides = fms(negative, up, positive * down)
-        store(b.grad, k, some, factor * upstream * sides / (one + e))
+        store(b.grad, k, some, factor * upstream * side / (one + e))
     if p.loss != 0:
         store(b.loss, k, some, loss)
     return widened(loss)
 
 
 @inlined
-def with_lanes(total: Any, loss: Any, zero: Any) -> Any:
-    """The sum with the losses of some elements: of sixteen, the halves are added first."""
-    low = eight_lanes(loss, 0)
-    if lane_count(zero) == 16:
-        return with_number(total, low + eight_lanes(loss, 8))
-    return with_number(total, low)
+def plus_lanes(total: Any, loss: Any, zero: Any) -> Any:
+    """The sum with the losses of some elements, of which there may be twice as many as lanes."""
+    total = total + eight_lanes(loss, 0)
+    return total + eight_lanes(loss, 8) if lane_count(zero) == 16 else total
 
 
 @once
-def block_of(p: BinaryPass, b: Block, count: int, total: Any, zero: Any) -> Any:
-    """The sum with the losses of a block."""
+def block_of(p: BinaryPass, b: Block, count: int, plain: Any, zero: Any) -> Any:
+    """Sum of the losses of a block: four chains of lanes, as for_lanes in lanes.hpp has them."""
     step = lane_count(zero)
-    whole = count - count % step
-    for k in range(0, whole, step):
-        total = with_lanes(total, loss_of_lanes(p, b, k, None, zero), zero)
-    if whole < count:
-        loss = loss_of_lanes(p, b, whole, count - whole, zero)
-        total = with_lanes(total, loss, zero)
-    return total
+    first, second, third, fourth = splat(0.0, 0.0), splat(0.0, 0.0), splat(0.0, 0.0), splat(0.0, 0.0)
+    k = 0
+    while k + 4 * step <= count:
+        first = plus_lanes(first, loss_of_lanes(p, b, k, None, plain, zero), zero)
+        k += step
+        second = plus_lanes(second, loss_of_lanes(p, b, k, None, plain, zero), zero)
+        k += step
+        third = plus_lanes(third, loss_of_lanes(p, b, k, None, plain, zero), zero)
+        k += step
+        fourth = plus_lanes(fourth, loss_of_lanes(p, b, k, None, plain, zero), zero)
+        k += step
+    while k + step <= count:
+        first = plus_lanes(first, loss_of_lanes(p, b, k, None, plain, zero), zero)
+        k += step
+    if k < count:
+        first = plus_lanes(first, loss_of_lanes(p, b, k, count - k, plain, zero), zero)
+    return (first + second) + (third + fourth)
 
 
 @inlined
@@ -180,8 +218,8 @@ def factor_in(
     """Pointer to a factor's numbers, or to the constant."""
     if array == 0:
         return buffer
-    numbers, _ = fetch(p, array, p.compute_kind, strides, begin, count, buffer)
-    return numbers
+    place, _ = fetch(p, array, p.compute_kind, strides, begin, count, buffer)
+    return pointer(place, 0, buffer[0])
 
 
 @inlined
@@ -208,6 +246,9 @@ def binary_chunk(p: BinaryPass, chunk: int, zero: Any) -> None:
     factor_step = begin_factor(p.factor, p.factor_constant, own_factor, zero)
     upstream_step = begin_factor(p.upstream, p.upstream_constant, own_upstream, zero)
     computes = p.total != 0 or p.loss != 0 or p.grad != 0
+    plain = (p.ones == 0 and p.factor == 0 and p.gain == 1.0 and p.background == 0.0) and (
+        p.ones_constant == 1.0 and p.factor_constant == 1.0
+    )
     total = splat(0.0, 0.0), splat(0.0, 0.0)
     bad = np.int64(0)
     end = min((chunk + 1) * CHUNK_ELEMENTS, p.count)
@@ -227,8 +268,8 @@ def binary_chunk(p: BinaryPass, chunk: int, zero: Any) -> None:
             p, p.grad, p.logits_kind, p.grad_strides, begin, count, own_grad
         )
         block = Block(
-            logits,
-            target,
+            pointer(logits, 0, zero),
+            pointer(target, 0, zero),
             factor_in(p, p.ones, p.ones_strides, begin, count, own_ones),
             ones_step,
             factor_in(p, p.factor, p.factor_strides, begin, count, own_factor),
@@ -240,7 +281,10 @@ def binary_chunk(p: BinaryPass, chunk: int, zero: Any) -> None:
             loss,
             grad,
         )
-        total = block_of(p, block, count, total, zero)
+        if plain:
+            total = with_number(total, block_of(p, block, count, 0.0, zero))
+        else:
+            total = with_number(total, block_of(p, block, count, None, zero))
         if loss_waits:
             write_back(p, p.loss, p.compute_kind, p.loss_strides, begin, count, own_loss)
         if grad_waits:

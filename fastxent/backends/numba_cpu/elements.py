@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 
 from fastxent.backends.numba_cpu.jit import inlined, intrinsic, once
-from fastxent.backends.numba_cpu.lanes import lane_count, load, pointer, put, stack, store
+from fastxent.backends.numba_cpu.lanes import address_of, lane_count, load, pointer, put, stack, store
 
 
 __all__ = ["ELEMENT_BLOCK", "direct", "fetch", "write_back"]
@@ -201,7 +201,7 @@ def runs(
     return seen
 
 
-@inlined
+@once
 def direct(p: Any, array: int, kind: int, strides: int, begin: int, count: int) -> Any:
     """Address of a range that lies in memory as contiguous numbers of the compute dtype, or 0."""
     last = p.dims - 1
@@ -217,15 +217,15 @@ def direct(p: Any, array: int, kind: int, strides: int, begin: int, count: int) 
     return array + offset_of(p.dims, p.shape, strides, begin, at)
 
 
-@inlined
+@once
 def fetch(
     p: Any, array: int, kind: int, strides: int, begin: int, count: int, buffer: Any
 ) -> tuple[Any, Any]:
-    """Pointer to the numbers of a range, where they lie or in the buffer; and the bits seen."""
+    """Address of the numbers of a range, where they lie or in the buffer; and the bits seen."""
     place = direct(p, array, kind, strides, begin, count)
     if place != 0:
-        return pointer(place, 0, buffer[0]), np.int64(0)
-    return buffer, runs(p, array, kind, strides, begin, count, buffer, True)
+        return place, np.int64(0)
+    return address_of(buffer), runs(p, array, kind, strides, begin, count, buffer, True)
 
 
 @inlined
