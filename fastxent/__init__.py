@@ -8,16 +8,14 @@
 """
 
 from fastxent.api import (
+    binary_cross_entropy_with_logits,
+    binary_cross_entropy_with_logits_and_grad,
     check_labels,
     cross_entropy,
     cross_entropy_and_grad,
     log_softmax,
     logsumexp,
     softmax,
-)
-from fastxent.api_binary import (
-    binary_cross_entropy_with_logits,
-    binary_cross_entropy_with_logits_and_grad,
 )
 from fastxent.backends import backends, use_backend
 from fastxent.config import show_config

@@ -16,18 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastxent import checks, checks_binary, threads
+from fastxent import checks, threads
 from fastxent.backends.contract import BinaryOutputs
-from fastxent.precision import Array
+from fastxent.layout import empty_like
+from fastxent.precision import Array, Precision, kernel_dtype, kind_of, native, precision_of
 from fastxent.reduction import REDUCTIONS
 
 if TYPE_CHECKING:
     from fastxent.backends.contract import Backend
 
-__all__ = ["BinaryProblem"]
-
-_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
-_HALF = ("float16", "bfloat16")
+__all__ = ["BinaryCall", "BinaryProblem"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +75,27 @@ class BinaryCall:
     ----------
     logits, target : array
         As given.
-    compute : numpy.dtype
+    precision : Precision
+        Of the logits.
+    target_kind : str
+        How targets are stored.
     ones, factor, upstream : float or array of the compute dtype
+        As in `BinaryProblem`, but for the denominator of the mean.
     smoothing : float
-    kind : {"none", "mean", "sum"}
+    reduction : {"none", "mean", "sum"}
     out : array or None
     num_threads : int
     """
 
     logits: Array
     target: Array
-    compute: np.dtype[Any]
+    precision: Precision
+    target_kind: str
     ones: float | Array
     factor: float | Array
     upstream: float | Array
     smoothing: float
-    kind: str
+    reduction: str
     out: Array | None
     num_threads: int
 
@@ -109,76 +112,100 @@ class BinaryCall:
         num_threads: Any,
         grad_output: Any = None,
         out: Any = None,
+        storage: Any = None,
     ) -> BinaryCall:
-        """Check every public argument, but for the values of integer targets."""
-        logits = checks_binary.check_binary_logits(logits)
-        target = checks_binary.check_binary_target(target, logits)
-        compute = _FLOAT64 if logits.dtype.itemsize == 8 else _FLOAT32
-        shape = logits.shape
-        factor = checks_binary.check_element_factor(weight, "weight", shape, compute)
-        ones = checks_binary.check_element_factor(pos_weight, "pos_weight", shape, compute)
-        upstream = checks_binary.check_element_upstream(grad_output, shape, compute)
-        given = {
-            "target": target,
-            "weight": factor,
-            "pos_weight": ones,
-            "grad_output": upstream,
-        }
-        others = {name: array for name, array in given.items() if isinstance(array, np.ndarray)}
+        """Check every public argument, but for the values of integer targets.
+
+        `storage` ("float16" or "bfloat16") says what the bits in uint16 logits, `out` and targets
+        are, as adapters hand them over.
+        """
+        storage = checks.check_storage(storage)
+        logits = checks.check_logits(logits, storage=storage, may_be_scalar=True)
+        precision = precision_of(logits.dtype, storage)
+        assert precision is not None  # check_logits has passed
+        shape, compute = logits.shape, precision.compute
+        target = checks.check_binary_target(target, logits, storage)
+        factor = checks.check_element_factor(weight, "weight", shape, compute)
+        ones = checks.check_element_factor(pos_weight, "pos_weight", shape, compute)
+        upstream = checks.check_element_upstream(grad_output, shape, compute)
+        smoothing = checks.check_label_smoothing(label_smoothing)
+        reduction = checks.check_choice(reduction, "reduction", REDUCTIONS)
+        if out is not None:
+            others = {"target": target, "weight": factor, "pos_weight": ones}
+            arrays = {**others, "grad_output": upstream}
+            checks.check_out(
+                out,
+                logits,
+                {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)},
+                shape,
+                precision.storage,
+            )
         return cls(
             logits=logits,
             target=target,
-            compute=compute,
+            precision=precision,
+            target_kind=kind_of(target.dtype, storage) or native(target.dtype).name,
             ones=ones,
             factor=factor,
             upstream=upstream,
-            smoothing=checks.check_label_smoothing(label_smoothing),
-            kind=checks.check_choice(reduction, "reduction", REDUCTIONS),
-            out=checks.check_out(out, logits, others, shape, logits.dtype.newbyteorder("=")),
+            smoothing=smoothing,
+            reduction=reduction,
+            out=out,
             num_threads=threads.plan(num_threads, 0, logits.size * compute.itemsize),
         )
 
     def run(self, backend: Backend, wants_grad: bool) -> tuple[Any, Array | None]:
         """Loss, reduced, and gradient, if it is wanted."""
-        logits, count = self.logits, self.logits.size
-        grad = self.out
-        if wants_grad and grad is None:
-            grad = np.empty_like(logits, logits.dtype.newbyteorder("="))
-        loss = np.empty_like(logits, self.compute) if self.kind == "none" else None
-        total = None if self.kind == "none" else np.zeros(1)
-        if count:
-            problem, outputs = self._canonical(loss, grad, total)
-            integers = self.target.dtype.kind in "iu"
-            if integers and self.out is not None and backend.binary(problem, BinaryOutputs()):
-                checks_binary.raise_bad_binary_target(self.target)
-            if backend.binary(problem, outputs) and integers:
-                checks_binary.raise_bad_binary_target(self.target)
+        logits, precision = self.logits, self.precision
+        grad = (
+            empty_like(logits, precision.storage) if wants_grad and self.out is None else self.out
+        )
+        loss = empty_like(logits, precision.loss) if self.reduction == "none" else None
+        total = np.zeros(1) if loss is None else None
+        if logits.size:
+            problem, outputs = self._problem(loss, grad, total)
+            # nothing may be written to the caller's array before all targets are known to be good
+            if self._needs_check and self.out is not None:
+                self._check(backend.binary(problem, BinaryOutputs()))
+            self._check(backend.binary(problem, outputs))
         if total is None:
             assert loss is not None
             return loss[()], grad
         with np.errstate(all="ignore"):
-            if self.kind == "mean":
-                total /= count
-            return self.compute.type(total[0]), grad
+            if self.reduction == "mean":
+                total /= logits.size
+            return precision.loss.type(total[0]), grad
 
-    def _canonical(
+    @property
+    def _needs_check(self) -> bool:
+        """Whether targets are integers, which are 0 or 1: booleans cannot be anything else."""
+        return self.target_kind == self.target.dtype.name and self.target.dtype.kind in "iu"
+
+    def _check(self, bad: bool) -> None:
+        if bad and self._needs_check:
+            checks.raise_bad_binary_target(self.target)
+
+    def _problem(
         self, loss: Array | None, grad: Array | None, total: Array | None
     ) -> tuple[BinaryProblem, BinaryOutputs]:
         """The algebra, and every array as a view that kernels can take."""
-        logits, logits_kind = _as_kernels_see(self.logits)
-        target, target_kind = _as_kernels_see(self.target)
         upstream = self.upstream
-        if self.kind == "mean":
+        if self.reduction == "mean":
             upstream = upstream / self.logits.size
-        arrays = [logits, target, self.ones, self.factor, upstream, loss]
-        arrays.append(None if grad is None else _as_kernels_see(grad)[0])
-        logits, target, ones, factor, upstream, loss, grad = _together(arrays)
+        kind = self.precision.kind
+        views = [
+            _as_stored(self.logits, kind),
+            _as_stored(self.target, self.target_kind),
+            *(self.ones, self.factor, upstream, loss),
+            None if grad is None else _as_stored(grad, kind),
+        ]
+        logits, target, ones, factor, upstream, loss, grad = _together(views)
         problem = BinaryProblem(
             logits=logits,
-            logits_kind=logits_kind,
+            logits_kind=kind,
             target=target,
-            target_kind=target_kind,
-            compute=self.compute,
+            target_kind=self.target_kind,
+            compute=self.precision.compute,
             ones=ones,
             factor=factor,
             upstream=upstream,
@@ -189,22 +216,16 @@ class BinaryCall:
         return problem, BinaryOutputs(loss=loss, grad=grad, total=total)
 
 
-def _as_kernels_see(array: Array) -> tuple[Array, str]:
-    """Native byte order; half precision as its bits, booleans as bytes; and how it is stored."""
-    dtype = array.dtype
-    if not dtype.isnative:
-        array, dtype = array.astype(dtype.newbyteorder("=")), dtype.newbyteorder("=")
-    if dtype.kind == "b":
-        return array.view(np.uint8), "uint8"
-    if dtype.kind in "iu":
-        return array, f"{'u' if dtype.kind == 'u' else ''}int{8 * dtype.itemsize}"
-    if dtype.name in _HALF:
-        return array.view(np.uint16), dtype.name
-    return array, dtype.name
+def _as_stored(array: Array, kind: str) -> Array:
+    """Native byte order; the bits of what kernels do not take as it is."""
+    if not array.dtype.isnative:
+        array = array.astype(native(array.dtype))
+    kernel = kernel_dtype(array.dtype, kind)
+    return array if array.dtype == kernel else array.view(kernel)
 
 
 def _together(values: list[Any]) -> list[Any]:
-    """The arrays among these, all of one shape, with as few dimensions as they have in common.
+    """The arrays among these, all of one shape, with as few dimensions as that allows.
 
     Dimensions come in the order of the first array's memory. What is no array stays as it is.
     """

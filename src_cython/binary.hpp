@@ -50,9 +50,18 @@ template <class T> FASTXENT_INLINE lanes<T> minus_size(const lanes<T> &x) {
     });
 }
 
+// `value` where the sign of x is set, else `otherwise`.
+template <class T>
+FASTXENT_INLINE lanes<T> where_minus(const lanes<T> &x, const lanes<T> &value,
+                                     const lanes<T> &otherwise) {
+    return each<T>([&](int p) {
+        return (typename machine<T>::bits)x.part[p] < 0 ? value.part[p] : otherwise.part[p];
+    });
+}
+
 // `value` where the sign of x is set, else -value.
 template <class T>
-FASTXENT_INLINE lanes<T> where_minus(const lanes<T> &x, const lanes<T> &value) {
+FASTXENT_INLINE lanes<T> plus_where_minus(const lanes<T> &x, const lanes<T> &value) {
     using machine_bits = typename machine<T>::bits;
     return each<T>([&](int p) {
         const machine_bits sign = (machine_bits{} + 1) << sign_bit<T>;
@@ -107,9 +116,9 @@ template <class T> struct weighed_masses {
 };
 
 // What the masses make of a logit x, from e = exp(-|x|), which cannot overflow; `linear` is that on 0
-// where x > 0, else that on 1, and `other` the other one:
+// where x has no sign, else that on 1, and `other` the other one:
 //     loss = (positive + negative) * log(1 + e) - linear * -|x|
-//     grad = (other * e - linear) / (1 + e) where x <= 0, else minus that
+//     grad = (other * e - linear) / (1 + e) where x has a sign, else minus that
 // A side without mass counts for nothing, be its logarithm infinite.
 template <class T, bool wants_loss, bool wants_grad, class Masses, class Some>
 FASTXENT_INLINE lanes<T> binary_lanes(const Masses &masses, const binary_block<T> &block, int64_t k,
@@ -119,12 +128,12 @@ FASTXENT_INLINE lanes<T> binary_lanes(const Masses &masses, const binary_block<T
     const binary_masses<T> mass = masses(block, k, some);
     const lanes<T> minus = minus_size(x);
     const lanes<T> e = exp_of_negative(minus);
-    const lanes<T> linear = where_equal(x, minus, mass.positive, mass.negative);
+    const lanes<T> linear = where_minus(x, mass.positive, mass.negative);
     const lanes<T> rest = where_nonzero(linear, linear * minus, zero);
     const lanes<T> loss = masses.loss(mass, log1p_of_unit(e), rest);
     if constexpr (wants_grad) {
-        const lanes<T> other = where_equal(x, minus, mass.negative, mass.positive);
-        const lanes<T> side = where_minus(x, fms(other, e, linear));
+        const lanes<T> other = where_minus(x, mass.negative, mass.positive);
+        const lanes<T> side = plus_where_minus(x, fms(other, e, linear));
         const lanes<T> upstream = load<T>(block.upstream + k * block.upstream_step, some, T(0));
         store(block.grad + k, mass.factor * upstream * side / (one + e), some);
     }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastxent.backends.contract import BinaryOutputs
-from fastxent.precision import Array
+from fastxent.precision import HALF_KINDS, Array, narrow, widen
 
 if TYPE_CHECKING:
     from fastxent.binary import BinaryProblem
@@ -34,31 +34,10 @@ def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
         yield (slice(start, min(start + step, first)), *(slice(None) for _ in inner))
 
 
-def _numbers(stored: Array, kind: str, dtype: np.dtype[Any]) -> Array:
-    """Numbers to compute with."""
-    if kind == "float16":
-        stored = stored.view(np.float16)
-    elif kind == "bfloat16":
-        stored = (stored.astype(np.uint32) << 16).view(np.float32)
-    return stored.astype(dtype, copy=False)
-
-
-def _store(place: Array, kind: str, numbers: Array) -> None:
-    """Round numbers to nearest, ties to even, as the array stores them."""
-    if kind == "float16":
-        place.view(np.float16)[...] = numbers
-    elif kind == "bfloat16":
-        bits = numbers.view(np.uint32)
-        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        place[...] = np.where(np.isnan(numbers), (bits >> 16) | 0x40, rounded)
-    else:
-        place[...] = numbers
-
-
 def binary(problem: BinaryProblem, out: BinaryOutputs) -> bool:
     """See `fastxent.backends.contract.Backend`."""
     bad = False
-    is_integer = problem.target.dtype.kind in "iu" and "float" not in problem.target_kind
+    is_integer = problem.target.dtype.kind in "iu" and problem.target_kind not in HALF_KINDS
     if out.total is not None:
         out.total[0] = 0
     with np.errstate(all="ignore"):
@@ -76,8 +55,8 @@ def _block(problem: BinaryProblem, out: BinaryOutputs, block: tuple[slice, ...])
         return factor[block] if isinstance(factor, np.ndarray) else factor
 
     dtype = problem.compute
-    x = _numbers(problem.logits[block], problem.logits_kind, dtype)
-    y = _numbers(problem.target[block], problem.target_kind, dtype)
+    x = widen(problem.logits[block], problem.logits_kind).astype(dtype, copy=False)
+    y = widen(problem.target[block], problem.target_kind).astype(dtype, copy=False)
     gain, background = problem.gain, problem.background
     positive = of_block(problem.ones) * (gain * y + background)
     negative = gain * (1 - y) + background
@@ -94,6 +73,6 @@ def _block(problem: BinaryProblem, out: BinaryOutputs, block: tuple[slice, ...])
     if out.grad is not None:
         sides = negative * np.where(above, 1, e) - positive * np.where(above, e, 1)
         grad = factor * of_block(problem.upstream) * sides / (1 + e)
-        _store(out.grad[block], problem.logits_kind, grad.astype(dtype, copy=False))
+        out.grad[block] = narrow(grad, problem.logits_kind)
     if out.loss is not None:
         out.loss[block] = loss

@@ -17,7 +17,6 @@ from fastxent.backends.numba_cpu.arithmetic import (
     fma,
     fms,
     splat,
-    where_equal,
     where_nonzero,
     widened,
 )
@@ -40,7 +39,7 @@ class BinaryPass(NamedTuple):
 
     dims: int
     shape: int
-    count: int
+    elements: int
     chunks: int
     compute_kind: int
     logits: int
@@ -101,7 +100,15 @@ def minus_size(x: Vector) -> Vector:
 
 
 @emitted
-def where_minus(x: Vector, value: Vector) -> Vector:
+def where_minus(x: Vector, value: Vector, otherwise: Vector) -> Vector:
+    """`value` where the sign of x is set, else `otherwise`."""
+    bits = x.bits()
+    is_set = x.builder.icmp_signed("<", bits, constant(bits.type, 0))
+    return Vector(x.builder, x.builder.select(is_set, value.value, otherwise.value))
+
+
+@emitted
+def plus_where_minus(x: Vector, value: Vector) -> Vector:
     """`value` where the sign of x is set, else -value."""
     builder, bits = x.builder, x.bits()
     flip = builder.and_(builder.not_(bits), constant(bits.type, _sign_of(x)))
@@ -134,9 +141,9 @@ def loss_of_lanes(p: BinaryPass, b: Block, k: int, some: Any, plain: Any, zero: 
     """Loss of some elements; their gradient is stored.
 
     What masses on 1 and on 0 make of a logit x, from e = exp(-|x|), which cannot overflow; `linear`
-    is that on 0 where x > 0, else that on 1, and `other` the other one:
+    is that on 0 where x has no sign, else that on 1, and `other` the other one:
         loss = (positive + negative) * log(1 + e) - linear * -|x|
-        grad = (other * e - linear) / (1 + e) where x <= 0, else minus that
+        grad = (other * e - linear) / (1 + e) where x has a sign, else minus that
     A side without mass counts for nothing, be its logarithm infinite. With `plain` nothing is
     weighed or smoothed: the mass of each element is 1.
     """
@@ -155,16 +162,13 @@ def loss_of_lanes(p: BinaryPass, b: Block, k: int, some: Any, plain: Any, zero: 
         positive, negative, factor = y, one - y, one
     minus = minus_size(x)
     e = exp_of_negative(minus)
-    linear = where_equal(x, minus, positive, negative)
+    linear = where_minus(x, positive, negative)
     rest = where_nonzero(linear, linear * minus, none)
     log = log1p_of_unit(e)
-    if plain is None:
-        loss = factor * fms(positive + negative, log, rest)
-    else:
-        loss = log - rest
+    loss = factor * fms(positive + negative, log, rest) if plain is None else log - rest
     if p.grad != 0:
-        other = where_equal(x, minus, negative, positive)
-        side = where_minus(x, fms(other, e, linear))
+        other = where_minus(x, negative, positive)
+        side = plus_where_minus(x, fms(other, e, linear))
         upstream = load(b.upstream, k * b.upstream_step, some, zero, zero)
         store(b.grad, k, some, factor * upstream * side / (one + e))
     if p.loss != 0:
@@ -183,7 +187,12 @@ def plus_lanes(total: Any, loss: Any, zero: Any) -> Any:
 def block_of(p: BinaryPass, b: Block, count: int, plain: Any, zero: Any) -> Any:
     """Sum of the losses of a block: four chains of lanes, as for_lanes in lanes.hpp has them."""
     step = lane_count(zero)
-    first, second, third, fourth = splat(0.0, 0.0), splat(0.0, 0.0), splat(0.0, 0.0), splat(0.0, 0.0)
+    first, second, third, fourth = (
+        splat(0.0, 0.0),
+        splat(0.0, 0.0),
+        splat(0.0, 0.0),
+        splat(0.0, 0.0),
+    )
     k = 0
     while k + 4 * step <= count:
         first = plus_lanes(first, loss_of_lanes(p, b, k, None, plain, zero), zero)
@@ -212,9 +221,7 @@ def begin_factor(array: int, constant: float, buffer: Any, zero: Any) -> Any:
 
 
 @inlined
-def factor_in(
-    p: BinaryPass, array: int, strides: int, begin: int, count: int, buffer: Any
-) -> Any:
+def factor_in(p: BinaryPass, array: int, strides: int, begin: int, count: int, buffer: Any) -> Any:
     """Pointer to a factor's numbers, or to the constant."""
     if array == 0:
         return buffer
@@ -251,12 +258,10 @@ def binary_chunk(p: BinaryPass, chunk: int, zero: Any) -> None:
     )
     total = splat(0.0, 0.0), splat(0.0, 0.0)
     bad = np.int64(0)
-    end = min((chunk + 1) * CHUNK_ELEMENTS, p.count)
+    end = min((chunk + 1) * CHUNK_ELEMENTS, p.elements)
     for begin in range(chunk * CHUNK_ELEMENTS, end, ELEMENT_BLOCK):
         count = min(ELEMENT_BLOCK, end - begin)
-        target, seen = fetch(
-            p, p.target, p.target_kind, p.target_strides, begin, count, own_target
-        )
+        target, seen = fetch(p, p.target, p.target_kind, p.target_strides, begin, count, own_target)
         bad |= seen
         if not computes:
             continue

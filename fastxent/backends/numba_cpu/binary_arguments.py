@@ -46,14 +46,14 @@ def run_binary(launch: Any, problem: BinaryProblem, out: BinaryOutputs) -> bool:
         numbers[f"{name}_strides"] = 0 if array is None else layout.strides(array)
     factors = {"ones": problem.ones, "factor": problem.factor, "upstream": problem.upstream}
     for name, factor in factors.items():
-        is_array = isinstance(factor, np.ndarray)
-        numbers[name] = address(factor) if is_array else 0
-        numbers[f"{name}_strides"] = layout.strides(factor) if is_array else 0
-        numbers[f"{name}_constant"] = 0.0 if is_array else float(factor)
+        array, constant = (factor, 0.0) if isinstance(factor, np.ndarray) else (None, factor)
+        numbers[name] = address(array)
+        numbers[f"{name}_strides"] = 0 if array is None else layout.strides(array)
+        numbers[f"{name}_constant"] = constant
     arguments = launch.BinaryPass(
         dims=problem.logits.ndim,
         shape=layout.shape,
-        count=count,
+        elements=count,
         chunks=chunks,
         compute_kind=ELEMENT_KINDS.index(problem.compute.name),
         logits_kind=ELEMENT_KINDS.index(problem.logits_kind),

@@ -12,8 +12,15 @@ from llvmlite import ir
 from numba import types
 
 from fastxent.backends.numba_cpu.jit import inlined, intrinsic, once
-from fastxent.backends.numba_cpu.lanes import address_of, lane_count, load, pointer, put, stack, store
-
+from fastxent.backends.numba_cpu.lanes import (
+    address_of,
+    lane_count,
+    load,
+    pointer,
+    put,
+    stack,
+    store,
+)
 
 __all__ = ["ELEMENT_BLOCK", "direct", "fetch", "write_back"]
 
