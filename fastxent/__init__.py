@@ -8,6 +8,8 @@
 """
 
 from fastxent.api import (
+    binary_cross_entropy_with_logits,
+    binary_cross_entropy_with_logits_and_grad,
     check_labels,
     cross_entropy,
     cross_entropy_and_grad,
@@ -45,6 +47,8 @@ __all__ = [
     "ShapeError",
     "__version__",
     "backends",
+    "binary_cross_entropy_with_logits",
+    "binary_cross_entropy_with_logits_and_grad",
     "check_labels",
     "cross_entropy",
     "cross_entropy_and_grad",

@@ -30,6 +30,8 @@ __all__ = [
     "Gradients",
     "Loss",
     "Network",
+    "Recipe",
+    "Samples",
     "Watcher",
     "fused_loss",
     "load_digits",
@@ -54,13 +56,17 @@ Loss = Callable[[Array, Array], tuple[float, Array]]
 
 
 @dataclass(frozen=True)
-class Digits:
-    """1,797 images of 8 x 8 pixels in [0, 1], one a row, and the digit that each shows."""
+class Samples:
+    """What to learn from and what to test with: one sample a row, and the class of each."""
 
     x_train: Array
     y_train: Array
     x_test: Array
     y_test: Array
+
+
+class Digits(Samples):
+    """1,797 images of 8 x 8 pixels in [0, 1], one a row, and the digit that each shows."""
 
 
 def load_digits(seed: int = SEED) -> Digits:
@@ -124,8 +130,7 @@ class Network(NamedTuple):
     def predict(self, x: Array) -> Array:
         """Give the likeliest class of each row."""
         _, z2 = self.forward(x)
-        digits: Array = z2.argmax(axis=1)
-        return digits
+        return likeliest(z2)
 
 
 def fused_loss(backend: str | None = None) -> Loss:
@@ -150,6 +155,30 @@ def textbook_loss(z2: Array, y: Array) -> tuple[float, Array]:
     p[label] -= 1.0  # p - Y: Y is 1 at the label of each row and 0 elsewhere
     p /= N
     return float(loss), p
+
+
+def likeliest(z2: Array) -> Array:
+    """The class of the largest logit of each row."""
+    classes: Array = z2.argmax(axis=1)
+    return classes
+
+
+class Recipe(NamedTuple):
+    """How a network is trained.
+
+    Attributes
+    ----------
+    rate : float
+        Of the first step.
+    noise : float
+        Standard deviation of what is added to the inputs, anew every epoch.
+    answer : callable
+        From logits to classes.
+    """
+
+    rate: float = RATE
+    noise: float = NOISE
+    answer: Callable[[Array], Array] = likeliest
 
 
 @dataclass
@@ -202,12 +231,13 @@ def _descend(network: Network, velocities: list[Array], slope: Gradients, rate: 
 
 def train(
     network: Network,
-    digits: Digits,
+    digits: Samples,
     loss: Loss,
     *,
     epochs: int = EPOCHS,
     seed: int = SEED,
     watcher: Watcher | None = None,
+    recipe: Recipe | None = None,
 ) -> Curves:
     """Train the network in place by gradient descent with momentum.
 
@@ -215,27 +245,30 @@ def train(
     ----------
     network : Network
         Changed in place.
-    digits : Digits
+    digits : Samples
     loss : callable
         From z2 and class indices to the loss and dz2: `textbook_loss`, or what `fused_loss` gives.
     epochs : int
-        At least 1. The rate falls from `RATE` to 0 over them in a straight line.
+        At least 1. The rate falls from the recipe's to 0 over them in a straight line.
     seed : int
         Of the order of the images and of the noise: the same seed is the same training.
     watcher : Watcher, optional
+    recipe : Recipe, optional
+        By default that of the digits.
 
     Returns
     -------
     Curves
     """
     watcher = Watcher() if watcher is None else watcher
+    recipe = Recipe() if recipe is None else recipe
     rng = np.random.default_rng(seed)
     velocities = [np.zeros_like(parameter) for parameter in network]
     curves = Curves()
     images = len(digits.y_train)
     for epoch in range(epochs):
-        rate = RATE * (1.0 - epoch / epochs)
-        noisy = digits.x_train + rng.normal(0.0, NOISE, digits.x_train.shape)
+        rate = recipe.rate * (1.0 - epoch / epochs)
+        noisy = digits.x_train + rng.normal(0.0, recipe.noise, digits.x_train.shape)
         total, seen = 0.0, 0
         for rows in _mini_batches(rng, images):
             x, y = noisy[rows], digits.y_train[rows]
@@ -250,6 +283,6 @@ def train(
         test_loss, _ = loss(z2, digits.y_test)
         curves.train_loss.append(total / images)
         curves.test_loss.append(test_loss)
-        curves.accuracy.append(float((z2.argmax(axis=1) == digits.y_test).mean()))
+        curves.accuracy.append(float((recipe.answer(z2) == digits.y_test).mean()))
         watcher.after_epoch(curves)
     return curves

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
 
-__all__ = ["draw"]
+__all__ = ["BLUE", "GREY", "ORANGE", "RED", "draw", "draw_curves", "new_figure", "tidy"]
 
 ROWS, COLUMNS = 5, 7
 
@@ -24,24 +24,33 @@ BLUE, ORANGE, RED, GREY = "#0072b2", "#e69f00", "#d55e00", "#666666"
 
 def draw(path: Path, digits: Digits, network: Network, fused: Curves, textbook: Curves) -> None:
     """Write the picture to `path`, as PNG."""
+    figure, (curves, samples) = new_figure()
+    draw_curves(curves, fused, textbook, "training, noisy pixels")
+    _draw_samples(samples, digits, network.predict(digits.x_test))
+    figure.savefig(path, dpi=130, bbox_inches="tight", pad_inches=0.15)
+
+
+def new_figure() -> tuple[Any, Any]:
+    """Figure that needs no display, and its two halves."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13.0, 6.0), layout="constrained")
     FigureCanvasAgg(figure)
-    halves: Any = figure.subfigures(1, 2, width_ratios=(1.0, 1.05), wspace=0.04)
-    curves, samples = halves
-    upper, lower = curves.subplots(2, 1, sharex=True, height_ratios=(3.0, 1.0))
-    _draw_losses(upper, fused, textbook)
+    return figure, figure.subfigures(1, 2, width_ratios=(1.0, 1.05), wspace=0.04)
+
+
+def draw_curves(half: Any, fused: Curves, textbook: Curves, training: str) -> None:
+    """Draw the losses of both trainings, and how far they are apart."""
+    upper, lower = half.subplots(2, 1, sharex=True, height_ratios=(3.0, 1.0))
+    _draw_losses(upper, fused, textbook, training)
     _draw_difference(lower, fused, textbook)
-    _draw_samples(samples, digits, network.predict(digits.x_test))
-    figure.savefig(path, dpi=130, bbox_inches="tight", pad_inches=0.15)
 
 
-def _draw_losses(axes: Axes, fused: Curves, textbook: Curves) -> None:
+def _draw_losses(axes: Axes, fused: Curves, textbook: Curves, training: str) -> None:
     epochs = np.arange(1, len(fused.train_loss) + 1)
     lines = (
-        ("training, noisy pixels", BLUE, fused.train_loss, textbook.train_loss),
+        (training, BLUE, fused.train_loss, textbook.train_loss),
         ("test", ORANGE, fused.test_loss, textbook.test_loss),
     )
     for name, colour, ours, theirs in lines:
@@ -62,7 +71,7 @@ def _draw_losses(axes: Axes, fused: Curves, textbook: Curves) -> None:
         f"Loss of each epoch; in the end {fused.accuracy[-1]:.1%} of the test are right", loc="left"
     )
     axes.legend(frameon=False)
-    _tidy(axes)
+    tidy(axes)
 
 
 def _draw_difference(axes: Axes, fused: Curves, textbook: Curves) -> None:
@@ -71,10 +80,11 @@ def _draw_difference(axes: Axes, fused: Curves, textbook: Curves) -> None:
     axes.plot(epochs, difference.reshape(len(epochs), -1).max(axis=1), color=GREY, linewidth=1.5)
     axes.set_ylabel("largest\ndifference")
     axes.set_xlabel("epoch")
-    _tidy(axes)
+    tidy(axes)
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """Take away what does not help to read."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
 

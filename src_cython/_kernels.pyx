@@ -357,3 +357,6 @@ def mean_loss(logits, target, skip, grad, int threads):
         return total / mass
     finally:
         release(&held)
+
+
+include "binary.pxi"

@@ -2,6 +2,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "binary.hpp"
 #include "by_row.hpp"
 #include "by_tile.hpp"
 
@@ -66,4 +67,4 @@ void forward(const fastxent_pass &pass) {
 
 extern const fastxent_level FASTXENT_JOIN(fastxent_level_, FASTXENT_LEVEL);
 const fastxent_level FASTXENT_JOIN(fastxent_level_, FASTXENT_LEVEL) = {
-    FASTXENT_QUOTE(FASTXENT_LEVEL), check_labels, forward};
+    FASTXENT_QUOTE(FASTXENT_LEVEL), check_labels, forward, binary};

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "binary_pass.hpp"
+
 // Classes per block and labels per partial sum: BLOCK and LABEL_CHUNK of backends/contract.py.
 constexpr int64_t fastxent_block = 1024;
 constexpr int64_t fastxent_label_chunk = 8192;
@@ -101,6 +103,7 @@ struct fastxent_level {
     const char *name;
     void (*check_labels)(const fastxent_label_check &);
     void (*forward)(const fastxent_pass &);
+    void (*binary)(const fastxent_binary_pass &);
 };
 
 fastxent_schedule fastxent_schedule_of(const fastxent_pass &);

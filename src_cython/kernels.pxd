@@ -1,5 +1,7 @@
 from libc.stdint cimport int64_t
 
+from binary_pass cimport fastxent_binary_pass
+
 
 cdef extern from "kernels.hpp" nogil:
     const int64_t fastxent_block, fastxent_label_chunk, fastxent_tile_classes
@@ -62,6 +64,7 @@ cdef extern from "kernels.hpp" nogil:
         const char *name
         void (*check_labels)(const fastxent_label_check &) noexcept nogil
         void (*forward)(const fastxent_pass &) noexcept nogil
+        void (*binary)(const fastxent_binary_pass &) noexcept nogil
 
     fastxent_schedule fastxent_schedule_of(const fastxent_pass &)
     int64_t fastxent_scratch_bytes(const fastxent_pass &)

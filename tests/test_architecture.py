@@ -36,18 +36,20 @@ ALLOWED = {
     "problem": {"checks", "layout", "mass", "options", "precision", "reduction", "threads"}
     | {"backends.contract"},
     "side_outputs": {"backends.contract", "layout", "precision", "problem"},
-    "backends.contract": {"precision", "problem"},
+    "binary": {"checks", "layout", "precision", "reduction", "threads", "backends.contract"},
+    "backends.contract": {"binary", "precision", "problem"},
     "backends": {"checks", "backends.contract", "problem"},
     "backends.*": {
         "backends.contract",
         "backends.not_yet",
+        "binary",
         "problem",
         "precision",
         "threads",
         "environment",
         "own",
     },
-    "api.*": {"api.", "backends", "backends.contract", "shortcut", "side_outputs"} | DOOR,
+    "api.*": {"api.", "binary", "backends", "backends.contract", "shortcut", "side_outputs"} | DOOR,
     "shortcut": {"backends", "layout", "options", "threads"},
     "loss": {"api", "checks", "options", "precision"},
     "cases.*": {"cases.", "precision"},
@@ -121,7 +123,11 @@ def test_foreign_packages_stay_in_their_modules(name, path):
 
 
 def test_option_words_stay_above_the_backends():
-    files = [*(PACKAGE / "backends").rglob("*.py"), *KERNELS.glob("*.?pp"), *KERNELS.glob("*.pyx")]
+    files = [
+        *(PACKAGE / "backends").rglob("*.py"),
+        *KERNELS.glob("*.?pp"),
+        *KERNELS.glob("*.p[yx]?"),
+    ]
     assert files
     for path in files:
         found = [word for word in OPTION_WORDS if word in path.read_text()]
@@ -155,6 +161,7 @@ def test_backend_signatures_equal_the_contract(name):
 
 def test_public_names_are_those_of_the_contract():
     expected = {
+        *("binary_cross_entropy_with_logits", "binary_cross_entropy_with_logits_and_grad"),
         *("cross_entropy", "cross_entropy_and_grad", "softmax", "log_softmax", "logsumexp"),
         *("CrossEntropyLoss", "check_labels", "backends", "use_backend", "show_config"),
         *(
@@ -178,9 +185,17 @@ def test_public_signatures_are_those_of_the_contract():
         "sample_weight=None, z_loss=0.0, softcap=None, logit_scale=1.0, axis=-1, "
         "all_ignored='nan', aux=(), backend=None, num_threads=None"
     )
+    binary = (
+        "weight=None, pos_weight=None, label_smoothing=0.0, reduction='mean', backend=None, "
+        "num_threads=None"
+    )
     expected = {
         "cross_entropy": f"(logits, target, *, {shared})",
         "cross_entropy_and_grad": f"(logits, target, *, {shared}, grad_output=None, out=None)",
+        "binary_cross_entropy_with_logits": f"(logits, target, *, {binary})",
+        "binary_cross_entropy_with_logits_and_grad": (
+            f"(logits, target, *, {binary}, grad_output=None, out=None)"
+        ),
         "softmax": "(x, axis=-1, *, out=None, backend=None, num_threads=None)",
         "log_softmax": "(x, axis=-1, *, out=None, backend=None, num_threads=None)",
         "logsumexp": "(x, axis=-1, *, backend=None, num_threads=None)",
@@ -210,7 +225,7 @@ def test_import_is_light():
 
 
 def test_files_are_of_one_screenful_of_ideas():
-    for path in [*PACKAGE.rglob("*.py"), *KERNELS.glob("*.?pp"), *KERNELS.glob("*.pyx")]:
+    for path in [*PACKAGE.rglob("*.py"), *KERNELS.glob("*.?pp"), *KERNELS.glob("*.p[yx]?")]:
         if path.name == "_kernels.cpp":
             continue
         lines = len(path.read_text().splitlines())
@@ -229,3 +244,9 @@ def test_block_is_the_same_on_both_sides():
     assert power is not None
     assert 1 << int(power[1]) == contract.CHUNK_ELEMENTS
     assert re.search(r"fastxent_\w+ = \d+;", text)
+    header = (KERNELS / "binary_pass.hpp").read_text()
+    power = re.search(r"fastxent_binary_chunk = 1 << (\d+);", header)
+    assert power is not None
+    assert 1 << int(power[1]) == contract.CHUNK_ELEMENTS
+    kinds = re.findall(r"fastxent_element_(\w+),", header)
+    assert tuple(kinds) == contract.KINDS

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastxent as fx
-from fastxent import cli, demo, demo_picture, demo_report, demo_speed
+from fastxent import cli, demo, demo_binary, demo_picture, demo_report, demo_speed
 from fastxent.conformance import finite_difference_grad
 
 MISSING = demo_report.missing_extras()
@@ -160,3 +160,96 @@ def test_a_wrong_result_shows_in_the_table_of_times(monkeypatch, tmp_path, capsy
     monkeypatch.setattr(demo_speed, "SHAPES", ((64, 10),))
     assert cli.main(["demo", "--out", str(tmp_path)]) == 1
     assert "WRONG RESULT" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def tumours():
+    return demo_binary.load_tumours()
+
+
+def train_binary(samples, loss, seed=0, **options):
+    one = demo_binary.random_network(np.random.default_rng(seed))
+    return one, demo.train(one, samples, loss, seed=seed, recipe=demo_binary.RECIPE, **options)
+
+
+def test_tumours_are_split_by_class(tumours):
+    assert tumours.x_train.shape == (455, 30)
+    assert tumours.x_test.shape == (114, 30)
+    assert set(tumours.y_test) == {0, 1}
+    np.testing.assert_allclose(tumours.x_train.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(tumours.x_train.std(axis=0), 1)
+    # 1 is malignant, the rarer class
+    assert np.bincount(np.append(tumours.y_train, tumours.y_test)).tolist() == [357, 212]
+
+
+BINARY_LOSSES = {"fused": demo_binary.fused_loss(), "textbook": demo_binary.textbook_loss}
+
+
+@pytest.mark.parametrize("loss", BINARY_LOSSES.values(), ids=BINARY_LOSSES)
+@pytest.mark.parametrize("parameter", range(4), ids=demo.Network._fields)
+def test_binary_network_gradient_by_finite_differences(loss, parameter):
+    rng = np.random.default_rng(1)
+    small = demo_binary.random_network(rng, inputs=5, hidden=4)
+    x, y = rng.standard_normal((7, 5)), rng.integers(0, 2, 7)
+    a1, z2 = small.forward(x)
+    gradients = small.backward(x, a1, loss(z2, y)[1])
+
+    def loss_of(values):
+        changed = [*small[:parameter], values, *small[parameter + 1 :]]
+        return loss(demo.Network(*changed).forward(x)[1], y)[0]
+
+    numerical = finite_difference_grad(loss_of, small[parameter], 1e-5)
+    np.testing.assert_allclose(gradients[parameter], numerical, rtol=1e-6, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ABLE)
+def test_short_binary_training_equals_the_textbook(tumours, backend):
+    one, fused = train_binary(tumours, demo_binary.fused_loss(backend), epochs=3)
+    other, textbook = train_binary(tumours, demo_binary.textbook_loss, epochs=3)
+    assert fused.largest_difference(textbook) <= 1e-9
+    assert fused.accuracy == textbook.accuracy
+    for ours, theirs in zip(one, other, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_default_binary_training_reaches_the_accuracy(tumours, seed):
+    _, curves = train_binary(tumours, demo_binary.fused_loss(), seed)
+    assert curves.accuracy[-1] >= demo_report.NEEDED_BINARY_ACCURACY
+
+
+def test_binary_demo_as_a_user_runs_it(tmp_path):
+    command = [sys.executable, "-W", "error", "-m", "fastxent", "demo", "--binary", "--no-speed"]
+    result = subprocess.run(
+        [*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"epoch {demo.EPOCHS:3d}/{demo.EPOCHS}" in result.stdout
+    assert "455 to train on and 114 to test" in result.stdout
+    assert "ok: test accuracy 9" in result.stdout
+    assert "ok: largest difference from the losses of textbook NumPy" in result.stdout
+    height, width, _ = picture_of(tmp_path / "tumours.png").shape
+    assert width > height > 500
+
+
+def test_binary_demo_fails_when_the_training_differs(tmp_path, capsys, monkeypatch):
+    def wrong(backend):
+        def loss(z2, y):
+            value, dz2 = demo_binary.textbook_loss(z2, y)
+            return value, dz2 * 1.001
+
+        return loss
+
+    monkeypatch.setattr(demo_binary, "fused_loss", wrong)
+    code = cli.main(["demo", "--binary", "--no-speed", "--epochs", "5", "--out", str(tmp_path)])
+    assert code == 1
+    assert "FAILED: largest difference" in capsys.readouterr().out
+
+
+def test_binary_times_are_of_results_that_agree(monkeypatch, tmp_path, capsys):
+    timings = demo_speed.measure_binary((64, 100), repeats=2)
+    assert [timing.name for timing in timings] == ["textbook", *ABLE]
+    assert all(timing.agrees for timing in timings)
+    monkeypatch.setattr(demo_speed, "BINARY_SHAPES", ((64, 10),))
+    assert cli.main(["demo", "--binary", "--epochs", "8", "--out", str(tmp_path)]) in (0, 1)
+    assert "targets of 0 and 1" in capsys.readouterr().out

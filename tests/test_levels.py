@@ -91,6 +91,13 @@ for dtype in ("f4", "f8"):
                 loss, grad = fx.cross_entropy_and_grad(logits, target, backend="cython", **options)
                 digest.update(loss.tobytes() + grad.tobytes())
         digest.update(fx.log_softmax(logits, backend="cython").tobytes())
+    for kind in (dtype, "f2"):
+        x, y = (rng.standard_normal(40001) * 6).astype(kind), rng.random(40001).astype(dtype)
+        for options in ({}, {"pos_weight": 3.0}, {"reduction": "none"}):
+            loss, grad = fx.binary_cross_entropy_with_logits_and_grad(
+                x, y, backend="cython", **options
+            )
+            digest.update(loss.tobytes() + grad.tobytes())
 print(digest.hexdigest())
 """
     assert run(code, FASTXENT_ISA="v3") == run(code, FASTXENT_ISA="v4")

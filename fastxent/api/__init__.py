@@ -1,10 +1,16 @@
 """The public functions: docstring, build a Problem, pick a backend, run, reduce."""
 
+from fastxent.api.binary import (
+    binary_cross_entropy_with_logits,
+    binary_cross_entropy_with_logits_and_grad,
+)
 from fastxent.api.cross_entropy import cross_entropy, cross_entropy_and_grad
 from fastxent.api.labels import check_labels
 from fastxent.api.softmax import log_softmax, logsumexp, softmax
 
 __all__ = [
+    "binary_cross_entropy_with_logits",
+    "binary_cross_entropy_with_logits_and_grad",
     "check_labels",
     "cross_entropy",
     "cross_entropy_and_grad",

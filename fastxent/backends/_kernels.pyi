@@ -3,6 +3,7 @@ from fastxent.precision import Array
 BLOCK: int
 LABEL_CHUNK: int
 TILE_CLASSES: int
+BINARY_CHUNK: int
 
 def levels() -> tuple[tuple[str, ...], int]: ...
 def level() -> str: ...
@@ -45,3 +46,19 @@ def softmax(
 def mean_loss(
     logits: Array, target: Array, skip: int | None, grad: Array | None, threads: int
 ) -> float | None: ...
+def binary(
+    logits: Array,
+    logits_kind: int,
+    target: Array,
+    target_kind: int,
+    ones: float | Array,
+    factor: float | Array,
+    upstream: float | Array,
+    compute_kind: int,
+    gain: float,
+    background: float,
+    loss: Array | None,
+    grad: Array | None,
+    total: Array | None,
+    threads: int,
+) -> bool: ...

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from fastxent.binary import BinaryProblem
     from fastxent.precision import Array
     from fastxent.problem import Problem
 
@@ -20,6 +21,7 @@ __all__ = [
     "LABEL_CHUNK",
     "TILE_CLASSES",
     "Backend",
+    "BinaryOutputs",
     "LabelSummary",
     "Outputs",
 ]
@@ -40,8 +42,13 @@ TILE_CLASSES = 100
 # by one chunk only. The losses of a chunk's rows make one partial sum.
 CHUNK_ELEMENTS = 1 << 14
 
-# How numbers are stored: kernels know a kind by its place here.
-KINDS = ("float32", "float64", "float16", "bfloat16", "uint8")
+# How numbers are stored: kernels know a kind by its place here. Half precision comes as uint16 views of
+# the bits, booleans as uint8. Logits are of the first four kinds, probabilities of the first five;
+# the verb `binary` takes targets of any.
+KINDS = (
+    *("float32", "float64", "float16", "bfloat16"),
+    *("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
+)
 
 
 @dataclass(slots=True)
@@ -87,6 +94,25 @@ class Outputs:
     argmax: Array | None = None
     entropy: Array | None = None
     target_grad: Array | None = None
+
+
+@dataclass(slots=True)
+class BinaryOutputs:
+    """Arrays that the verb `binary` fills; None means do not compute.
+
+    Attributes
+    ----------
+    loss : array of the logits' shape, of the compute dtype
+        Loss of each element times its `factor`.
+    grad : array of the logits' shape, stored as the logits, maybe the logits themselves
+        Gradient of each element times its `factor` and `upstream`.
+    total : (1,) float64 array
+        Sum of the losses, added up in an order that depends on the shape only.
+    """
+
+    loss: Array | None = None
+    grad: Array | None = None
+    total: Array | None = None
 
 
 class LabelSummary(NamedTuple):
@@ -154,4 +180,10 @@ class Backend(Protocol):
         The arrays are the caller's, unchecked but for being NumPy arrays. None, and nothing
         written, where anything about them is out of the ordinary, a bad label too: then the door
         takes over. The bits are those of `forward`.
+        """
+
+    def binary(self, problem: BinaryProblem, out: BinaryOutputs) -> bool:
+        """Fill what is not None; whether an integer target is neither 0 nor 1.
+
+        Then what was written means nothing. Without outputs only the targets are looked at.
         """

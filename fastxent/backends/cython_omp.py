@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastxent import environment, threads
-from fastxent.backends.contract import KINDS, LabelSummary, Outputs
+from fastxent.backends.contract import KINDS, BinaryOutputs, LabelSummary, Outputs
 from fastxent.precision import Array
 
 if TYPE_CHECKING:
+    from fastxent.binary import BinaryProblem
     from fastxent.problem import Problem
 
 _missing: str | None = None
@@ -121,6 +122,25 @@ class CythonBackend:
     ) -> float | None:
         """Mean loss and gradient of a call without options, or None."""
         return _kernels.mean_loss(logits, target, skip, grad, num_threads)
+
+    def binary(self, problem: BinaryProblem, out: BinaryOutputs) -> bool:
+        """Fill what is not None; whether an integer target is neither 0 nor 1."""
+        return _kernels.binary(
+            problem.logits,
+            KINDS.index(problem.logits_kind),
+            problem.target,
+            KINDS.index(problem.target_kind),
+            problem.ones,
+            problem.factor,
+            problem.upstream,
+            KINDS.index(problem.compute.name),
+            problem.gain,
+            problem.background,
+            out.loss,
+            out.grad,
+            out.total,
+            problem.num_threads,
+        )
 
 
 BACKEND = CythonBackend()

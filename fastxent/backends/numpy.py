@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastxent.backends.contract import LABEL_CHUNK, LabelSummary, Outputs
+from fastxent.backends.contract import LABEL_CHUNK, BinaryOutputs, LabelSummary, Outputs
+from fastxent.backends.numpy_binary import binary
 from fastxent.backends.numpy_rows import Rows, column, logits_of, of_rows, store, target_mass
 from fastxent.precision import Array
 
 if TYPE_CHECKING:
+    from fastxent.binary import BinaryProblem
     from fastxent.problem import Problem
 
 __all__ = ["BACKEND"]
@@ -284,6 +286,10 @@ class NumpyBackend:
     ) -> float | None:
         """No shorter way than `forward`."""
         return None
+
+    def binary(self, problem: BinaryProblem, out: BinaryOutputs) -> bool:
+        """Fill what is not None; whether an integer target is neither 0 nor 1."""
+        return binary(problem, out)
 
 
 BACKEND = NumpyBackend()

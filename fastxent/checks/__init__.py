@@ -14,6 +14,12 @@ from fastxent.checks.arrays import (
     raise_bad_label,
 )
 from fastxent.checks.axes import check_axes, check_axis
+from fastxent.checks.binary import (
+    check_binary_target,
+    check_element_factor,
+    check_element_upstream,
+    raise_bad_binary_target,
+)
 from fastxent.checks.options import (
     check_aux,
     check_choice,
@@ -34,8 +40,11 @@ __all__ = [
     "check_aux",
     "check_axes",
     "check_axis",
+    "check_binary_target",
     "check_choice",
     "check_class_indices",
+    "check_element_factor",
+    "check_element_upstream",
     "check_grad_output",
     "check_ignore_index",
     "check_label_smoothing",
@@ -52,6 +61,7 @@ __all__ = [
     "check_weight",
     "check_z_loss",
     "raise_backend",
+    "raise_bad_binary_target",
     "raise_bad_label",
     "raise_call_order",
 ]

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastxent.backends.contract import LABEL_CHUNK, TILE_CLASSES, LabelSummary, Outputs
+from fastxent.backends.contract import (
+    LABEL_CHUNK,
+    TILE_CLASSES,
+    BinaryOutputs,
+    LabelSummary,
+    Outputs,
+)
 from fastxent.backends.not_yet import not_yet
 from fastxent.backends.numba_cpu.arguments import (
     LabelCheck,
@@ -23,10 +29,12 @@ from fastxent.backends.numba_cpu.arguments import (
     schedule_of,
     stride,
 )
+from fastxent.backends.numba_cpu.binary_arguments import run_binary
 from fastxent.backends.numba_cpu.plain import INT64, are_plain, is_plain_output
 from fastxent.precision import Array
 
 if TYPE_CHECKING:
+    from fastxent.binary import BinaryProblem
     from fastxent.problem import Problem
 
 __all__ = ["BACKEND"]
@@ -176,6 +184,10 @@ class NumbaBackend:
         _run(numbers, None, None, dtype.type(0))
         assert out.total is not None
         return float(out.total[0]) / found.mass
+
+    def binary(self, problem: BinaryProblem, out: BinaryOutputs) -> bool:
+        """Fill what is not None; whether an integer target is neither 0 nor 1."""
+        return run_binary(_launch(), problem, out)
 
 
 def _begin(

@@ -9,15 +9,18 @@ import llvmlite.binding
 
 from fastxent import threads
 from fastxent.backends.numba_cpu import cache
+from fastxent.backends.numba_cpu.binary import BINARY, BinaryPass
 from fastxent.backends.numba_cpu.jit import numba
 from fastxent.backends.numba_cpu.kernels import CHECK_LABELS, FORWARD, Twins
 from fastxent.backends.numba_cpu.mean_loss import MEAN_LOSS, MOST_CLASSES
 
 __all__ = [
+    "BINARY",
     "CHECK_LABELS",
     "FORWARD",
     "MEAN_LOSS",
     "MOST_CLASSES",
+    "BinaryPass",
     "info",
     "most_workers",
     "run",
@@ -25,7 +28,7 @@ __all__ = [
 ]
 
 # Where compiled kernels are kept, or why they are not.
-_CACHE = cache.attach([*CHECK_LABELS, *FORWARD, MEAN_LOSS])
+_CACHE = cache.attach([*CHECK_LABELS, *FORWARD, MEAN_LOSS, *BINARY])
 
 
 def why_not() -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 
-__all__ = ["Vector", "broadcast", "call", "constant", "shuffle", "suffix"]
+__all__ = ["Vector", "broadcast", "call", "constant", "is_single", "shuffle", "suffix"]
 
 _INT32 = ir.IntType(32)
 
@@ -47,6 +47,13 @@ def shuffle(builder: Any, a: Any, b: Any, places: Iterable[int]) -> Any:
     """The lanes of `a`, then of `b`, that have these numbers."""
     chosen = list(places)
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT32, len(chosen)), chosen))
+
+
+def is_single(x: Vector) -> bool:
+    """Whether the numbers are float32, not float64."""
+    kind = x.value.type
+    element = kind.element if isinstance(kind, ir.VectorType) else kind
+    return isinstance(element, ir.FloatType)
 
 
 class Vector:

@@ -1,0 +1,23 @@
+from libc.stdint cimport int64_t
+
+
+cdef extern from "binary_pass.hpp" nogil:
+    const int64_t fastxent_binary_chunk
+
+    struct fastxent_elements:
+        char *data
+        int kind
+        const int64_t *strides
+        double constant
+
+    struct fastxent_binary_pass:
+        int dims, size
+        const int64_t *shape
+        int64_t count
+        fastxent_elements logits, target, ones, factor, upstream
+        double gain, background
+        fastxent_elements loss, grad
+        double *total
+        int threads
+        double *totals
+        int64_t *bad
