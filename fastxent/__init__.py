@@ -15,6 +15,7 @@ from fastxent.api import (
     logsumexp,
     softmax,
 )
+from fastxent.api_jacobian import log_softmax_backward, softmax_backward
 from fastxent.backends import backends, use_backend
 from fastxent.config import show_config
 from fastxent.errors import (
@@ -50,9 +51,11 @@ __all__ = [
     "cross_entropy_and_grad",
     "get_num_threads",
     "log_softmax",
+    "log_softmax_backward",
     "logsumexp",
     "set_num_threads",
     "show_config",
     "softmax",
+    "softmax_backward",
     "use_backend",
 ]

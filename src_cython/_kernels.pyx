@@ -14,6 +14,9 @@ from libc.string cimport memset
 from arrays cimport Held, hold, plain_output, plain_rows, release
 from kernels cimport (
     fastxent_block,
+    fastxent_jacobian,
+    fastxent_jacobian_schedule_of,
+    fastxent_jacobian_scratch_bytes,
     fastxent_label_check,
     fastxent_label_chunk,
     fastxent_labels,
@@ -25,6 +28,7 @@ from kernels cimport (
     fastxent_pass,
     fastxent_schedule_of,
     fastxent_scratch_bytes,
+    fastxent_strided,
     fastxent_supported_levels,
     fastxent_tile_classes,
 )
@@ -331,3 +335,6 @@ def mean_loss(logits, target, skip, grad, int threads):
         return total / mass
     finally:
         release(&held)
+
+
+include "jacobian.pxi"

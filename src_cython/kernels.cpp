@@ -3,6 +3,7 @@
 
 #include "by_row.hpp"
 #include "by_tile.hpp"
+#include "jacobian.hpp"
 
 #define FASTXENT_JOIN_(a, b) a##b
 #define FASTXENT_JOIN(a, b) FASTXENT_JOIN_(a, b)
@@ -108,4 +109,4 @@ void forward(const fastxent_pass &pass) {
 
 extern const fastxent_level FASTXENT_JOIN(fastxent_level_, FASTXENT_LEVEL);
 const fastxent_level FASTXENT_JOIN(fastxent_level_, FASTXENT_LEVEL) = {
-    FASTXENT_QUOTE(FASTXENT_LEVEL), check_labels, forward};
+    FASTXENT_QUOTE(FASTXENT_LEVEL), check_labels, forward, softmax_backward};

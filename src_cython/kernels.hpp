@@ -70,10 +70,13 @@ struct fastxent_pass {
     void *scratch;  // fastxent_scratch_bytes of it
 };
 
+struct fastxent_jacobian;  // jacobian_pass.hpp
+
 struct fastxent_level {
     const char *name;
     void (*check_labels)(const fastxent_label_check &);
     void (*forward)(const fastxent_pass &);
+    void (*softmax_backward)(const fastxent_jacobian &);
 };
 
 fastxent_schedule fastxent_schedule_of(int64_t rows, int64_t classes, int threads);

@@ -45,3 +45,11 @@ def softmax(
 def mean_loss(
     logits: Array, target: Array, skip: int | None, grad: Array | None, threads: int
 ) -> float | None: ...
+def softmax_backward(
+    proba: Array | None,
+    log_proba: Array | None,
+    grad: Array,
+    out: Array,
+    kind: str,
+    threads: int,
+) -> None: ...

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from fastxent.jacobian import JacobianProblem
     from fastxent.precision import Array
     from fastxent.problem import Problem
 
@@ -150,4 +151,11 @@ class Backend(Protocol):
         The arrays are the caller's, unchecked but for being NumPy arrays. None, and nothing
         written, where anything about them is out of the ordinary, a bad label too: then the door
         takes over. The bits are those of `forward`.
+        """
+
+    def softmax_backward(self, problem: JacobianProblem, out: Array) -> None:
+        """Fill `out`, rows like those of `problem`, with the Jacobian product.
+
+        Of the softmax where the problem has `proba`, of its logarithm where it has `log_proba`.
+        `out` may be one of the inputs.
         """

@@ -10,6 +10,7 @@ from fastxent.backends.not_yet import not_yet
 from fastxent.precision import Array
 
 if TYPE_CHECKING:
+    from fastxent.jacobian import JacobianProblem
     from fastxent.problem import Problem
 
 _missing: str | None = None
@@ -25,6 +26,9 @@ else:
         threads.register_openmp(_kernels.openmp_limit)
 
 __all__ = ["BACKEND"]
+
+# What jacobian_pass.hpp calls the kinds of numbers.
+_KIND = {"float32": "f", "float64": "d", "float16": "e", "bfloat16": "b"}
 
 
 class CythonBackend:
@@ -102,6 +106,17 @@ class CythonBackend:
     ) -> float | None:
         """Mean loss and gradient of a call without options, or None."""
         return _kernels.mean_loss(logits, target, skip, grad, num_threads)
+
+    def softmax_backward(self, problem: JacobianProblem, out: Array) -> None:
+        """Fill `out` with the Jacobian product."""
+        _kernels.softmax_backward(
+            problem.proba,
+            problem.log_proba,
+            problem.grad,
+            out,
+            _KIND[problem.kind],
+            problem.num_threads,
+        )
 
 
 BACKEND = CythonBackend()

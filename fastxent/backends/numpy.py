@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastxent.backends import numpy_jacobian
 from fastxent.backends.contract import LABEL_CHUNK, LabelSummary, Outputs
 from fastxent.backends.numpy_rows import Rows, column, logits_of, of_rows, store, target_mass
 from fastxent.precision import Array
 
 if TYPE_CHECKING:
+    from fastxent.jacobian import JacobianProblem
     from fastxent.problem import Problem
 
 __all__ = ["BACKEND"]
@@ -284,6 +286,10 @@ class NumpyBackend:
     ) -> float | None:
         """No shorter way than `forward`."""
         return None
+
+    def softmax_backward(self, problem: JacobianProblem, out: Array) -> None:
+        """Fill `out` with the Jacobian product."""
+        numpy_jacobian.softmax_backward(problem, out)
 
 
 BACKEND = NumpyBackend()
