@@ -20,8 +20,6 @@ namespace jacobian {
 // Added up in one go where rows lie in the lanes: a tile of the most classes is one such run.
 constexpr int64_t run_classes = 128;
 static_assert(run_classes >= fastxent_tile_classes);
-// Tiles of which a thread reads all before it writes any, where positions lie close.
-constexpr int64_t most_tiles = fastxent_jacobian_tiles;
 
 // exp of x <= 0, and of what rounding may have put above: valid up to where the result overflows.
 template <class T> FASTXENT_INLINE lanes<T> exp_of_log_proba(const lanes<T> &x) {
@@ -75,6 +73,10 @@ FASTXENT_INLINE void offsets_of(const fastxent_strided &array, int64_t row, int6
         offset += place[d] * array.strides[d];
     }
     offset += row * array.strides[0];
+    if (last == 0) {
+        for (int64_t r = 0; r < count; ++r) offsets[r] = offset + r * array.strides[0];
+        return;
+    }
     for (int64_t r = 0; r < count; ++r) {
         offsets[r] = offset;
         offset += array.strides[last];
@@ -93,11 +95,16 @@ FASTXENT_INLINE char *row_at(const fastxent_strided &array, int64_t row) {
 
 // --- rows of many classes, which lie close
 
-template <class S, class Product>
+// With `ahead` the lines of later rows are fetched, as in row.hpp.
+template <class S, class Product, bool ahead>
 FASTXENT_ONCE double block_sum(const S *first, const S *grad, int64_t n) {
     using T = typename compute_of<S>::type;
     chains<T> total(T(0));
     for_lanes<T>(n, [&](int64_t k, auto some, int chain) __attribute__((always_inline)) {
+        if constexpr (ahead) {
+            __builtin_prefetch(first + k + fastxent_block, 0, 2);
+            __builtin_prefetch(grad + k + fastxent_block, 0, 2);
+        }
         lanes<T> of_first = splat(T(0));
         if constexpr (std::is_same_v<Product, of_proba>) of_first = read(first + k, some);
         total.of[chain] = Product::plus(total.of[chain], of_first, read(grad + k, some));
@@ -120,8 +127,11 @@ FASTXENT_INLINE void sum_blocks(const fastxent_jacobian &pass, const S *first, c
                                 double *sums, int64_t from, int64_t to) {
     for (int64_t b = from; b < to; ++b) {
         const int64_t begin = b * fastxent_block;
-        sums[b] = block_sum<S, Product>(first + begin, grad + begin,
-                                        block_length(begin, pass.classes));
+        const int64_t n = block_length(begin, pass.classes);
+        if (pass.classes <= fastxent_block)
+            sums[b] = block_sum<S, Product, true>(first, grad, n);
+        else
+            sums[b] = block_sum<S, Product, false>(first + begin, grad + begin, n);
     }
 }
 
@@ -178,7 +188,48 @@ template <class S, class Product> void by_row(const fastxent_jacobian &pass) {
 
 // --- rows in the lanes: numbers[k * rows + r] is class k of row r, in the compute type
 
-// The way between a tile and an array: lanes as they lie, rows that are transposed, or one by one.
+// A tile's sums, class by class, in double.
+template <class T> struct tile_sum {
+    long_sum<lanes<double>> all[wide<T>::parts];
+    wide<T> run;
+    FASTXENT_INLINE void begin() {
+        for (auto &one : all) one = {splat(0.0), splat(0.0)};
+    }
+    FASTXENT_INLINE void end_run() {
+#pragma GCC unroll 2
+        for (int i = 0; i < wide<T>::parts; ++i) all[i].add(run.of[i]);
+    }
+    FASTXENT_INLINE lanes<T> value() const {
+        return narrowed(each_wide<T>([&](int i) {
+            // as value_of: the rest of an infinite sum is NaN
+            const lanes<double> total = all[i].total;
+            return where_equal(total - total, splat(0.0), total + all[i].rest, total);
+        }));
+    }
+};
+
+// A line a class of what a later tile reads and writes is fetched: see tile_forward.
+template <class T, class Product>
+FASTXENT_ONCE lanes<T> tile_sums(const T *first, const T *grad, int64_t classes,
+                                 const char *const *ahead) {
+    constexpr int rows = lanes<T>::count;
+    tile_sum<T> sums;
+    sums.begin();
+    for (int64_t begin = 0; begin < classes; begin += run_classes) {
+        const int64_t end = begin + run_classes < classes ? begin + run_classes : classes;
+        sums.run = splat_wide<T>(0.0);
+        for (int64_t k = begin; k < end; ++k) {
+            __builtin_prefetch(ahead[0] + 64 * k, 0, 2);
+            __builtin_prefetch(ahead[1] + 64 * k, 0, 2);
+            __builtin_prefetch(ahead[2] + 64 * k, 1, 2);
+            add(sums.run, Product::summed(load(first + k * rows), load(grad + k * rows)));
+        }
+        sums.end_run();
+    }
+    return sums.value();
+}
+
+// How the rows of a tile lie in an array.
 enum class way { positions, classes, any };
 
 template <class S>
@@ -186,10 +237,10 @@ FASTXENT_INLINE way way_of(const fastxent_strided &array, const int64_t *offsets
                            int64_t classes) {
     constexpr int64_t size = sizeof(S);
     if (!array.aligned) return way::any;
-    bool close = count % lanes<typename compute_of<S>::type>::count == 0;
+    if (array.class_stride == size && classes <= fastxent_tile_classes) return way::classes;
+    bool close = count == lanes<typename compute_of<S>::type>::count;
     for (int64_t r = 1; close && r < count; ++r) close = offsets[r] == offsets[0] + r * size;
-    if (close) return way::positions;
-    return array.class_stride == size && classes <= fastxent_tile_classes ? way::classes : way::any;
+    return close ? way::positions : way::any;
 }
 
 // Rows that lie close, up to a whole tile of them; lanes without a row repeat the first.
@@ -215,8 +266,31 @@ FASTXENT_ONCE void load_rows(const char *data, const int64_t *offsets, int64_t c
 }
 
 template <class S, class T>
-FASTXENT_ONCE void store_rows(char *data, const int64_t *offsets, int64_t count, int64_t classes,
-                              const T *numbers) {
+FASTXENT_ONCE void load_tile(const fastxent_strided &array, int64_t row, int64_t count,
+                             int64_t classes, T *numbers) {
+    constexpr int rows = lanes<T>::count;
+    int64_t offsets[rows];
+    const char *data = static_cast<const char *>(array.data);
+    offsets_of(array, row, count, offsets);
+    const way here = way_of<S>(array, offsets, count, classes);
+    if (here == way::classes) return load_rows<S>(data, offsets, count, classes, numbers);
+    for (int64_t k = 0; k < classes; ++k, data += array.class_stride) {
+        S stored[rows] = {};
+        const S *from = stored;
+        if (here == way::positions)
+            from = reinterpret_cast<const S *>(data + offsets[0]);
+        else
+            for (int64_t r = 0; r < count; ++r)
+                __builtin_memcpy(stored + r, data + offsets[r], sizeof(S));
+        store(numbers + k * rows, read(from, whole{}));
+    }
+}
+
+// `closed` gives the lanes of a class.
+template <class S, class Closed>
+FASTXENT_INLINE void store_rows(char *data, const int64_t *offsets, int64_t count, int64_t classes,
+                                const Closed &closed) {
+    using T = typename compute_of<S>::type;
     constexpr int rows = lanes<T>::count;
     T *to[rows], sink[fastxent_tile_classes];
     T narrow[is_half<S> ? rows * fastxent_tile_classes : 1];
@@ -230,7 +304,7 @@ FASTXENT_ONCE void store_rows(char *data, const int64_t *offsets, int64_t count,
     for_pieces<T>(classes, [&](int64_t k, auto n) __attribute__((always_inline)) {
         lanes<T> piece[n.value];
 #pragma GCC unroll 4
-        for (int j = 0; j < n.value; ++j) piece[j] = load(numbers + (k + j) * rows);
+        for (int j = 0; j < n.value; ++j) piece[j] = closed(k + j);
         store_classes<T, n.value>(to, k, piece);
     });
     if constexpr (is_half<S>)
@@ -242,93 +316,111 @@ FASTXENT_ONCE void store_rows(char *data, const int64_t *offsets, int64_t count,
         }
 }
 
-// From or to an array, `count` rows, tile after tile, each of `classes` lanes.
-template <bool reading, class S, class T>
-FASTXENT_ONCE void move(const fastxent_strided &array, int64_t row, int64_t count, int64_t classes,
-                        T *numbers) {
-    constexpr int64_t rows = lanes<T>::count;
-    int64_t all[most_tiles * rows];
+template <class S, class Product, class T>
+FASTXENT_ONCE void close_tile(const fastxent_strided &array, int64_t row, int64_t count,
+                              int64_t classes, const T *first, const T *grad,
+                              const lanes<T> &sums) {
+    constexpr int rows = lanes<T>::count;
+    int64_t offsets[rows];
     char *data = static_cast<char *>(array.data);
-    offsets_of(array, row, count, all);
-    // positions that all lie close are taken class after class, which is how they lie in memory
-    int64_t at_once = way_of<S>(array, all, count, classes) == way::positions ? count : rows;
-    for (int64_t begin = 0; begin < count; begin += at_once) {
-        const int64_t *offsets = all + begin;
-        const int64_t some = at_once < count - begin ? at_once : count - begin;
-        T *tiles = numbers + begin * classes;
-        const way here = way_of<S>(array, offsets, some, classes);
+    offsets_of(array, row, count, offsets);
+    const auto closed = [&](int64_t k) __attribute__((always_inline)) {
+        return Product::closed(load(first + k * rows), load(grad + k * rows), sums);
+    };
+    const way here = way_of<S>(array, offsets, count, classes);
+    if (here == way::classes) return store_rows<S>(data, offsets, count, classes, closed);
+    for (int64_t k = 0; k < classes; ++k, data += array.class_stride) {
         if (here == way::positions) {
-            for (int64_t k = 0; k < classes; ++k)
-                for (int64_t r = 0; r < some; r += rows) {
-                    S *lane = reinterpret_cast<S *>(data + offsets[0] + k * array.class_stride) + r;
-                    T *number = tiles + r * classes + k * rows;
-                    if constexpr (reading)
-                        store(number, read(lane, whole{}));
-                    else
-                        write(lane, load(number), whole{});
-                }
-        } else if (here == way::classes) {
-            if constexpr (reading)
-                load_rows<S>(data, offsets, some, classes, tiles);
-            else
-                store_rows<S>(data, offsets, some, classes, tiles);
-        } else {
-            for (int64_t k = 0; k < classes; ++k) {
-                S stored[rows] = {};
-                char *class_data = data + k * array.class_stride;
-                if constexpr (!reading) write(stored, load(tiles + k * rows), whole{});
-                for (int64_t r = 0; r < some; ++r) {
-                    if constexpr (reading)
-                        __builtin_memcpy(stored + r, class_data + offsets[r], sizeof(S));
-                    else
-                        __builtin_memcpy(class_data + offsets[r], stored + r, sizeof(S));
-                }
-                if constexpr (reading) store(tiles + k * rows, read(stored, whole{}));
-            }
+            write(reinterpret_cast<S *>(data + offsets[0]), closed(k), whole{});
+            continue;
         }
+        S stored[rows];
+        write(stored, closed(k), whole{});
+        for (int64_t r = 0; r < count; ++r)
+            __builtin_memcpy(data + offsets[r], stored + r, sizeof(S));
     }
 }
 
-// The products of a tile, over `grad`.
-template <class T, class Product>
-FASTXENT_ONCE void tile_product(const T *first, T *grad, int64_t classes) {
-    constexpr int rows = lanes<T>::count;
-    long_sum<lanes<double>> all[wide<T>::parts];
-    for (auto &one : all) one = {splat(0.0), splat(0.0)};
-    for (int64_t begin = 0; begin < classes; begin += run_classes) {
-        const int64_t end = begin + run_classes < classes ? begin + run_classes : classes;
-        wide<T> run = splat_wide<T>(0.0);
-        for (int64_t k = begin; k < end; ++k)
-            add(run, Product::summed(load(first + k * rows), load(grad + k * rows)));
-        for (int i = 0; i < wide<T>::parts; ++i) all[i].add(run.of[i]);
+// Positions that lie close in all arrays, `tiles` of them at a time: from each class more than a line.
+// They are kept, since classes that lie a power of two apart drive one another from the cache.
+constexpr int tiles = fastxent_jacobian_tiles;
+
+template <class S, class Product, class T>
+FASTXENT_ONCE void product_of_strip(const fastxent_jacobian &pass, int64_t row, T *kept) {
+    constexpr int rows = lanes<T>::count, strip = tiles * rows;
+    constexpr int64_t bytes = strip * static_cast<int64_t>(sizeof(S));
+    const char *first = row_at(pass.first, row), *grad = row_at(pass.grad, row);
+    char *out = row_at(pass.out, row);
+    tile_sum<T> sums[tiles];
+    for (auto &one : sums) one.begin();
+    for (int64_t begin = 0; begin < pass.classes; begin += run_classes) {
+        const int64_t to = begin + run_classes, end = to < pass.classes ? to : pass.classes;
+        for (auto &one : sums) one.run = splat_wide<T>(0.0);
+        for (int64_t k = begin; k < end; ++k) {
+            const char *of_first = first + k * pass.first.class_stride;
+            const char *of_grad = grad + k * pass.grad.class_stride;
+            T *numbers = kept + 2 * k * strip;
+            for (int64_t line = 0; line < bytes; line += 64) {
+                __builtin_prefetch(of_first + bytes + line, 0, 2);
+                __builtin_prefetch(of_grad + bytes + line, 0, 2);
+            }
+#pragma GCC unroll 4
+            for (int i = 0; i < tiles; ++i) {
+                const auto p = read(reinterpret_cast<const S *>(of_first) + i * rows, whole{});
+                const auto g = read(reinterpret_cast<const S *>(of_grad) + i * rows, whole{});
+                store(numbers + i * rows, p);
+                store(numbers + strip + i * rows, g);
+                add(sums[i].run, Product::summed(p, g));
+            }
+        }
+        for (auto &one : sums) one.end_run();
     }
-    const lanes<T> sums = narrowed(each_wide<T>([&](int i) {
-        // as value_of: the rest of an infinite sum is NaN
-        const lanes<double> total = all[i].total;
-        return where_equal(total - total, splat(0.0), total + all[i].rest, total);
-    }));
-    for (int64_t k = 0; k < classes; ++k)
-        store(grad + k * rows, Product::closed(load(first + k * rows), load(grad + k * rows), sums));
+    lanes<T> values[tiles];
+    for (int i = 0; i < tiles; ++i) values[i] = sums[i].value();
+    for (int64_t k = 0; k < pass.classes; ++k) {
+        const T *numbers = kept + 2 * k * strip;
+        S *to = reinterpret_cast<S *>(out + k * pass.out.class_stride);
+#pragma GCC unroll 4
+        for (int i = 0; i < tiles; ++i)
+            write(to + i * rows,
+                  Product::closed(load(numbers + i * rows), load(numbers + strip + i * rows), values[i]),
+                  whole{});
+    }
+}
+
+// Whether so many rows from `row` on lie close, class by class.
+template <class S>
+FASTXENT_INLINE bool are_close(const fastxent_strided &array, int64_t row, int64_t count) {
+    const int last = array.dims - 1;
+    const int64_t place = last == 0 ? row : row % array.sizes[last];
+    return array.aligned && array.strides[last] == sizeof(S) && place + count <= array.sizes[last];
 }
 
 template <class S, class Product> void by_tile_of(const fastxent_jacobian &pass) {
     using T = typename compute_of<S>::type;
-    constexpr int64_t rows = lanes<T>::count;
+    constexpr int64_t rows = lanes<T>::count, strip = tiles * rows;
     const fastxent_jacobian_schedule &plan = pass.schedule;
-    const int64_t strip = plan.tiles * rows;
     for_chunks(plan.chunks, pass.threads, [&](int64_t chunk, int thread) {
-        T *first = static_cast<T *>(pass.scratch) + 2 * thread * strip * pass.classes;
-        T *grad = first + strip * pass.classes;
+        T *kept = static_cast<T *>(pass.scratch) + 2 * thread * strip * pass.classes;
         const int64_t begin = chunk * plan.chunk_rows, to = begin + plan.chunk_rows;
         const int64_t end = to < pass.rows ? to : pass.rows;
-        for (int64_t row = begin; row < end; row += strip) {
-            const int64_t count = strip < end - row ? strip : end - row;
-            move<true, S>(pass.first, row, count, pass.classes, first);
-            move<true, S>(pass.grad, row, count, pass.classes, grad);
-            for (int64_t r = 0; r < count; r += rows)
-                tile_product<T, Product>(first + r * pass.classes, grad + r * pass.classes,
-                                         pass.classes);
-            move<false, S>(pass.out, row, count, pass.classes, grad);
+        for (int64_t row = begin; row < end;) {
+            if (strip <= end - row && are_close<S>(pass.first, row, strip) &&
+                are_close<S>(pass.grad, row, strip) && are_close<S>(pass.out, row, strip)) {
+                product_of_strip<S, Product>(pass, row, kept);
+                row += strip;
+                continue;
+            }
+            const int64_t count = rows < end - row ? rows : end - row;
+            T *first = kept, *grad = kept + rows * pass.classes;
+            load_tile<S>(pass.first, row, count, pass.classes, first);
+            load_tile<S>(pass.grad, row, count, pass.classes, grad);
+            const int64_t next = row + 2 * rows < end ? row + 2 * rows : row;
+            const char *ahead[] = {row_at(pass.first, next), row_at(pass.grad, next),
+                                   row_at(pass.out, next)};
+            const lanes<T> sums = tile_sums<T, Product>(first, grad, pass.classes, ahead);
+            close_tile<S, Product>(pass.out, row, count, pass.classes, first, grad, sums);
+            row += count;
         }
     });
 }

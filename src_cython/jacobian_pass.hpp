@@ -4,7 +4,7 @@
 #include "kernels.hpp"
 
 constexpr int fastxent_most_dims = 4;
-constexpr int64_t fastxent_jacobian_tiles = 8;
+constexpr int64_t fastxent_jacobian_tiles = 4;  // that are taken together where positions lie close
 
 // Rows of classes with any strides, in bytes. The row number counts through the leading dimensions in
 // C order.
@@ -17,7 +17,7 @@ struct fastxent_strided {
 
 // It depends on shape and layout only, but for `pieces` and `chunk_rows`, which change no bit.
 struct fastxent_jacobian_schedule {
-    int64_t tiles;  // that a thread reads before it writes; 0: rows one by one
+    bool tiles;  // rows in the lanes, or one by one
     int64_t chunk_rows, chunks, blocks;
     int64_t pieces;  // of a row: more than one where threads share it
 };
@@ -37,14 +37,14 @@ inline int64_t fastxent_item_bytes(const fastxent_jacobian &pass) {
 }
 
 inline fastxent_jacobian_schedule fastxent_jacobian_schedule_of(const fastxent_jacobian &pass) {
-    // elements a chunk, as in levels.cpp; bytes of tiles that are to stay in L2
-    constexpr int64_t chunk_elements = 1 << 14, tile_bytes = 1 << 16;
+    // elements a chunk, as in levels.cpp
+    constexpr int64_t chunk_elements = 1 << 14;
     const auto over = [](int64_t number, int64_t by) { return (number + by - 1) / by; };
     const int64_t item = fastxent_item_bytes(pass), lanes = item == 8 ? 8 : 16;
     const auto close = [&](const fastxent_strided &array) {
         return array.aligned && array.class_stride == item;
     };
-    fastxent_jacobian_schedule plan = {0, 1, 1, over(pass.classes, fastxent_block), 1};
+    fastxent_jacobian_schedule plan = {false, 1, 1, over(pass.classes, fastxent_block), 1};
     plan.chunk_rows = pass.classes < chunk_elements ? chunk_elements / pass.classes : 1;
     if (pass.classes > fastxent_tile_classes && close(pass.first) && close(pass.grad) &&
         close(pass.out)) {
@@ -55,18 +55,17 @@ inline fastxent_jacobian_schedule fastxent_jacobian_schedule_of(const fastxent_j
         }
         return plan;
     }
-    const int64_t room = tile_bytes / (128 * pass.classes);
-    const int64_t shared = pass.rows / (2 * pass.threads * lanes);  // all threads are to have some
-    plan.tiles = room < fastxent_jacobian_tiles ? room : fastxent_jacobian_tiles;
-    if (plan.tiles > shared) plan.tiles = shared;
-    if (plan.tiles < 1) plan.tiles = 1;
-    plan.chunk_rows = over(plan.chunk_rows, plan.tiles * lanes) * plan.tiles * lanes;
+    plan.tiles = true;
+    // whole strips of tiles, unless some threads would have nothing to do
+    const int64_t strip = fastxent_jacobian_tiles * lanes;
+    const int64_t step = pass.rows < 2 * pass.threads * strip ? lanes : strip;
+    plan.chunk_rows = over(plan.chunk_rows, step) * step;
     plan.chunks = over(pass.rows, plan.chunk_rows);
     return plan;
 }
 
 inline int64_t fastxent_jacobian_scratch_bytes(const fastxent_jacobian &pass) {
     const fastxent_jacobian_schedule &plan = pass.schedule;
-    if (plan.tiles) return 2 * 64 * plan.tiles * pass.classes * pass.threads;
+    if (plan.tiles) return 2 * 64 * fastxent_jacobian_tiles * pass.classes * pass.threads;
     return 8 * plan.blocks * (plan.pieces > 1 ? pass.rows : pass.threads);
 }
