@@ -27,6 +27,7 @@ from fastxent.backends.numba_cpu.plain import INT64, are_plain, is_plain_output
 from fastxent.precision import Array
 
 if TYPE_CHECKING:
+    from fastxent.jacobian import JacobianProblem
     from fastxent.problem import Problem
 
 __all__ = ["BACKEND"]
@@ -176,6 +177,12 @@ class NumbaBackend:
         _run(numbers, None, None, dtype.type(0))
         assert out.total is not None
         return float(out.total[0]) / found.mass
+
+    def softmax_backward(self, problem: JacobianProblem, out: Array) -> None:
+        """Fill `out` with the Jacobian product."""
+        from fastxent.backends.numba_cpu.jacobian import softmax_backward
+
+        softmax_backward(problem, out)
 
 
 def _begin(
