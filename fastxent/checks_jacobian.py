@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from typing import Any
 
@@ -12,19 +13,23 @@ from fastxent.errors import DTypeError, OutputError, ShapeError
 from fastxent.layout import same_memory
 from fastxent.precision import Array
 
-__all__ = ["check_axes", "check_floats", "check_grad", "check_out"]
+__all__ = ["check_axes", "check_floats", "check_grad", "check_out", "kind_of"]
 
-_HALF = ("float16", "bfloat16")
+_KINDS = ("float16", "bfloat16", "float32", "float64")
 
 # As in checks.py: how hard NumPy may search for a common element.
 _OVERLAP_WORK: Any = 10_000
 
 
+@functools.cache  # NumPy makes a dtype's name anew each time, in 2 us
+def kind_of(dtype: np.dtype[Any]) -> str | None:
+    """Name of a dtype that can be computed with, in any byte order; None for another."""
+    return dtype.name if dtype.name in _KINDS else None
+
+
 def check_floats(value: Any, name: str) -> Array:
     """Real floating array of at least one dimension, in half precision too."""
-    if isinstance(value, np.ndarray) and value.dtype.name in _HALF:
-        if value.ndim == 0:
-            raise ShapeError(f"{name} is a scalar: expected an array with at least the class axis")
+    if type(value) is np.ndarray and value.ndim and kind_of(value.dtype) is not None:
         return value
     return checks.check_logits(value, name)
 
@@ -36,9 +41,10 @@ def check_grad(value: Any, name: str, first: Array, first_name: str) -> Array:
         raise ShapeError(
             f"{name} needs the shape of {first_name}, {first.shape}; it has shape {grad.shape}"
         )
-    if grad.dtype.name != first.dtype.name:
+    kind, other = kind_of(first.dtype), kind_of(grad.dtype)
+    if kind != other:
         raise DTypeError(
-            f"{first_name} has dtype {first.dtype.name} and {name} {grad.dtype.name}: nothing is "
+            f"{first_name} has dtype {kind} and {name} {other}: nothing is "
             f"converted silently; pass {name}.astype({first_name}.dtype)"
         )
     return grad
@@ -74,12 +80,14 @@ def check_out(out: Any, inputs: dict[str, Array], dtype: np.dtype[Any]) -> Array
     if out is None:
         return None
     first, *_ = inputs.values()
-    if isinstance(out, np.ndarray):
+    if isinstance(out, np.ndarray) and out.shape == first.shape and out.dtype == dtype:
         for name, one in inputs.items():
-            if out.dtype == dtype and not same_memory(out, one) and _overlap(out, one):
+            if out is not one and not _overlap(out, one):
+                continue
+            if not same_memory(out, one):
                 raise OutputError(
                     f"out overlaps {name} without being the same array: pass out={name} to write "
                     "over it, or an array of its own"
                 )
-    same = next((one for one in inputs.values() if out is one), first)
-    return checks.check_out(out, same, {}, first.shape, dtype)
+            first = one
+    return checks.check_out(out, first, {}, first.shape, dtype)

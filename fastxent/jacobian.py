@@ -54,7 +54,9 @@ class JacobianProblem:
         first = checks_jacobian.check_floats(first, name)
         grad = checks_jacobian.check_grad(grad, grad_name, first, name)
         axes = checks_jacobian.check_axes(axis, first, name)
-        dtype = first.dtype.newbyteorder("=")
+        dtype = first.dtype if first.dtype.isnative else first.dtype.newbyteorder("=")
+        kind = checks_jacobian.kind_of(dtype)
+        assert kind is not None  # check_floats has passed
         checks_jacobian.check_out(out, {name: first, grad_name: grad}, dtype)
         classes = math.prod(first.shape[one] for one in axes)
         compute_bytes = max(4, first.itemsize)
@@ -62,7 +64,7 @@ class JacobianProblem:
         rows, result = _rows_of(first, axes), JacobianOutput.of(first.shape, dtype, axes, out)
         problem = cls(
             grad=_rows_of(grad, axes),
-            kind=dtype.name,
+            kind=kind,
             num_threads=workers,
             proba=None if is_log else rows,
             log_proba=rows if is_log else None,
@@ -96,16 +98,16 @@ class JacobianOutput:
 
 
 def _classes_last(array: Array, axes: tuple[int, ...]) -> Array:
-    last = tuple(range(-len(axes), 0))
-    return array if axes == tuple(range(array.ndim))[-len(axes) :] else np.moveaxis(array, axes, last)
+    if axes == tuple(range(array.ndim - len(axes), array.ndim)):
+        return array
+    return np.moveaxis(array, axes, tuple(range(-len(axes), 0)))
 
 
 def _rows_of(array: Array, axes: tuple[int, ...]) -> Array:
     """Rows with the classes last: a view but where the byte order is foreign or none exists."""
-    dtype = array.dtype
-    if not dtype.isnative:
-        array = array.astype(dtype.newbyteorder("="))
-    if dtype.itemsize == 2:
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if array.itemsize == 2:
         array = array.view(np.uint16)
     moved = _classes_last(array, axes)
     if len(axes) > 1:  # class axes that do not merge into one are copied

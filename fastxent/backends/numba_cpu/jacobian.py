@@ -148,9 +148,10 @@ def softmax_backward(problem: JacobianProblem, out: Array) -> None:
         chunk_rows = over(chunk_rows, step) * step
         chunks, own = over(rows, chunk_rows), 2 * 64 * TILES * classes
     workers = max(1, min(most, chunks if pieces == 1 else rows * pieces))
-    memory = Memory(workers if pieces == 1 else 1, own=own)
+    # tiles begin at a line: `own` has room for that
+    memory = Memory(workers if pieces == 1 else 1, own=over(own, 64) * 64)
     call = [rows, classes, chunk_rows, chunks, blocks, pieces, workers]
-    call += [memory.address, memory.scratch, memory.own]
+    call += [memory.address, over(memory.scratch, 64) * 64, memory.own]
     numbers = np.array([*call, *described[0], *described[1], *described[2]], np.int64)
     log = None if problem.log_proba is None else 0.0
     half = None if stored.itemsize > 2 else 0.0
