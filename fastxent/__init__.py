@@ -12,10 +12,11 @@ from fastxent.api import (
     cross_entropy,
     cross_entropy_and_grad,
     log_softmax,
+    log_softmax_backward,
     logsumexp,
     softmax,
+    softmax_backward,
 )
-from fastxent.api_jacobian import log_softmax_backward, softmax_backward
 from fastxent.backends import backends, use_backend
 from fastxent.config import show_config
 from fastxent.errors import (

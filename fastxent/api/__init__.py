@@ -1,6 +1,7 @@
 """The public functions: docstring, build a Problem, pick a backend, run, reduce."""
 
 from fastxent.api.cross_entropy import cross_entropy, cross_entropy_and_grad
+from fastxent.api.jacobian import log_softmax_backward, softmax_backward
 from fastxent.api.labels import check_labels
 from fastxent.api.softmax import log_softmax, logsumexp, softmax
 
@@ -9,6 +10,8 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_and_grad",
     "log_softmax",
+    "log_softmax_backward",
     "logsumexp",
     "softmax",
+    "softmax_backward",
 ]

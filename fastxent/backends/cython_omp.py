@@ -114,7 +114,7 @@ class CythonBackend:
             problem.log_proba,
             problem.grad,
             out,
-            _KIND[problem.kind],
+            _KIND[problem.precision.kind],
             problem.num_threads,
         )
 

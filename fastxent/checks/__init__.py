@@ -14,6 +14,7 @@ from fastxent.checks.arrays import (
     raise_bad_label,
 )
 from fastxent.checks.axes import check_axes, check_axis
+from fastxent.checks.jacobian import check_out_of_product, check_upstream
 from fastxent.checks.options import (
     check_aux,
     check_choice,
@@ -45,10 +46,12 @@ __all__ = [
     "check_num_classes",
     "check_num_threads",
     "check_out",
+    "check_out_of_product",
     "check_sample_weight",
     "check_softcap",
     "check_storage",
     "check_target",
+    "check_upstream",
     "check_weight",
     "check_z_loss",
     "raise_backend",

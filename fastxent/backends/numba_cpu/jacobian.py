@@ -1,7 +1,7 @@
 """The verb softmax_backward as compiled loops over chunks, as a serial and a parallel twin.
 
-See kernels.py; the numbers of a call are in jacobian_rows.py. The dummy `tiled` is None for rows one
-by one, `half` is None where what is stored is computed with.
+See kernels.py; the numbers of a call are in jacobian_rows.py. The dummy `tiled` is None for rows
+one by one, `half` is None where what is stored is computed with.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def _chunk_of(
         call: Any, chunk: Any, scratch: Any, tiled: Any, log: Any, half: Any, stored: Any, zero: Any
     ) -> None:
         begin = chunk * call[CHUNK_ROWS]
-        rows_chunk(call, begin, min(begin + call[CHUNK_ROWS], call[ROWS]), scratch, log, stored, zero)
+        rows_chunk(
+            call, begin, min(begin + call[CHUNK_ROWS], call[ROWS]), scratch, log, stored, zero
+        )
 
     def of_tiles(
         call: Any, chunk: Any, scratch: Any, tiled: Any, log: Any, half: Any, stored: Any, zero: Any
@@ -70,18 +72,14 @@ def _chunk_of(
 
 
 @serial
-def _jacobian_serial(
-    place: int, tiled: Any, log: Any, half: Any, stored: Any, zero: Any
-) -> None:
+def _jacobian_serial(place: int, tiled: Any, log: Any, half: Any, stored: Any, zero: Any) -> None:
     call = pointer(place, 0, np.int64(0))
     for chunk in range(call[CHUNKS]):
         chunk_of(call, chunk, call[SCRATCH], tiled, log, half, stored, zero)
 
 
 @parallel
-def _jacobian_parallel(
-    place: int, tiled: Any, log: Any, half: Any, stored: Any, zero: Any
-) -> None:
+def _jacobian_parallel(place: int, tiled: Any, log: Any, half: Any, stored: Any, zero: Any) -> None:
     call = pointer(place, 0, np.int64(0))
     pieces = call[PIECES]
     turns = 1 if pieces == 1 else 2
@@ -125,7 +123,7 @@ def _described(array: Array) -> list[int]:
 
 def softmax_backward(problem: JacobianProblem, out: Array) -> None:
     """Fill `out` with the Jacobian product."""
-    stored, zero = _NUMBERS[problem.kind]
+    stored, zero = _NUMBERS[problem.precision.kind]
     first = problem.log_proba if problem.proba is None else problem.proba
     assert first is not None
     arrays = [first, problem.grad, out]

@@ -20,7 +20,7 @@ __all__ = ["peek", "poke", "read", "write"]
 
 def _bits_to_numbers(builder: Any, bits: Any, stored: Any, target: Any) -> Any:
     """Lanes of the compute dtype from what is stored."""
-    if not isinstance(stored, types.Integer):
+    if stored.bitwidth > 16:
         return bits
     if stored.signed:
         half = builder.bitcast(bits, ir.VectorType(ir.HalfType(), target.count))
@@ -31,7 +31,7 @@ def _bits_to_numbers(builder: Any, bits: Any, stored: Any, target: Any) -> Any:
 
 def _numbers_to_bits(builder: Any, numbers: Any, stored: Any) -> Any:
     """What is stored of lanes: rounded to the nearest, ties to even; a NaN stays one."""
-    if not isinstance(stored, types.Integer):
+    if stored.bitwidth > 16:
         return numbers
     count = numbers.type.count
     narrow = ir.VectorType(ir.IntType(16), count)

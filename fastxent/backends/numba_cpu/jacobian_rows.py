@@ -1,8 +1,8 @@
-"""The Jacobian products of rows of many classes that lie close; the C++ twin is jacobian.hpp.
+"""The Jacobian products of rows of many classes that lie close, one row after the other.
 
-A call is described by int64 numbers in memory: those of `Call`, then those of `Rows` for each array.
-The dummy `log` is None for the softmax and a number for its logarithm, `stored` is a number as the
-arrays hold it, `zero` one of the compute dtype.
+The C++ twin is src_cython/jacobian_rows.hpp. A call is described by int64 numbers in memory: those
+of the call, then those of each array. The dummy `log` is None for the softmax and a number for its
+logarithm, `stored` is a number as the arrays hold it, `zero` one of the compute dtype.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from fastxent.backends.contract import BLOCK
 from fastxent.backends.numba_cpu.arithmetic import emitted, fma, splat, sum_lanes
 from fastxent.backends.numba_cpu.elementary import exp_of_negative
-from fastxent.backends.numba_cpu.jit import inlined, once
 from fastxent.backends.numba_cpu.jacobian_numbers import read, write
+from fastxent.backends.numba_cpu.jit import inlined, once
 from fastxent.backends.numba_cpu.lanes import lane_count, pointer, stack
 from fastxent.backends.numba_cpu.long_sum import value_of, with_number
 from fastxent.backends.numba_cpu.row import block_length
@@ -33,7 +33,9 @@ __all__ = [
     "summed",
 ]
 
-ROWS, CLASSES, CHUNK_ROWS, CHUNKS, BLOCKS, PIECES, WORKERS, COUNTER, SCRATCH, SCRATCH_BYTES = range(10)
+# Of a call.
+ROWS, CLASSES, CHUNK_ROWS, CHUNKS, BLOCKS, PIECES = range(6)
+WORKERS, COUNTER, SCRATCH, SCRATCH_BYTES = range(6, 10)
 CALL_NUMBERS = 10
 
 # Of an array: where it begins, leading dimensions, their four sizes and strides in bytes, the
@@ -100,9 +102,7 @@ def row_address(array: Any, row: int) -> Any:
 
 
 @inlined
-def with_sum(
-    total: Any, first: Any, grad: Any, k: int, some: Any, log: Any, zero: Any
-) -> Any:
+def with_sum(total: Any, first: Any, grad: Any, k: int, some: Any, log: Any, zero: Any) -> Any:
     """A sum of lanes with the classes from k on."""
     g = read(grad, k, some, zero)
     if log is None:

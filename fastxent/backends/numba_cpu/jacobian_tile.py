@@ -1,7 +1,7 @@
 """The Jacobian products with a row in each lane: few classes, or classes that do not lie close.
 
-The C++ twin is jacobian.hpp. In a tile class k of all its rows is at `k * lane_count`, in the compute
-dtype.
+The C++ twin is src_cython/jacobian_tile.hpp. In a tile class k of all its rows begins at
+`k * lane_count`, in the compute dtype.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _POSITIONS, _CLASSES, _ANY = range(3)
 
 
 @inlined
-def value_of_lanes_of(pair: Any, zero: Any) -> Any:
+def lanes_of_sum(pair: Any, zero: Any) -> Any:
     """As value_of, lane by lane: the rest of an infinite sum is NaN."""
     total, rest = pair
     return narrowed(where_equal(total - total, splat_wide(0.0, zero), total + rest, total), zero)
@@ -75,7 +75,7 @@ def way_of(array: Any, offsets: Any, count: int, classes: int, size: int, zero: 
 
 
 @inlined
-def row_of_tile(row: Any, numbers: Any, classes: int, to_row: Any, stored: Any, zero: Any) -> None:
+def row_of_tile(row: Any, numbers: Any, classes: int, to_row: Any, zero: Any) -> None:
     """Convert a row that lies close: from numbers, or to them where `to_row` is None."""
     step = lane_count(zero)
     whole = classes - classes % step
@@ -107,7 +107,7 @@ def load_tile(
             places[r] = data + offsets[r if r < count else 0]
             if half is not None:
                 own = pointer(wide, r * TILE_CLASSES, zero)
-                row_of_tile(pointer(places[r], 0, stored), own, classes, None, stored, zero)
+                row_of_tile(pointer(places[r], 0, stored), own, classes, None, zero)
                 places[r] = address_of(own)
         gather(places, zero, classes, numbers, zero)
         return
@@ -174,7 +174,7 @@ def close_tile(
             for r in range(count):
                 own = pointer(wide, r * TILE_CLASSES, zero)
                 to = pointer(data + offsets[r], 0, stored)
-                row_of_tile(to, own, classes, 0, stored, zero)
+                row_of_tile(to, own, classes, 0, zero)
         return
     for k in range(classes):
         lane = class_of(first, grad, k, total, log, zero)
@@ -218,13 +218,11 @@ def tile_sum(
             g = load(grad, k * step, None, 0.0, zero)
             run = run + widened(summed(p, g, log))
         every = with_number(every, run)
-    return value_of_lanes_of(every, zero)
+    return lanes_of_sum(every, zero)
 
 
 @inlined
-def kept(
-    first: Any, grad: Any, numbers: Any, i: int, run: Any, log: Any, zero: Any
-) -> Any:
+def kept(first: Any, grad: Any, numbers: Any, i: int, run: Any, log: Any, zero: Any) -> Any:
     """Tile i of a strip: its numbers of one class, kept and added to the sum."""
     step = lane_count(zero)
     p, g = read(first, i * step, None, zero), read(grad, i * step, None, zero)
@@ -251,7 +249,11 @@ def product_of_strip(call: Any, row: int, memory: Any, log: Any, stored: Any, ze
     arrays = pointer(call, CALL_NUMBERS, np.int64(0))
     grads = pointer(arrays, ROWS_NUMBERS, np.int64(0))
     outs = pointer(arrays, 2 * ROWS_NUMBERS, np.int64(0))
-    of_first, of_grad, of_out = row_address(arrays, row), row_address(grads, row), row_address(outs, row)
+    of_first, of_grad, of_out = (
+        row_address(arrays, row),
+        row_address(grads, row),
+        row_address(outs, row),
+    )
     classes, strip = call[CLASSES], TILES * lane_count(zero)
     size = item_bytes(stored)
     nothing = splat_wide(0.0, zero)
@@ -271,8 +273,8 @@ def product_of_strip(call: Any, row: int, memory: Any, log: Any, stored: Any, ze
             d = kept(first, grad, numbers, 3, d, log, zero)
         sa, sb = with_number(sa, a), with_number(sb, b)
         sc, sd = with_number(sc, c), with_number(sd, d)
-    a, b = value_of_lanes_of(sa, zero), value_of_lanes_of(sb, zero)
-    c, d = value_of_lanes_of(sc, zero), value_of_lanes_of(sd, zero)
+    a, b = lanes_of_sum(sa, zero), lanes_of_sum(sb, zero)
+    c, d = lanes_of_sum(sc, zero), lanes_of_sum(sd, zero)
     for k in range(classes):
         numbers = pointer(memory, 2 * k * strip, zero)
         to = pointer(of_out + k * outs[CLASS_STRIDE], 0, stored)

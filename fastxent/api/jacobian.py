@@ -10,11 +10,13 @@ from fastxent.precision import Array
 
 __all__ = ["log_softmax_backward", "softmax_backward"]
 
+Axes = int | tuple[int, ...] | None
+
 
 def softmax_backward(
     p: Any,
     grad_p: Any,
-    axis: int | tuple[int, ...] | None = -1,
+    axis: Axes = -1,
     *,
     out: Array | None = None,
     backend: str | None = None,
@@ -29,8 +31,8 @@ def softmax_backward(
     grad_p : array_like
         Gradient with respect to `p`; the shape and dtype of `p`.
     axis : int, tuple of int or None, default -1
-        Where the classes are; None is all axes. Several axes that NumPy cannot view as one are
-        copied.
+        Where the classes are; None is all axes. Several axes are taken together; an array is
+        copied only if no view makes them one.
     out : numpy.ndarray, optional
         Where the result goes: shape and dtype of `p`; ``out=p`` and ``out=grad_p`` are allowed.
     backend, num_threads
@@ -67,7 +69,7 @@ def softmax_backward(
 def log_softmax_backward(
     log_p: Any,
     grad: Any,
-    axis: int | tuple[int, ...] | None = -1,
+    axis: Axes = -1,
     *,
     out: Array | None = None,
     backend: str | None = None,
