@@ -11,9 +11,8 @@
 namespace {
 namespace jacobian {
 
-// Added up in one go where rows lie in the lanes: a tile of the most classes is one such run.
-constexpr int64_t run_classes = 128;
-static_assert(run_classes >= fastxent_tile_classes);
+// Classes that are added up in one go: as many additions as a chain of row.hpp has in float64.
+constexpr int64_t run_classes = 32;
 
 // A tile's sums, class by class, in double.
 template <class T> struct tile_sum {

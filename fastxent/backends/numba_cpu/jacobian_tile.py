@@ -43,8 +43,9 @@ from fastxent.backends.numba_cpu.transpose import gather, scatter_classes
 
 __all__ = ["TILES", "tiles_chunk"]
 
-# Added up in one go; tiles that are taken together where positions lie close.
-_RUN = 128
+# Classes that are added up in one go: as many additions as a chain of row.py has in float64.
+_RUN = 32
+# Tiles that are taken together where positions lie close.
 TILES = 4
 _NUMBERS = 16 * TILE_CLASSES
 
