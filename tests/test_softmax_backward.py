@@ -1,4 +1,4 @@
-"""The Jacobian products: against their formulas, PyTorch, finite differences, and their own bits."""
+"""The Jacobian products: against formulas, PyTorch and finite differences; their own bits."""
 
 import ml_dtypes
 import numpy as np
