@@ -117,6 +117,21 @@ FASTXENT_INLINE void store_part(float16 *to, floats32 value) {
 
 template <class S> constexpr bool is_half = sizeof(S) == 2;
 
+// The first n of up to 16 numbers of two bytes; in one piece where there is a mask for that, since what
+// is stored in halves and loaded whole waits for its stores.
+FASTXENT_INLINE void copy_some(void *to, const void *from, int64_t n, bool into_all) {
+#if FASTXENT_VECTOR_BYTES == 64
+    const __mmask16 mask = static_cast<__mmask16>((1u << n) - 1);
+    if (into_all)
+        _mm256_storeu_si256((__m256i *)to, _mm256_maskz_loadu_epi16(mask, from));
+    else
+        _mm256_mask_storeu_epi16(to, mask, _mm256_loadu_si256((const __m256i *)from));
+#else
+    (void)into_all;
+    for (int64_t i = 0; i < n; ++i) __builtin_memcpy((char *)to + 2 * i, (const char *)from + 2 * i, 2);
+#endif
+}
+
 // Lanes of the compute type from stored numbers, and back: all of them, or the first few, the others 0.
 template <class S, class Some>
 FASTXENT_INLINE lanes<typename compute_of<S>::type> read(const S *from, Some some) {
@@ -127,7 +142,7 @@ FASTXENT_INLINE lanes<typename compute_of<S>::type> read(const S *from, Some som
         return each<T>([&](int p) { return widened_part(from + p * width); });
     } else {
         S padded[lanes<T>::count] = {};
-        for (int64_t i = 0; i < some.n; ++i) padded[i] = from[i];
+        copy_some(padded, from, some.n, true);
         return each<T>([&](int p) { return widened_part(padded + p * width); });
     }
 }
@@ -142,7 +157,7 @@ FASTXENT_INLINE void write(S *to, const lanes<typename compute_of<S>::type> &val
     } else {
         S padded[lanes<float>::count];
         write(padded, value, whole{});
-        for (int64_t i = 0; i < some.n; ++i) to[i] = padded[i];
+        copy_some(to, padded, some.n, false);
     }
 }
 
