@@ -14,8 +14,10 @@ from fastxent.api import (
     cross_entropy,
     cross_entropy_and_grad,
     log_softmax,
+    log_softmax_backward,
     logsumexp,
     softmax,
+    softmax_backward,
 )
 from fastxent.backends import backends, use_backend
 from fastxent.config import show_config
@@ -54,9 +56,11 @@ __all__ = [
     "cross_entropy_and_grad",
     "get_num_threads",
     "log_softmax",
+    "log_softmax_backward",
     "logsumexp",
     "set_num_threads",
     "show_config",
     "softmax",
+    "softmax_backward",
     "use_backend",
 ]

@@ -16,6 +16,9 @@ from kernels cimport (
     fastxent_block,
     fastxent_float32,
     fastxent_float64,
+    fastxent_jacobian,
+    fastxent_jacobian_schedule_of,
+    fastxent_jacobian_scratch_bytes,
     fastxent_label_check,
     fastxent_label_chunk,
     fastxent_labels,
@@ -28,6 +31,7 @@ from kernels cimport (
     fastxent_pass,
     fastxent_schedule_of,
     fastxent_scratch_bytes,
+    fastxent_strided,
     fastxent_supported_levels,
     fastxent_tile_classes,
 )
@@ -360,3 +364,4 @@ def mean_loss(logits, target, skip, grad, int threads):
 
 
 include "binary.pxi"
+include "jacobian.pxi"

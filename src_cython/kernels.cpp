@@ -5,6 +5,7 @@
 #include "binary.hpp"
 #include "by_row.hpp"
 #include "by_tile.hpp"
+#include "jacobian.hpp"
 
 #define FASTXENT_JOIN_(a, b) a##b
 #define FASTXENT_JOIN(a, b) FASTXENT_JOIN_(a, b)
@@ -67,4 +68,4 @@ void forward(const fastxent_pass &pass) {
 
 extern const fastxent_level FASTXENT_JOIN(fastxent_level_, FASTXENT_LEVEL);
 const fastxent_level FASTXENT_JOIN(fastxent_level_, FASTXENT_LEVEL) = {
-    FASTXENT_QUOTE(FASTXENT_LEVEL), check_labels, forward, binary};
+    FASTXENT_QUOTE(FASTXENT_LEVEL), check_labels, forward, binary, softmax_backward};

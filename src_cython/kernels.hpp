@@ -99,11 +99,14 @@ struct fastxent_pass {
     char *scratch;  // fastxent_scratch_bytes of it, on a boundary of 64 bytes
 };
 
+struct fastxent_jacobian;  // jacobian_pass.hpp
+
 struct fastxent_level {
     const char *name;
     void (*check_labels)(const fastxent_label_check &);
     void (*forward)(const fastxent_pass &);
     void (*binary)(const fastxent_binary_pass &);
+    void (*softmax_backward)(const fastxent_jacobian &);
 };
 
 fastxent_schedule fastxent_schedule_of(const fastxent_pass &);

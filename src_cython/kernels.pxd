@@ -65,6 +65,7 @@ cdef extern from "kernels.hpp" nogil:
         void (*check_labels)(const fastxent_label_check &) noexcept nogil
         void (*forward)(const fastxent_pass &) noexcept nogil
         void (*binary)(const fastxent_binary_pass &) noexcept nogil
+        void (*softmax_backward)(const fastxent_jacobian &) noexcept nogil
 
     fastxent_schedule fastxent_schedule_of(const fastxent_pass &)
     int64_t fastxent_scratch_bytes(const fastxent_pass &)
@@ -74,3 +75,32 @@ cdef extern from "kernels.hpp" nogil:
     int fastxent_supported_levels()
     int fastxent_openmp_version()
     int fastxent_openmp_limit()
+
+
+cdef extern from "jacobian_pass.hpp" nogil:
+    const int fastxent_most_dims
+
+    struct fastxent_strided:
+        void *data
+        int dims
+        int64_t sizes[4]
+        int64_t strides[4]
+        int64_t class_stride
+        bint aligned
+
+    struct fastxent_jacobian_schedule:
+        pass
+
+    struct fastxent_jacobian:
+        int64_t rows, classes
+        char kind
+        bint is_log
+        fastxent_strided first
+        fastxent_strided grad
+        fastxent_strided out
+        int threads
+        fastxent_jacobian_schedule schedule
+        void *scratch
+
+    fastxent_jacobian_schedule fastxent_jacobian_schedule_of(const fastxent_jacobian &)
+    int64_t fastxent_jacobian_scratch_bytes(const fastxent_jacobian &)

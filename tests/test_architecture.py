@@ -19,7 +19,7 @@ KERNELS = Path(__file__).parent.parent / "src_cython"
 # stands for the package below it.
 LEAVES = {"errors", "precision", "version"}
 DOOR = {"checks", "layout", "mass", "options", "reduction", "problem", "threads"}
-DOOR |= {"environment"} | LEAVES
+DOOR |= {"environment", "jacobian"} | LEAVES
 BENCH = {"backends", "backends.contract", "precision", "threads"}
 ALLOWED = {
     "errors": set(),
@@ -35,14 +35,18 @@ ALLOWED = {
     "mass": {"precision"},
     "problem": {"checks", "layout", "mass", "options", "precision", "reduction", "threads"}
     | {"backends.contract"},
+    "jacobian": {"checks", "layout", "precision", "threads"},
     "side_outputs": {"backends.contract", "layout", "precision", "problem"},
     "binary": {"checks", "layout", "precision", "reduction", "threads", "backends.contract"},
-    "backends.contract": {"binary", "precision", "problem"},
+    "backends.contract": {"binary", "jacobian", "precision", "problem"},
     "backends": {"checks", "backends.contract", "problem"},
     "backends.*": {
         "backends.contract",
         "backends.not_yet",
         "binary",
+        "backends.numpy_jacobian",
+        "backends.numpy_rows",
+        "jacobian",
         "problem",
         "precision",
         "threads",
@@ -163,6 +167,7 @@ def test_public_names_are_those_of_the_contract():
     expected = {
         *("binary_cross_entropy_with_logits", "binary_cross_entropy_with_logits_and_grad"),
         *("cross_entropy", "cross_entropy_and_grad", "softmax", "log_softmax", "logsumexp"),
+        *("softmax_backward", "log_softmax_backward"),
         *("CrossEntropyLoss", "check_labels", "backends", "use_backend", "show_config"),
         *(
             "Aux",
@@ -189,6 +194,7 @@ def test_public_signatures_are_those_of_the_contract():
         "weight=None, pos_weight=None, label_smoothing=0.0, reduction='mean', backend=None, "
         "num_threads=None"
     )
+    place = "axis=-1, *, out=None, backend=None, num_threads=None"
     expected = {
         "cross_entropy": f"(logits, target, *, {shared})",
         "cross_entropy_and_grad": f"(logits, target, *, {shared}, grad_output=None, out=None)",
@@ -199,6 +205,8 @@ def test_public_signatures_are_those_of_the_contract():
         "softmax": "(x, axis=-1, *, out=None, backend=None, num_threads=None)",
         "log_softmax": "(x, axis=-1, *, out=None, backend=None, num_threads=None)",
         "logsumexp": "(x, axis=-1, *, backend=None, num_threads=None)",
+        "softmax_backward": f"(p, grad_p, {place})",
+        "log_softmax_backward": f"(log_p, grad, {place})",
         "check_labels": "(target, num_classes, ignore_index=-100)",
         "CrossEntropyLoss": f"(*, {shared})",
     }

@@ -5,6 +5,7 @@ from fastxent.api.binary import (
     binary_cross_entropy_with_logits_and_grad,
 )
 from fastxent.api.cross_entropy import cross_entropy, cross_entropy_and_grad
+from fastxent.api.jacobian import log_softmax_backward, softmax_backward
 from fastxent.api.labels import check_labels
 from fastxent.api.softmax import log_softmax, logsumexp, softmax
 
@@ -15,6 +16,8 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_and_grad",
     "log_softmax",
+    "log_softmax_backward",
     "logsumexp",
     "softmax",
+    "softmax_backward",
 ]

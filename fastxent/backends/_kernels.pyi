@@ -62,3 +62,11 @@ def binary(
     total: Array | None,
     threads: int,
 ) -> bool: ...
+def softmax_backward(
+    proba: Array | None,
+    log_proba: Array | None,
+    grad: Array,
+    out: Array,
+    kind: str,
+    threads: int,
+) -> None: ...

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from fastxent.binary import BinaryProblem
+    from fastxent.jacobian import JacobianProblem
     from fastxent.precision import Array
     from fastxent.problem import Problem
 
@@ -42,9 +43,9 @@ TILE_CLASSES = 100
 # by one chunk only. The losses of a chunk's rows make one partial sum.
 CHUNK_ELEMENTS = 1 << 14
 
-# How numbers are stored: kernels know a kind by its place here. Half precision comes as uint16 views of
-# the bits, booleans as uint8. Logits are of the first four kinds, probabilities of the first five;
-# the verb `binary` takes targets of any.
+# How numbers are stored: kernels know a kind by its place here. Half precision comes as uint16 views
+# of the bits, booleans as uint8. Logits are of the first four kinds, probabilities of the first
+# five; the verb `binary` takes targets of any.
 KINDS = (
     *("float32", "float64", "float16", "bfloat16"),
     *("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
@@ -186,4 +187,11 @@ class Backend(Protocol):
         """Fill what is not None; whether an integer target is neither 0 nor 1.
 
         Then what was written means nothing. Without outputs only the targets are looked at.
+        """
+
+    def softmax_backward(self, problem: JacobianProblem, out: Array) -> None:
+        """Fill `out`, rows like those of `problem`, with the Jacobian product.
+
+        Of the softmax where the problem has `proba`, of its logarithm where it has `log_proba`.
+        `out` may be one of the inputs.
         """

@@ -10,6 +10,7 @@ from fastxent.precision import Array
 
 if TYPE_CHECKING:
     from fastxent.binary import BinaryProblem
+    from fastxent.jacobian import JacobianProblem
     from fastxent.problem import Problem
 
 _missing: str | None = None
@@ -25,6 +26,10 @@ else:
         threads.register_openmp(_kernels.openmp_limit)
 
 __all__ = ["BACKEND"]
+
+
+# What jacobian_pass.hpp calls the kinds of numbers.
+_KIND = {"float32": "f", "float64": "d", "float16": "e", "bfloat16": "b"}
 
 
 def _kind(name: str | None) -> int:
@@ -139,6 +144,17 @@ class CythonBackend:
             out.loss,
             out.grad,
             out.total,
+            problem.num_threads,
+        )
+
+    def softmax_backward(self, problem: JacobianProblem, out: Array) -> None:
+        """Fill `out` with the Jacobian product."""
+        _kernels.softmax_backward(
+            problem.proba,
+            problem.log_proba,
+            problem.grad,
+            out,
+            _KIND[problem.precision.kind],
             problem.num_threads,
         )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastxent.backends import numpy_jacobian
 from fastxent.backends.contract import LABEL_CHUNK, BinaryOutputs, LabelSummary, Outputs
 from fastxent.backends.numpy_binary import binary
 from fastxent.backends.numpy_rows import Rows, column, logits_of, of_rows, store, target_mass
@@ -18,6 +19,7 @@ from fastxent.precision import Array
 
 if TYPE_CHECKING:
     from fastxent.binary import BinaryProblem
+    from fastxent.jacobian import JacobianProblem
     from fastxent.problem import Problem
 
 __all__ = ["BACKEND"]
@@ -290,6 +292,10 @@ class NumpyBackend:
     def binary(self, problem: BinaryProblem, out: BinaryOutputs) -> bool:
         """Fill what is not None; whether an integer target is neither 0 nor 1."""
         return binary(problem, out)
+
+    def softmax_backward(self, problem: JacobianProblem, out: Array) -> None:
+        """Fill `out` with the Jacobian product."""
+        numpy_jacobian.softmax_backward(problem, out)
 
 
 BACKEND = NumpyBackend()

@@ -20,6 +20,7 @@ from fastxent.checks.binary import (
     check_element_upstream,
     raise_bad_binary_target,
 )
+from fastxent.checks.jacobian import check_out_of_product, check_upstream
 from fastxent.checks.options import (
     check_aux,
     check_choice,
@@ -54,10 +55,12 @@ __all__ = [
     "check_num_classes",
     "check_num_threads",
     "check_out",
+    "check_out_of_product",
     "check_sample_weight",
     "check_softcap",
     "check_storage",
     "check_target",
+    "check_upstream",
     "check_weight",
     "check_z_loss",
     "raise_backend",

@@ -12,14 +12,15 @@ from fastxent.errors import DTypeError, OutputError, ShapeError
 from fastxent.layout import same_memory
 from fastxent.precision import Array
 
-__all__ = ["check_out"]
+__all__ = ["check_out", "overlap"]
 
 # How hard NumPy may search for a common element before two arrays count as overlapping.
 # Any, because NumPy's type stubs know the special values -1 and 0 only.
 _OVERLAP_WORK: Any = 10_000
 
 
-def _overlap(first: Array, second: Array) -> bool:
+def overlap(first: Array, second: Array) -> bool:
+    """Whether two arrays share memory, or it would take long to say that they do not."""
     try:
         return bool(np.shares_memory(first, second, max_work=_OVERLAP_WORK))
     except np.exceptions.TooHardError:
@@ -67,12 +68,12 @@ def check_out(
         raise OutputError(
             "out is a broadcast or overlapping view: several of its entries are one in memory"
         )
-    if not same_memory(out, logits) and _overlap(out, logits):
+    if not same_memory(out, logits) and overlap(out, logits):
         raise OutputError(
             "out overlaps the logits without being the same array: pass out=logits to write over "
             "them, or an array of its own"
         )
     for name, other in others.items():
-        if other is not None and _overlap(out, other):
+        if other is not None and overlap(out, other):
             raise OutputError(f"out shares memory with {name}, which would be overwritten")
     return out

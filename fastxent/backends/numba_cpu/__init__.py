@@ -35,6 +35,7 @@ from fastxent.precision import Array
 
 if TYPE_CHECKING:
     from fastxent.binary import BinaryProblem
+    from fastxent.jacobian import JacobianProblem
     from fastxent.problem import Problem
 
 __all__ = ["BACKEND"]
@@ -188,6 +189,12 @@ class NumbaBackend:
     def binary(self, problem: BinaryProblem, out: BinaryOutputs) -> bool:
         """Fill what is not None; whether an integer target is neither 0 nor 1."""
         return run_binary(_launch(), problem, out)
+
+    def softmax_backward(self, problem: JacobianProblem, out: Array) -> None:
+        """Fill `out` with the Jacobian product."""
+        from fastxent.backends.numba_cpu.jacobian import softmax_backward
+
+        softmax_backward(problem, out)
 
 
 def _begin(

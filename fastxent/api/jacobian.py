@@ -1,0 +1,108 @@
+"""The public Jacobian products of softmax and log-softmax."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastxent.backends import pick
+from fastxent.jacobian import JacobianProblem
+from fastxent.precision import Array
+
+__all__ = ["log_softmax_backward", "softmax_backward"]
+
+Axes = int | tuple[int, ...] | None
+
+
+def softmax_backward(
+    p: Any,
+    grad_p: Any,
+    axis: Axes = -1,
+    *,
+    out: Array | None = None,
+    backend: str | None = None,
+    num_threads: int | None = None,
+) -> Array:
+    """Gradient through a softmax: ``p * (grad_p - sum(p * grad_p))`` along an axis.
+
+    Parameters
+    ----------
+    p : array_like of float16, bfloat16, float32 or float64
+        The softmax; its rows need not sum to one. Of any layout, without a copy.
+    grad_p : array_like
+        Gradient with respect to `p`; the shape and dtype of `p`.
+    axis : int, tuple of int or None, default -1
+        Where the classes are; None is all axes. Several axes are taken together; an array is
+        copied only if no view makes them one.
+    out : numpy.ndarray, optional
+        Where the result goes: shape and dtype of `p`; ``out=p`` and ``out=grad_p`` are allowed.
+    backend, num_threads
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Gradient with respect to what the softmax was taken of; shape and dtype of `p`.
+
+    Raises
+    ------
+    ShapeError, DTypeError, OptionError, OutputError, BackendError
+        As in `cross_entropy_and_grad`.
+
+    Notes
+    -----
+    The sum is added up in float32 (float64 for float64) within 1,024 classes and in float64
+    across them. A NaN stays in its row, and so does an infinite gradient beside a probability of
+    0, whose product is NaN.
+
+    Examples
+    --------
+    >>> import fastxent as fx
+    >>> p = fx.softmax([2.0, 1.0, 0.1])
+    >>> fx.softmax_backward(p, [1.0, 0.0, 0.0]).round(3)
+    array([ 0.225, -0.16 , -0.065])
+    """
+    problem, result = JacobianProblem.build(p, grad_p, axis, num_threads, out, is_log=False)
+    pick(backend).softmax_backward(problem, result.rows)
+    return result.deliver()
+
+
+def log_softmax_backward(
+    log_p: Any,
+    grad: Any,
+    axis: Axes = -1,
+    *,
+    out: Array | None = None,
+    backend: str | None = None,
+    num_threads: int | None = None,
+) -> Array:
+    """Gradient through a log-softmax: ``grad - exp(log_p) * sum(grad)`` along an axis.
+
+    Parameters
+    ----------
+    log_p : array_like of float16, bfloat16, float32 or float64
+        The log-softmax: the logarithm of a probability, at most 0 but for rounding.
+    grad : array_like
+        Gradient with respect to `log_p`; the shape and dtype of `log_p`.
+    axis, out, backend, num_threads
+        As in `softmax_backward`; ``out=log_p`` and ``out=grad`` are allowed.
+
+    Returns
+    -------
+    numpy.ndarray
+        Gradient with respect to what the log-softmax was taken of; shape and dtype of `log_p`.
+
+    Raises
+    ------
+    ShapeError, DTypeError, OptionError, OutputError, BackendError
+        As in `cross_entropy_and_grad`.
+
+    Examples
+    --------
+    >>> import fastxent as fx
+    >>> log_p = fx.log_softmax([2.0, 1.0, 0.1])
+    >>> fx.log_softmax_backward(log_p, [-1.0, 0.0, 0.0]).round(3)
+    array([-0.341,  0.242,  0.099])
+    """
+    problem, result = JacobianProblem.build(log_p, grad, axis, num_threads, out, is_log=True)
+    pick(backend).softmax_backward(problem, result.rows)
+    return result.deliver()

@@ -1,0 +1,33 @@
+// The Jacobian products of softmax and its logarithm (docs/math.md has the formulas):
+//
+//     p * (g - sum p * g)      and      g - exp(log p) * sum g
+//
+// Rows of many classes that lie close are taken one by one, all others a tile at a time, a row in each
+// lane. Inputs and output have any strides, each its own.
+#pragma once
+
+#include "jacobian_rows.hpp"
+#include "jacobian_tile.hpp"
+
+namespace {
+namespace jacobian {
+
+template <class S> void product_of(const fastxent_jacobian &pass) {
+    if (pass.schedule.tiles)
+        pass.is_log ? by_tile_of<S, of_log_proba>(pass) : by_tile_of<S, of_proba>(pass);
+    else
+        pass.is_log ? by_row<S, of_log_proba>(pass) : by_row<S, of_proba>(pass);
+}
+
+}  // namespace jacobian
+
+void softmax_backward(const fastxent_jacobian &pass) {
+    switch (pass.kind) {
+    case 'f': return jacobian::product_of<float>(pass);
+    case 'd': return jacobian::product_of<double>(pass);
+    case 'e': return jacobian::product_of<jacobian::float16>(pass);
+    default: return jacobian::product_of<jacobian::bfloat16>(pass);
+    }
+}
+
+}  // namespace
