@@ -43,9 +43,9 @@ TILE_CLASSES = 100
 # by one chunk only. The losses of a chunk's rows make one partial sum.
 CHUNK_ELEMENTS = 1 << 14
 
-# How numbers are stored: kernels know a kind by its place here. Half precision comes as uint16 views
-# of the bits, booleans as uint8. Logits are of the first four kinds, probabilities of the first
-# five; the verb `binary` takes targets of any.
+# How numbers are stored: kernels know a kind by its place here. Half precision comes as uint16
+# views of the bits, booleans as uint8. Logits are of the first four kinds, probabilities of the
+# first five; the verb `binary` takes targets of any.
 KINDS = (
     *("float32", "float64", "float16", "bfloat16"),
     *("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
