@@ -190,7 +190,8 @@ def _run(subject: _Subject, out: Path, epochs: int, backend: str, speed: bool) -
     samples = subject.samples
     console.print(
         f"fastxent {fx.__version__}, backend {backend}: {subject.name}, "
-        f"{len(samples.y_train)} to train on and {len(samples.y_test)} to test"
+        f"{len(samples.y_train)} to train on and {len(samples.y_test)} to test",
+        soft_wrap=True,
     )
     with console.status(f"getting backend {backend} ready: the first time it may have to compile"):
         subject.loss(np.zeros((1, subject.logits)), np.zeros(1, np.int64))

@@ -74,7 +74,7 @@ def binary_cross_entropy_with_logits(
     --------
     >>> import fastxent as fx
     >>> round(float(fx.binary_cross_entropy_with_logits([0.5, -1.0, 3.0], [1, 0, 0])), 4)
-    1.2787
+    1.2786
     >>> fx.binary_cross_entropy_with_logits([1e4, -1e4], [0, 0], reduction="none")
     array([10000.,     0.])
     """
