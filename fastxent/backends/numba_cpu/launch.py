@@ -10,7 +10,7 @@ import llvmlite.binding
 from fastxent import threads
 from fastxent.backends.numba_cpu import cache
 from fastxent.backends.numba_cpu.jit import numba
-from fastxent.backends.numba_cpu.kernels import CHECK_LABELS, FORWARD, Twins
+from fastxent.backends.numba_cpu.kernels import CHECK_LABELS, FORWARD, SHARED, Twins
 from fastxent.backends.numba_cpu.mean_loss import MEAN_LOSS, MOST_CLASSES
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "FORWARD",
     "MEAN_LOSS",
     "MOST_CLASSES",
+    "SHARED",
     "info",
     "most_workers",
     "run",
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 # Where compiled kernels are kept, or why they are not.
-_CACHE = cache.attach([*CHECK_LABELS, *FORWARD, MEAN_LOSS])
+_CACHE = cache.attach([*CHECK_LABELS, *FORWARD, SHARED.parallel, MEAN_LOSS])
 
 
 def why_not() -> str | None:
