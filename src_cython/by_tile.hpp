@@ -7,7 +7,7 @@ namespace {
 
 template <class T>
 FASTXENT_ONCE void read_labels(const fastxent_pass &pass, tile<T> &rows, tile_facts<T> &facts) {
-    for (int r = 0; r < tile<T>::rows; ++r) facts.label[r] = T(-1);
+    for (int r = 0; r < tile<T>::rows; ++r) facts.label[r] = -1;
     if (pass.labels.data)
         with_labels(pass.labels, [&](auto *labels) __attribute__((always_inline)) {
             bool good = true;
@@ -15,7 +15,7 @@ FASTXENT_ONCE void read_labels(const fastxent_pass &pass, tile<T> &rows, tile_fa
             for (int r = 0; r < count; ++r) {
                 const int64_t label = static_cast<int64_t>(labels[facts.begin + r]);
                 const bool here = is_class(pass.labels, label) & !is_skipped(pass.labels, label);
-                facts.label[r] = here ? static_cast<T>(label) : T(-1);
+                facts.label[r] = here ? label : -1;
                 good &= here;
             }
             facts.full &= good;
@@ -45,8 +45,7 @@ FASTXENT_ONCE void read_factors(const fastxent_pass &pass, tile_facts<T> &facts)
     double spike[tile<T>::rows] = {}, scale[tile<T>::rows] = {};
     for (int r = 0; r < facts.count; ++r) {
         scale[r] = pass.row_scale[(facts.begin + r) * pass.row_scale_step] * pass.logit_scale;
-        const int64_t label = static_cast<int64_t>(facts.label[r]);
-        if (label >= 0) spike[r] = pass.spike[label * pass.spike_step];
+        if (facts.label[r] >= 0) spike[r] = pass.spike[facts.label[r] * pass.spike_step];
     }
     facts.spike = load_wide<T>(spike);
     facts.scale = load_wide<T>(scale);
@@ -129,19 +128,25 @@ template <class T, class Target, bool labelled>
 FASTXENT_ONCE void close_tile(const fastxent_pass &pass, const tile<T> &rows, const tile_facts<T> &facts,
                               const Target &target) {
     const bool directly = pass.schedule.writes_directly;
+    const T *nothing = nullptr;
     if (pass.target_grad.data)
         write_tile(pass, pass.target_grad, false, rows, facts,
-                   tile_target_gradient<T>{tile_log_proba<T>(rows), static_cast<const T *>(pass.gain), pass.gain_step,
-                                           rows.target_scale});
+                   tile_target_gradient<T>{tile_log_proba<T>(rows),
+                                           static_cast<const T *>(pass.gain), pass.gain_step,
+                                           rows.target_scale},
+                   nothing);
     if (pass.log_proba.data)
-        write_tile(pass, pass.log_proba, directly, rows, facts, tile_log_proba<T>(rows));
+        write_tile(pass, pass.log_proba, directly, rows, facts, tile_log_proba<T>(rows), nothing);
     if (!pass.grad.data) return;
+    T at_label[tile<T>::rows];
+    store(at_label, rows.grad_at_label);
+    const T *instead = labelled ? at_label : nothing;
     if (pass.softcap == 0.0)
         write_tile(pass, pass.grad, directly, rows, facts,
-                   tile_gradient<T, Target, labelled, false>(rows, target, 0.0));
+                   tile_gradient<T, Target, false>(rows, target, 0.0), instead);
     else
         write_tile(pass, pass.grad, directly, rows, facts,
-                   tile_gradient<T, Target, labelled, true>(rows, target, pass.softcap));
+                   tile_gradient<T, Target, true>(rows, target, pass.softcap), instead);
 }
 
 // `targets.of_tile` makes the target of a tile. Two tiles are on their way at a time where they are
@@ -186,12 +191,12 @@ void by_tile(const fastxent_pass &pass, const Targets &targets, double *totals) 
                 place_rows(pass, rows[count], one);
                 look_ahead(pass, rows[count], one.begin, schedule.tiles_at_a_time * tile<T>::rows);
                 if (!one_factor) read_factors(pass, one);
-                rows[count].label = load(one.label);
             }
             for (int i = 0; i < count; ++i) {
                 read_logits(pass, rows[i], facts[i], transform);
                 if (pass.soft.data) read_masses(pass, rows[i], facts[i]);
-                tile_forward<T, Target, labelled>(rows[i], pass.classes, targets.of_tile(rows[i]));
+                tile_forward<T, Target, labelled>(rows[i], pass.classes, targets.of_tile(rows[i]),
+                                                  facts[i].label);
             }
             for (int i = 0; i < count; ++i) finish_rows<T, Target>(pass, rows[i], facts[i]);
             for (int i = 0; i < count; ++i) {

@@ -7,8 +7,7 @@
 namespace {
 
 // As many rows as there are lanes. Lane by lane, class after class: z, its exponentials (which go over
-// it unless it is kept) and masses of the target; and what is known of each row. A label that is no
-// class (-1) never matches.
+// it unless it is kept) and masses of the target; and what is known of each row.
 template <class T> struct tile {
     static constexpr int rows = lanes<T>::count;
     T *z, *exps, *masses;
@@ -18,7 +17,7 @@ template <class T> struct tile {
     const char *ahead_from, *ahead_to;  // what the tile after the next will read and write
     int64_t ahead_from_step, ahead_to_step;
     lanes<T> live;  // 1 for a row that is computed, else 0
-    lanes<T> label, at_label, exp_at_label, mass_at_label;
+    lanes<T> at_label, exp_at_label, mass_at_label;
     lanes<T> max, log_sum;
     // added up in double: a row's numbers meet in one lane, where those of a long row keep to sixteen
     wide<T> sum, mass, dot;
@@ -48,8 +47,12 @@ FASTXENT_ONCE void gather(const T *const *rows, int64_t classes, T *numbers) {
     });
 }
 
-// Where a tile has more classes than fastxent_tile_classes, so many are added up in one chain: in float64
-// one of 100 was 15 roundings off.
+// Classes that are added up in the compute type before they join a sum in double, which takes six
+// instructions for every 16 floats.
+constexpr int64_t tile_chain = 8;
+
+// Where a tile has more classes than fastxent_tile_classes, the sums in double are compensated after so
+// many: in float64 one chain of 100 was 15 roundings off.
 constexpr int64_t tile_piece_classes = 32;
 
 // Sums of a piece of a tile's classes.
@@ -71,67 +74,81 @@ template <class T> struct tile_long_sum {
     }
 };
 
-// Exponentials of the classes from `begin` up to `end`, their sums, and what is found at the labels.
-template <class T, class Target, bool labelled>
-FASTXENT_INLINE tile_sums<T> tile_piece(tile<T> &rows, int64_t begin, int64_t end, const lanes<T> &shift,
-                                        const Target &target) {
+// Exponentials of the classes from `begin` up to `end`, and their sums.
+template <class T, class Target>
+FASTXENT_INLINE tile_sums<T> tile_piece(const tile<T> &rows, int64_t begin, int64_t end,
+                                        const lanes<T> &shift, const Target &target) {
     const T *numbers = rows.z;
     T *exps = rows.exps;
     wide<T> total = splat_wide<T>(0.0), mass = total, dot = total;
-    const lanes<T> zero = splat(T(0)), label = rows.label;
-    lanes<T> at_label = rows.at_label, exp_at_label = rows.exp_at_label;
-    lanes<T> mass_at_label = rows.mass_at_label;
+    const lanes<T> zero = splat(T(0));
     const char *ahead_from = rows.ahead_from, *ahead_to = rows.ahead_to;
     const int64_t from_step = rows.ahead_from_step, to_step = rows.ahead_to_step;
-    for (int64_t k = begin; k < end; ++k) {
-        // a line of each: a tile reads and writes in bursts, and memory would wait while this loop
-        // computes (32768x100: 62 ns a row instead of 106)
-        __builtin_prefetch(ahead_from + k * from_step, 0, 2);
-        __builtin_prefetch(ahead_to + k * to_step, 1, 2);
-        const lanes<T> z = load(numbers + k * tile<T>::rows), shifted = z - shift;
-        const lanes<T> e = exp_of_negative(shifted);
-        store(exps + k * tile<T>::rows, e);
-        add(total, e);
-        const lanes<T> here = splat(static_cast<T>(k));
-        if constexpr (Target::everywhere) {
-            const lanes<T> t = target.mass(k);
-            add(mass, t);
-            // no mass, no loss: 0 * -inf must not become NaN
-            const wide<T> wide_t = widened(t), wide_z = widened(where_nonzero(t, shifted, zero));
-            dot = each_wide<T>([&](int i) { return fma(wide_t.of[i], wide_z.of[i], dot.of[i]); });
-            if constexpr (labelled) mass_at_label = where_equal(label, here, t, mass_at_label);
+    for (int64_t first = begin; first < end; first += tile_chain) {
+        const int64_t next = first + tile_chain, last = next < end ? next : end;
+        lanes<T> some = zero, some_mass = zero, some_dot = zero;
+        for (int64_t k = first; k < last; ++k) {
+            // a line of each: a tile reads and writes in bursts, and memory would wait while this loop
+            // computes (32768x100: 62 ns a row instead of 106)
+            __builtin_prefetch(ahead_from + k * from_step, 0, 2);
+            __builtin_prefetch(ahead_to + k * to_step, 1, 2);
+            const lanes<T> shifted = load(numbers + k * tile<T>::rows) - shift;
+            const lanes<T> e = exp_of_negative(shifted);
+            store(exps + k * tile<T>::rows, e);
+            some = some + e;
+            if constexpr (Target::everywhere) {
+                const lanes<T> t = target.mass(k);
+                some_mass = some_mass + t;
+                // no mass, no loss: 0 * -inf must not become NaN
+                some_dot = where_nonzero(t, fma(t, shifted, some_dot), some_dot);
+            }
         }
-        if constexpr (labelled) {
-            at_label = where_equal(label, here, z, at_label);
-            exp_at_label = where_equal(label, here, e, exp_at_label);
-        }
+        add(total, some);
+        if constexpr (Target::everywhere) add(mass, some_mass), add(dot, some_dot);
     }
-    rows.at_label = at_label, rows.exp_at_label = exp_at_label, rows.mass_at_label = mass_at_label;
     return {total, mass, dot};
+}
+
+// What lies at the labels; 0 where there is none.
+template <class T>
+FASTXENT_INLINE lanes<T> at_labels(const T *numbers, const int64_t *label) {
+    T found[tile<T>::rows];
+    for (int r = 0; r < tile<T>::rows; ++r)
+        found[r] = label[r] < 0 ? T(0) : numbers[label[r] * tile<T>::rows + r];
+    return load(found);
 }
 
 // Exponentials, and the maximum and the sums of each row.
 template <class T, class Target, bool labelled>
-FASTXENT_ONCE void tile_forward(tile<T> &rows, int64_t classes, const Target &target) {
+FASTXENT_ONCE void tile_forward(tile<T> &rows, int64_t classes, const Target &target,
+                                const int64_t *label) {
     lanes<T> top = splat(-infinity<T>);
     for (int64_t k = 0; k < classes; ++k) top = max(load(rows.z + k * tile<T>::rows), top);
     // as shift_of: nothing is taken relative to -inf
     const lanes<T> shift = where_equal(top, splat(-infinity<T>), splat(T(0)), top);
     rows.max = top;
-    rows.at_label = rows.exp_at_label = rows.mass_at_label = splat(T(0));
+    // number by number: comparing the class with all labels took 8 of 41 instructions a class
+    if constexpr (labelled) rows.at_label = at_labels(rows.z, label);
     if (classes <= fastxent_tile_classes) {
-        const tile_sums<T> sums = tile_piece<T, Target, labelled>(rows, 0, classes, shift, target);
+        const tile_sums<T> sums = tile_piece(rows, 0, classes, shift, target);
         rows.sum = sums.sum, rows.mass = sums.mass, rows.dot = sums.dot;
-        return;
+    } else {
+        tile_long_sum<T> total, mass, dot;
+        for (int64_t begin = 0; begin < classes; begin += tile_piece_classes) {
+            const int64_t next = begin + tile_piece_classes, end = next < classes ? next : classes;
+            const tile_sums<T> sums = tile_piece(rows, begin, end, shift, target);
+            total.add(sums.sum);
+            if constexpr (Target::everywhere) mass.add(sums.mass), dot.add(sums.dot);
+        }
+        rows.sum = total.value(), rows.mass = mass.value(), rows.dot = dot.value();
     }
-    tile_long_sum<T> total, mass, dot;
-    for (int64_t begin = 0; begin < classes; begin += tile_piece_classes) {
-        const int64_t next = begin + tile_piece_classes, end = next < classes ? next : classes;
-        const tile_sums<T> sums = tile_piece<T, Target, labelled>(rows, begin, end, shift, target);
-        total.add(sums.sum);
-        if constexpr (Target::everywhere) mass.add(sums.mass), dot.add(sums.dot);
+    if constexpr (labelled) rows.exp_at_label = at_labels(rows.exps, label);
+    if constexpr (labelled && Target::everywhere) {
+        T mass[tile<T>::rows];
+        for (int r = 0; r < tile<T>::rows; ++r)
+            mass[r] = label[r] < 0 ? T(0) : target.background[label[r] * target.step];
+        rows.mass_at_label = load(mass);
     }
-    rows.sum = total.value(), rows.mass = mass.value(), rows.dot = dot.value();
 }
 
 // sum exp(z - m) * (z - m), as block_spread.
@@ -164,13 +181,12 @@ template <class T> FASTXENT_ONCE void tile_argmax(const tile<T> &rows, int64_t c
 
 // The gradient of all rows at class k. It holds copies: what it were to read from the tile anew for each
 // class, because a store might have changed it, cost a fifth of a row of 10.
-template <class T, class Target, bool labelled, bool capped> struct tile_gradient {
+template <class T, class Target, bool capped> struct tile_gradient {
     const T *z, *exps;
-    lanes<T> factor, scale, label, grad_at_label, inverse_cap;
+    lanes<T> factor, scale, inverse_cap;
     Target target;
     tile_gradient(const tile<T> &rows, const Target &of, double softcap)
-        : z(rows.z), exps(rows.exps), factor(rows.factor), scale(rows.scale), label(rows.label),
-          grad_at_label(rows.grad_at_label),
+        : z(rows.z), exps(rows.exps), factor(rows.factor), scale(rows.scale),
           inverse_cap(splat(static_cast<T>(capped ? 1.0 / softcap : 0.0))), target(of) {}
     FASTXENT_INLINE lanes<T> operator()(int64_t k) const {
         const lanes<T> e = load(exps + k * tile<T>::rows);
@@ -183,8 +199,6 @@ template <class T, class Target, bool labelled, bool capped> struct tile_gradien
             const lanes<T> share = load(z + k * tile<T>::rows) * inverse_cap;
             grad = grad * max(splat(T(1)) - share * share, splat(T(0)));
         }
-        if constexpr (labelled)
-            grad = where_equal(label, splat(static_cast<T>(k)), grad_at_label, grad);
         return grad;
     }
 };

@@ -12,7 +12,7 @@ template <class T> struct tile_facts {
     int64_t begin, count;
     bool full;  // there is a row to compute in every lane
     wide<T> spike, scale, loss, log_prob;
-    T label[tile<T>::rows];  // -1 for a row that is not computed
+    int64_t label[tile<T>::rows];  // -1 for a row that is not computed, or has none
 };
 
 template <class T> constexpr T no_logits[fastxent_tile_classes] = {};
@@ -143,10 +143,12 @@ FASTXENT_ONCE void read_masses(const fastxent_pass &pass, const tile<T> &rows,
 }
 
 // Writes value(k), the lanes of class k, for all classes; 0 for rows that are not live where rows lie
-// side by side, else nothing. `directly` tells that classes do, as numbers of the compute type.
+// side by side, else nothing. `directly` tells that classes do, as numbers of the compute type; `at_label`
+// has what stands at the labels instead, or is null.
 template <class T, class Value>
 FASTXENT_INLINE void write_tile(const fastxent_pass &pass, const fastxent_matrix &matrix, bool directly,
-                                const tile<T> &rows, const tile_facts<T> &facts, const Value &value) {
+                                const tile<T> &rows, const tile_facts<T> &facts, const Value &value,
+                                const T *at_label) {
     const int64_t classes = pass.classes;
     char *begin = row_of(matrix, facts.begin);
     if (!directly && lie_in_lanes(matrix, facts.begin, facts.count)) {
@@ -154,13 +156,15 @@ FASTXENT_INLINE void write_tile(const fastxent_pass &pass, const fastxent_matrix
         with_written_kind(matrix.kind, [&](auto stored) __attribute__((always_inline)) {
             using S = typename decltype(stored)::type;
             const auto at = [&](int64_t k) { return reinterpret_cast<S *>(begin + k * stride); };
-            if (facts.full) {
+            if (facts.full)
                 for (int64_t k = 0; k < classes; ++k) write_lanes(at(k), value(k), whole{});
-                return;
-            }
-            for (int64_t k = 0; k < classes; ++k)
-                write_lanes(at(k), where_nonzero(rows.live, value(k), splat(T(0))),
-                            first{facts.count});
+            else
+                for (int64_t k = 0; k < classes; ++k)
+                    write_lanes(at(k), where_nonzero(rows.live, value(k), splat(T(0))),
+                                first{facts.count});
+            if (at_label)
+                for (int r = 0; r < tile<T>::rows; ++r)
+                    if (facts.label[r] >= 0) set_number(at(facts.label[r]) + r, at_label[r]);
         });
         return;
     }
@@ -174,6 +178,9 @@ FASTXENT_INLINE void write_tile(const fastxent_pass &pass, const fastxent_matrix
         for (int j = 0; j < n.value; ++j) piece[j] = value(k + j);
         store_classes<T, n.value>(to, k, piece);
     });
+    if (at_label)
+        for (int r = 0; r < tile<T>::rows; ++r)
+            if (facts.label[r] >= 0) set_number(to[r] + facts.label[r], at_label[r]);
     if (directly) return;
     for (int r = 0; r < tile<T>::rows; ++r)
         if (is_computed(pass, facts, r))
