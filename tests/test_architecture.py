@@ -42,7 +42,6 @@ ALLOWED = {
     "backends": {"checks", "backends.contract", "problem"},
     "backends.*": {
         "backends.contract",
-        "backends.not_yet",
         "binary",
         "backends.numpy_jacobian",
         "backends.numpy_rows",

@@ -18,19 +18,11 @@ from fastxent.backends.contract import (
     LabelSummary,
     Outputs,
 )
-from fastxent.backends.not_yet import not_yet
-from fastxent.backends.numba_cpu.arguments import (
-    LabelCheck,
-    Memory,
-    Pass,
-    address,
-    label_arguments,
-    over,
-    schedule_of,
-    stride,
-)
+from fastxent.backends.numba_cpu.arguments import LabelCheck, Memory, label_arguments
 from fastxent.backends.numba_cpu.binary_arguments import run_binary
+from fastxent.backends.numba_cpu.forward import Forward
 from fastxent.backends.numba_cpu.plain import INT64, are_plain, is_plain_output
+from fastxent.backends.numba_cpu.schedule import over
 from fastxent.precision import Array
 
 if TYPE_CHECKING:
@@ -41,9 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["BACKEND"]
 
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
-
-# A number of the dtype in which probabilities are stored, by its bytes: it selects the variant.
-_STORED = {1: np.uint8(0), 4: np.float32(0), 8: np.float64(0)}
 
 
 @functools.cache
@@ -70,8 +59,8 @@ class NumbaBackend:
     name = "numba"
 
     def why_not(self, problem: Problem | None = None) -> str | None:
-        """Numba is missing or does not work here, or there are no kernels for the problem."""
-        return _reason() or not_yet(problem)
+        """Numba is missing or does not work here: there is nothing that its kernels cannot do."""
+        return _reason()
 
     def info(self) -> dict[str, str]:
         """Facts for a bug report."""
@@ -91,7 +80,8 @@ class NumbaBackend:
         launch = _launch()
         chunks = over(len(target), LABEL_CHUNK)
         workers = max(1, min(launch.most_workers(num_threads), chunks))
-        memory = Memory(workers=1, own=24 * chunks)
+        memory = Memory()
+        memory.allocate(1, 24 * chunks)
         arguments = LabelCheck(
             rows=len(target),
             classes=num_classes,
@@ -108,25 +98,30 @@ class NumbaBackend:
     def forward(self, problem: Problem, out: Outputs) -> None:
         """Fill all outputs but `proba` and `log_proba`, as far as they are not None."""
         compute = problem.precision.compute
-        memory, numbers = _begin(problem.logits, problem.num_threads, out, out.grad)
-        row_scale = memory.factor(problem.row_scale, _FLOAT64)
-        numbers["row_scale"], numbers["row_scale_step"] = row_scale
+        work = Forward(_launch(), problem.logits, problem.precision.kind, problem.num_threads)
+        numbers = work.numbers
+        numbers["z_loss"] = problem.z_loss
+        numbers["softcap"] = problem.softcap or 0.0
+        numbers["logit_scale"] = problem.logit_scale
         numbers["background_total"] = problem.background_total
-        on_all, stored = problem.background, None
+        work.put_factor("row_scale", problem.row_scale, _FLOAT64)
+        massed = problem.background is not None
         if problem.soft is not None:
-            stored = _STORED[problem.soft.itemsize]
-            numbers["soft"], numbers["soft_stride"] = address(problem.soft), stride(problem.soft)
-            on_all = problem.gain
-            if on_all is not None:
-                numbers["gain"], numbers["gain_step"] = memory.factor(on_all, compute)
+            massed = True
+            work.put_soft(problem.soft, problem.soft_kind)
+            if problem.gain is not None:
+                work.put_factor("gain", problem.gain, compute)
+                background = 0.0 if problem.background is None else problem.background
+                work.put_factor("background", background, compute)
         elif problem.target is not None:
             numbers.update(label_arguments(problem.target, problem.skip))
-            numbers["spike"], numbers["spike_step"] = memory.factor(problem.spike, _FLOAT64)
-        if on_all is not None:
-            background = 0.0 if problem.background is None else problem.background
-            place = memory.factor(background, compute)
-            numbers["background"], numbers["background_step"] = place
-        _run(numbers, None if on_all is None else 0.0, stored, compute.type(0))
+            work.put_factor("spike", problem.spike, _FLOAT64)
+            if problem.background is not None:
+                work.put_factor("background", problem.background, compute)
+        work.put_statistics(out)
+        work.put_classes(grad=out.grad)
+        work.put_target_grad(out.target_grad, problem.target_grad_kind)
+        work.run(massed=massed)
 
     def backward(self, problem: Problem, row_max: Array, row_sum: Array, grad: Array) -> None:
         """Fill `grad` with the bits that `forward` gives it; the statistics are computed anew."""
@@ -134,13 +129,12 @@ class NumbaBackend:
 
     def softmax(self, problem: Problem, out: Outputs) -> None:
         """Fill `proba` or `log_proba`, and `row_max`, `row_sum`, as far as they are not None."""
-        written = out.log_proba if out.proba is None else out.proba
-        memory, numbers = _begin(problem.logits, problem.num_threads, out, written)
-        numbers.update(
-            grad=address(out.proba), log_proba=address(out.log_proba), background_total=1.0
-        )
-        numbers["row_scale"], numbers["row_scale_step"] = memory.factor(1.0, _FLOAT64)
-        _run(numbers, None, None, problem.precision.compute.type(0))
+        work = Forward(_launch(), problem.logits, problem.precision.kind, problem.num_threads)
+        work.numbers["background_total"] = 1.0
+        work.put_factor("row_scale", 1.0, _FLOAT64)
+        work.put_statistics(out)
+        work.put_classes(grad=out.proba, log_proba=out.log_proba)
+        work.run()
 
     def mean_loss(
         self,
@@ -166,9 +160,9 @@ class NumbaBackend:
         ):
             has_skip, label = (False, 0) if skip is None else (True, skip)
             wants_grad, written = (False, logits) if grad is None else (True, grad)
-            tiled = 0.0 if classes <= TILE_CLASSES else None
+            ways = (0.0, None) if classes <= TILE_CLASSES else (None, 0.0)
             kernel = _launch().MEAN_LOSS
-            mean: float | None = kernel(logits, target, has_skip, label, written, wants_grad, tiled)
+            mean: float | None = kernel(logits, target, has_skip, label, written, wants_grad, *ways)
             return mean
         if not are_plain(logits, target):
             return None
@@ -178,11 +172,13 @@ class NumbaBackend:
         if found.bad_row >= 0 or found.live == 0:
             return None
         out = Outputs(grad=grad, total=np.empty(1))
-        memory, numbers = _begin(logits, num_threads, out, grad)
-        numbers.update(label_arguments(target, skip))
-        numbers["row_scale"], numbers["row_scale_step"] = memory.factor(1.0 / found.mass, _FLOAT64)
-        numbers["spike"], numbers["spike_step"] = memory.factor(1.0, _FLOAT64)
-        _run(numbers, None, None, dtype.type(0))
+        work = Forward(_launch(), logits, dtype.name, num_threads)
+        work.numbers.update(label_arguments(target, skip))
+        work.put_factor("row_scale", 1.0 / found.mass, _FLOAT64)
+        work.put_factor("spike", 1.0, _FLOAT64)
+        work.put_statistics(out)
+        work.put_classes(grad=grad)
+        work.run()
         assert out.total is not None
         return float(out.total[0]) / found.mass
 
@@ -195,40 +191,6 @@ class NumbaBackend:
         from fastxent.backends.numba_cpu.jacobian import softmax_backward
 
         softmax_backward(problem, out)
-
-
-def _begin(
-    logits: Array, num_threads: int, out: Outputs, written: Array | None
-) -> tuple[Memory, dict[str, Any]]:
-    """Memory for a pass over the rows, which must outlive it, and the numbers known so far."""
-    rows, classes = logits.shape
-    schedule = schedule_of(rows, classes, _launch().most_workers(num_threads))
-    rows_at_a_time = schedule.workers if schedule.pieces == 1 else 1
-    memory = Memory(rows_at_a_time, own=schedule.scratch_bytes, shared=8 * schedule.chunks)
-    return memory, {
-        "rows": rows,
-        "classes": classes,
-        "logits": address(logits),
-        "logits_stride": stride(logits),
-        "loss": address(out.loss),
-        "total": address(out.total),
-        "row_max": address(out.row_max),
-        "row_sum": address(out.row_sum),
-        "grad": address(out.grad),
-        "out_stride": stride(written),
-        "counter": memory.address,
-        "totals": memory.shared,
-        "scratch": memory.scratch,
-        **schedule._asdict(),
-        "scratch_bytes": memory.own,
-    }
-
-
-def _run(numbers: dict[str, Any], on_all: Any, stored: Any, zero: Any) -> None:
-    launch = _launch()
-    tiled = 0.0 if numbers["classes"] <= TILE_CLASSES else None
-    arguments = tuple(Pass(**numbers))
-    launch.run(launch.FORWARD, numbers["workers"], arguments, tiled, on_all, stored, zero)
 
 
 BACKEND = NumbaBackend()

@@ -22,6 +22,7 @@ __all__ = [
     "fma",
     "fms",
     "largest",
+    "like",
     "maximum",
     "narrowed",
     "splat",
@@ -149,6 +150,17 @@ def splat(typing: Any, number: Any, zero: Any) -> Any:
         return broadcast(builder, element, lanes.count)
 
     return lanes(number, zero), codegen
+
+
+@intrinsic
+def like(typing: Any, lanes: Any, number: Any) -> Any:
+    """The same number in as many lanes as `lanes` has."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        element = context.cast(builder, values[1], number, lanes.dtype)
+        return broadcast(builder, element, lanes.count)
+
+    return lanes(lanes, number), codegen
 
 
 # The lanes of a tile in double precision: as many doubles, in as many registers as that takes.

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastxent.backends.contract import CHUNK_ELEMENTS, KINDS, BinaryOutputs
-from fastxent.backends.numba_cpu.arguments import Memory, address, over
+from fastxent.backends.numba_cpu.arguments import Memory, address
+from fastxent.backends.numba_cpu.schedule import over
 from fastxent.precision import Array
 
 if TYPE_CHECKING:

@@ -1,7 +1,9 @@
-"""The pass over rows of few classes: as many rows at a time as there are lanes.
+"""The pass with rows in the lanes: few classes, or rows that lie side by side, class by class.
 
 The C++ twin is src_cython/by_tile.hpp.
 """
+
+# ruff: noqa: SIM102 (Numba leaves out what stands behind a bare `is not None`: see kernels.py)
 
 from __future__ import annotations
 
@@ -10,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from fastxent.backends.contract import TILE_CLASSES
-from fastxent.backends.numba_cpu.arguments import Pass
 from fastxent.backends.numba_cpu.arithmetic import (
     eight_lanes,
     narrowed,
@@ -18,12 +19,10 @@ from fastxent.backends.numba_cpu.arithmetic import (
     splat_wide,
     widened,
 )
-from fastxent.backends.numba_cpu.by_row import fate_of, fill_row, put_at
 from fastxent.backends.numba_cpu.finish import RowNumbers, finish
 from fastxent.backends.numba_cpu.jit import inlined, once
 from fastxent.backends.numba_cpu.labels import is_class, is_skipped, label_at
 from fastxent.backends.numba_cpu.lanes import (
-    address_of,
     lane_count,
     load,
     load_wide,
@@ -33,18 +32,38 @@ from fastxent.backends.numba_cpu.lanes import (
     store,
 )
 from fastxent.backends.numba_cpu.long_sum import value_of_lanes, with_number
-from fastxent.backends.numba_cpu.target import target_of
-from fastxent.backends.numba_cpu.tile import Gradient, LogProba, tile_close, tile_forward
+from fastxent.backends.numba_cpu.matrix import lie_in_lanes, row_of
+from fastxent.backends.numba_cpu.outputs import (
+    fate_of,
+    fill_row,
+    put_more_statistics,
+    put_statistics,
+)
+from fastxent.backends.numba_cpu.target import Masses
+from fastxent.backends.numba_cpu.tile import (
+    Ahead,
+    Closing,
+    tile_argmax,
+    tile_close,
+    tile_forward,
+    tile_grad,
+    tile_log_proba,
+    tile_spread,
+)
+from fastxent.backends.numba_cpu.tile_memory import (
+    is_computed,
+    place_rows,
+    read_logits,
+    read_masses,
+    write_tile,
+)
 from fastxent.backends.numba_cpu.transpose import gather
 
 __all__ = ["tiles_chunk"]
 
-_MOST_ROWS = 16  # of a tile
-_TILE_NUMBERS = TILE_CLASSES * _MOST_ROWS
-
 
 @inlined
-def typed_labels(p: Pass, labels: Any, begin: int, count: int, to: Any) -> Any:
+def typed_labels(p: Any, labels: Any, begin: int, count: int, to: Any) -> Any:
     """read_labels, with a pointer to labels of their type."""
     good = True
     for r in range(count):
@@ -56,7 +75,7 @@ def typed_labels(p: Pass, labels: Any, begin: int, count: int, to: Any) -> Any:
 
 
 @inlined
-def read_labels(p: Pass, begin: int, count: int, to: Any, zero: Any) -> Any:
+def read_labels(p: Any, begin: int, count: int, to: Any, zero: Any) -> Any:
     """Labels as numbers, -1 for a row that is not computed; whether all rows are."""
     for r in range(lane_count(zero)):
         put(to, r, -1)
@@ -74,128 +93,208 @@ def read_labels(p: Pass, begin: int, count: int, to: Any, zero: Any) -> Any:
 
 
 @inlined
-def is_computed(p: Pass, labels: Any, count: int, r: int) -> Any:
-    """Whether there is a row to compute in lane r."""
-    return r < count and (p.labels == 0 or labels[r] >= 0)
+def look_ahead(p: Any, begin: int, zero: Any) -> Ahead:
+    """The tile after the next: one ahead is too late, 48 ns a row at 64 classes instead of 44.
+
+    A line of each class, or of the rows one after the other.
+    """
+    ahead = 2 * lane_count(zero)
+    read = row_of(p.logits, begin) + ahead * p.logits.stride[0]
+    read_step = p.logits.class_stride if p.columns != 0 else 64
+    write, write_step = read, read_step
+    if p.grad.data != 0:
+        write = row_of(p.grad, begin) + ahead * p.grad.stride[0]
+        write_step = p.grad.class_stride if p.columns != 0 else 64
+    elif p.log_proba.data != 0:
+        write = row_of(p.log_proba, begin) + ahead * p.log_proba.stride[0]
+        write_step = p.log_proba.class_stride if p.columns != 0 else 64
+    return Ahead(read, read_step, write, write_step)
 
 
 @inlined
-def place_rows(
-    array: int, stride: int, begin: int, other: Any, full: Any, p: Pass, labels: Any, count: int,
-    to: Any, element: Any, zero: Any,
-) -> None:  # fmt: skip
-    """Addresses of a tile's rows of an array; that of `other` for one that is not computed."""
-    for r in range(lane_count(zero)):
-        to[r] = address_of(pointer(array, (begin + r) * stride, element))
-    if full:
-        return
-    for r in range(lane_count(zero)):
-        if not is_computed(p, labels, count, r):
-            to[r] = address_of(other)
-
-
-@inlined
-def read_factors(p: Pass, labels: Any, begin: int, count: int, spike: Any, scale: Any) -> None:
+def read_factors(p: Any, labels: Any, begin: int, count: int, spike: Any, scale: Any) -> None:
     """One factor a row, or class of a row's label, where there is more than one number of it."""
     for r in range(count):
-        scale[r] = pointer(p.row_scale, (begin + r) * p.row_scale_step, 0.0)[0]
+        row_scale = pointer(p.row_scale, (begin + r) * p.row_scale_step, 0.0)[0]
+        scale[r] = row_scale * p.logit_scale
         label = np.int64(labels[r])
         spike[r] = pointer(p.spike, label * p.spike_step, 0.0)[0] if label >= 0 else 0.0
 
 
 @inlined
-def put_rows(p: Pass, begin: int, count: int, loss: Any, sums: Any, zero: Any) -> None:
+def put_rows(
+    p: Any, begin: int, count: int, results: Any, sums: Any, z: Any, exps: Any, prepared: Any,
+    zero: Any,
+) -> None:  # fmt: skip
     """Statistics of the rows."""
     losses, maxima, totals = stack(16, zero), stack(16, zero), stack(16, 0.0)
-    store(losses, 0, None, narrowed(loss, zero))
+    log_probs = stack(16, zero)
+    store(losses, 0, None, narrowed(results.loss, zero))
+    store(log_probs, 0, None, narrowed(results.log_prob, zero))
     store(maxima, 0, None, sums.max)
     store(totals, 0, None, sums.sum)
     for r in range(count):
-        put_at(p.loss, begin + r, losses[r], zero)
-        put_at(p.row_max, begin + r, maxima[r], zero)
-        put_at(p.row_sum, begin + r, totals[r], 0.0)
+        put_statistics(p, begin + r, losses[r], maxima[r], totals[r], log_probs[r], zero)
+    if prepared is not None:
+        if p.entropy != 0 or p.argmax != 0:
+            spreads, log_sums, argmax = stack(16, 0.0), stack(16, 0.0), stack(16, zero)
+            store(log_sums, 0, None, results.log_sum)
+            if p.entropy != 0:
+                tile_spread(z, exps, p.classes, maxima, spreads, zero)
+            if p.argmax != 0:
+                tile_argmax(z, p.classes, maxima, argmax, zero)
+            for r in range(count):
+                put_more_statistics(
+                    p, begin + r, totals[r], log_sums[r], spreads[r], np.int64(argmax[r]), zero
+                )
 
 
 @inlined
-def fill_rows(p: Pass, begin: int, count: int, labels: Any, loss: Any, zero: Any) -> Any:
+def fill_rows(p: Any, begin: int, count: int, labels: Any, loss: Any, zero: Any) -> Any:
     """Rows that are not computed, after the others: what they hold instead; the losses of all."""
     losses = stack(16, 0.0)
     store(losses, 0, None, loss)
+    zeroed = lie_in_lanes(p.grad, begin, count)
     for r in range(lane_count(zero)):
         if not is_computed(p, labels, count, r):
             losses[r] = 0.0
             if r < count:
                 _computed, _label, filling = fate_of(p, begin + r)
                 losses[r] = filling
-                fill_row(p, begin + r, filling, zero)
+                fill_row(p, begin + r, filling, not zeroed or filling != 0.0, zero)
     return load_wide(losses, zero)
 
 
+@inlined
+def tile_target(p: Any, masses: Any, massed: Any, of_soft: Any, zero: Any) -> Masses:
+    """Where the lanes of masses lie; those of a background are made here, once for all tiles."""
+    step = lane_count(zero)
+    if massed is not None:
+        if of_soft is None:
+            background = pointer(p.background, 0, zero)
+            if p.background_step == 0:
+                return Masses(background, 0)
+            for k in range(p.classes):
+                store(masses, k * step, None, splat(background[k], zero))
+    return Masses(masses, step)
+
+
+@inlined
+def close_rows(
+    p: Any, begin: int, count: int, full: Any, labels: Any, target: Any, sums: Any, factor: Any,
+    scale: Any, grad_at_label: Any, log_sum: Any, z: Any, exps: Any, staged: Any, values: Any,
+    massed: Any, of_soft: Any, prepared: Any, zero: Any,
+) -> None:  # fmt: skip
+    """Write what has a number for each class."""
+    label = load(labels, 0, None, 0.0, zero)
+    what = Closing(factor, scale, label, grad_at_label, target)
+    if prepared is not None:
+        directly, none = p.writes_directly != 0, splat(1.0, zero)
+        if of_soft is not None:
+            if p.target_grad.data != 0:
+                scales = stack(16, zero)
+                for r in range(lane_count(zero)):
+                    put(scales, r, 0.0)
+                for r in range(count):
+                    put(scales, r, -pointer(p.row_scale, (begin + r) * p.row_scale_step, 0.0)[0])
+                scale_there = load(scales, 0, None, 0.0, zero)
+                tile_log_proba(p, z, sums.max, log_sum, p.gain, scale_there, values, zero)
+                write_tile(
+                    p, p.target_grad, False, begin, count, full, labels, values, staged, zero, 0.0,
+                    zero,
+                )  # fmt: skip
+        if p.log_proba.data != 0:
+            tile_log_proba(p, z, sums.max, log_sum, 0, none, values, zero)
+            write_tile(
+                p, p.log_proba, directly, begin, count, full, labels, values, staged, prepared,
+                None, zero,
+            )  # fmt: skip
+        if p.grad.data != 0:
+            tile_grad(p, z, exps, what, massed, of_soft, zero)
+            write_tile(
+                p, p.grad, directly, begin, count, full, labels, exps, staged, prepared, None, zero
+            )
+    else:
+        places = stack(16, np.int64(0))
+        if p.log_proba.data != 0:
+            place_rows(p.log_proba, begin, staged, full, p, labels, count, places, zero)
+            log_proba = Closing(sums.max, log_sum, label, grad_at_label, target)
+            tile_close(places, z, p.classes, log_proba, None, massed, of_soft, zero)
+        if p.grad.data != 0:
+            place_rows(p.grad, begin, staged, full, p, labels, count, places, zero)
+            tile_close(places, exps, p.classes, what, 0, massed, of_soft, zero)
+
+
 @once
-def tiles_chunk(p: Pass, begin: int, end: int, on_all: Any, stored: Any, zero: Any) -> Any:
-    """Rows from `begin` up to `end`; their loss."""
-    size = lane_count(zero)
-    numbers, sink = stack(_TILE_NUMBERS, zero), stack(TILE_CLASSES, zero)
+def tiles_chunk(
+    p: Any, chunk: int, scratch: int, massed: Any, of_soft: Any, prepared: Any, zero: Any
+) -> Any:
+    """The tiles of a chunk; their rows' loss."""
+    size, room = lane_count(zero), p.buffer_bytes
+    z, staged = pointer(scratch, 0, zero), pointer(scratch + room, 0, zero)
+    masses, values = pointer(scratch + 2 * room, 0, zero), pointer(scratch + 3 * room, 0, zero)
+    exps = pointer(scratch + (4 * room if p.keeps_logits != 0 else 0), 0, zero)
     no_logits, labels = stack(TILE_CLASSES, zero), stack(16, zero)
     spikes, scales = stack(16, 0.0), stack(16, 0.0)
-    sources, places = stack(16, np.int64(0)), stack(16, np.int64(0))
     for k in range(TILE_CLASSES):
         put(no_logits, k, 0.0)
     for r in range(16):
         spikes[r], scales[r] = 0.0, 0.0
-    soft = stack(_TILE_NUMBERS, zero)
-    target = target_of(p, soft, stored, on_all, zero)
+    sources = stack(16, np.int64(0))
+    target = tile_target(p, masses, massed, of_soft, zero)
     spike = splat_wide(pointer(p.spike, 0, 0.0)[0] if p.labels != 0 else 0.0, zero)
-    scale = splat_wide(pointer(p.row_scale, 0, 0.0)[0], zero)
-    written, total = p.grad if p.grad != 0 else p.log_proba, (splat(0.0, 0.0), splat(0.0, 0.0))
-    for row in range(begin, end, size):
-        count = min(size, end - row)
-        good = read_labels(p, row, count, labels, zero)
+    scale = splat_wide(pointer(p.row_scale, 0, 0.0)[0] * p.logit_scale, zero)
+    statistics = p.loss | p.row_max | p.row_sum | p.log_prob | p.entropy | p.argmax
+    total = splat(0.0, 0.0), splat(0.0, 0.0)
+    tiles = p.rows // p.run * p.tiles_of_run
+    for number in range(chunk * p.chunk_tiles, min((chunk + 1) * p.chunk_tiles, tiles)):
+        run = number // p.tiles_of_run
+        within = (number - run * p.tiles_of_run) * size
+        begin, count = run * p.run + within, min(p.run - within, size)
+        good = read_labels(p, begin, count, labels, zero)
         full = good and count == size
         label = load(labels, 0, None, 0.0, zero)
-        place_rows(
-            p.logits, p.logits_stride, row, no_logits, full, p, labels, count, sources, zero, zero
-        )
         if p.spike_step + p.row_scale_step != 0:
-            read_factors(p, labels, row, count, spikes, scales)
+            read_factors(p, labels, begin, count, spikes, scales)
             spike, scale = load_wide(spikes, zero), load_wide(scales, zero)
-        if stored is not None:
-            # rows that the last tile lacks repeat its first
-            first = pointer(p.soft, row * p.soft_stride, stored)
-            place_rows(
-                p.soft, p.soft_stride, row, first, full, p, labels, count, places, stored, zero
-            )
-            gather(places, stored, p.classes, soft, zero)
-        gather(sources, zero, p.classes, numbers, zero)
-        # the tile after the next: one ahead is too late, 48 ns a row at 64 classes instead of 44
-        ahead = row + 2 * size
-        to_read = pointer(p.logits, ahead * p.logits_stride, zero)
-        to_write = pointer(written, ahead * p.out_stride, zero) if written != 0 else sink
-        sums = tile_forward(numbers, p.classes, target, label, to_read, to_write, stored, zero)
-        mass = sums.mass if stored is not None else spike + splat_wide(p.background_total, zero)
+        if prepared is not None:
+            read_logits(p, begin, count, full, labels, z, staged, no_logits, prepared, zero)
+            if of_soft is not None:
+                read_masses(p, begin, count, masses, staged, zero)
+        else:
+            if of_soft is not None:
+                # rows that the last tile lacks repeat its first
+                first = pointer(row_of(p.soft, begin), 0, zero)
+                place_rows(p.soft, begin, first, full, p, labels, count, sources, zero)
+                gather(sources, p.classes, masses, zero)
+            place_rows(p.logits, begin, no_logits, full, p, labels, count, sources, zero)
+            gather(sources, p.classes, z, zero)
+        ahead = look_ahead(p, begin, zero)
+        sums = tile_forward(
+            z, exps, p.classes, target, label, ahead, massed, of_soft, prepared, zero
+        )
+        mass = sums.mass if p.soft.data != 0 else spike + splat_wide(p.background_total, zero)
         results = finish(
+            p,
             RowNumbers(
                 widened(sums.max), sums.sum, mass, sums.dot, spike, scale,
                 widened(sums.at_label), widened(sums.exp_at_label), widened(sums.mass_at_label),
-            )
+            ),
         )  # fmt: skip
-        if written != 0:
-            place_rows(written, p.out_stride, row, sink, full, p, labels, count, places, zero, zero)
-        if p.grad != 0:
-            share = results.share if target is not None else scale * results.share
-            factor, scale_there = narrowed(share, zero), narrowed(scale, zero)
-            at_label = narrowed(results.grad_at_label, zero)
-            gradient = Gradient(factor, scale_there, target, stored, label, at_label)
-            tile_close(places, numbers, p.classes, gradient, zero)
-        elif p.log_proba != 0 and target is None:
-            gather(sources, zero, p.classes, numbers, zero)
-            log_proba = LogProba(sums.max, narrowed(results.log_sum, zero))
-            tile_close(places, numbers, p.classes, log_proba, zero)
-        if p.loss != 0 or p.row_max != 0 or p.row_sum != 0:
-            put_rows(p, row, count, results.loss, sums, zero)
+        if statistics != 0:
+            put_rows(p, begin, count, results, sums, z, exps, prepared, zero)
+        share = results.share
+        if massed is None:
+            share = scale * share
+        close_rows(
+            p, begin, count, full, labels, target, sums, narrowed(share, zero),
+            narrowed(scale, zero), narrowed(results.grad_at_label, zero),
+            narrowed(results.log_sum, zero), z, exps, staged, values,
+            massed, of_soft, prepared, zero,
+        )  # fmt: skip
         loss = results.loss
         if not full:
-            loss = fill_rows(p, row, count, labels, loss, zero)
+            loss = fill_rows(p, begin, count, labels, loss, zero)
         total = with_number(total, eight_lanes(loss, 0))
         if size > 8:
             total = with_number(total, eight_lanes(loss, 8))

@@ -1,4 +1,4 @@
-"""exp and log on lanes, in the ranges that a softmax needs; the C++ twin is elementary.hpp.
+"""exp, tanh and log on lanes, in the ranges that a softmax needs; the C++ twin is elementary.hpp.
 
 exp(x) = 2^k * exp(r) with k = round(x / ln 2) and |r| <= ln(2) / 2 (Cody and Waite, "Software
 Manual for the Elementary Functions", 1980). Adding `magic` rounds to an integer and leaves
@@ -16,7 +16,7 @@ from llvmlite import ir
 from fastxent.backends.numba_cpu.arithmetic import emitted
 from fastxent.backends.numba_cpu.vector import Vector, constant
 
-__all__ = ["exp_of_negative", "log_of_sum"]
+__all__ = ["at_least_lowest", "exp_of_negative", "log_of_sum", "tanh_of"]
 
 
 class _Constants(NamedTuple):
@@ -65,12 +65,8 @@ def _constants_of(x: Vector) -> _Constants:
     return _FLOAT32 if isinstance(element, ir.FloatType) else _FLOAT64
 
 
-@emitted
-def exp_of_negative(x: Vector) -> Vector:
-    """exp of x <= 0: exactly 1 at 0, exactly 0 at -inf and where k is -bias; NaN of NaN.
-
-    Nothing else may be passed: there is no upper bound.
-    """
+def _exp_parts(x: Vector) -> tuple[Vector, Vector, Vector]:
+    """2^k, P(r) and r: exp(x) is 2^k * (1 + r * P(r))."""
     c = _constants_of(x)
     x = x.like(c.lowest).or_larger(x)
     magic = x.like(c.magic)
@@ -79,10 +75,38 @@ def exp_of_negative(x: Vector) -> Vector:
     r = k.times_plus(x.like(-c.ln2_high), x)
     r = k.times_plus(x.like(-c.ln2_low), r)
     p = x.like(c.polynomial[0])
-    for coefficient in (*c.polynomial[1:], 1.0):
+    for coefficient in c.polynomial[1:]:
         p = p.times_plus(r, x.like(coefficient))
     bits = shifted.bits()
-    return p * x.with_bits(x.builder.shl(bits, constant(bits.type, c.mantissa)))
+    power = x.with_bits(x.builder.shl(bits, constant(bits.type, c.mantissa)))
+    return power, p, r
+
+
+@emitted
+def exp_of_negative(x: Vector) -> Vector:
+    """exp of x <= 0: exactly 1 at 0, exactly 0 at -inf and where k is -bias; NaN of NaN.
+
+    Nothing else may be passed: there is no upper bound.
+    """
+    power, p, r = _exp_parts(x)
+    return p.times_plus(r, x.like(1.0)) * power
+
+
+@emitted
+def tanh_of(x: Vector) -> Vector:
+    """tanh of any number, from exp(-2|x|) - 1, which keeps its digits near 0: 3 ULP at most."""
+    below = x + x
+    above = x.like(0.0) - below
+    power, p, r = _exp_parts(below.where_less(below, above, above))
+    less_one = (p * r).times_plus(power, power - x.like(1.0))
+    size = less_one / (less_one + x.like(2.0))  # -tanh|x|
+    return size.where_less(below, above, x.like(0.0) - size)
+
+
+@emitted
+def at_least_lowest(x: Vector) -> Vector:
+    """x, or the number below which exp is 0 if that is larger; x where it is NaN."""
+    return x.like(_constants_of(x).lowest).or_larger(x)
 
 
 _ONE, _ROOT_HALF = 0x3FF0000000000000, 0x3FE6A09E667F3BCD  # the bits of 1 and of sqrt(1/2)

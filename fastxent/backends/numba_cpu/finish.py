@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from fastxent.backends.numba_cpu.arithmetic import where_nonzero
+from fastxent.backends.numba_cpu.arithmetic import like, maximum, where_nonzero
 from fastxent.backends.numba_cpu.elementary import log_of_sum
 from fastxent.backends.numba_cpu.jit import inlined
 
@@ -24,7 +24,7 @@ class RowNumbers(NamedTuple):
     dot: Any  # sum t * (z - m), without the label's
     spike: Any  # the label's mass
     scale: Any  # the gradient's factor
-    at_label: Any  # the logit there,
+    at_label: Any  # z there,
     exp_at_label: Any  # its exp(z - m)
     mass_at_label: Any  # and what mass it has besides the spike
 
@@ -36,17 +36,28 @@ class RowResults(NamedTuple):
     log_sum: Any
     share: Any
     grad_at_label: Any
+    log_prob: Any  # of the label; of a target without one sum t * (z - L)
 
 
 @inlined
-def finish(row: RowNumbers) -> RowResults:
-    """loss = T * log s - sum t * (z - m).
+def finish(p: Any, row: RowNumbers) -> RowResults:
+    """loss = T * log s - sum t * (z - m) + z_loss * L^2 with L = m + log s.
 
     The gradient at the label is computed here, in double: p - 1 cancels.
     """
     log_sum = log_of_sum(row.sum)
-    share = row.mass / row.sum
-    loss = row.mass * log_sum - row.dot
-    loss = where_nonzero(row.spike, loss - row.spike * (row.at_label - row.max), loss)
+    loss, mass = row.mass * log_sum - row.dot, row.mass
+    at_label = row.at_label - row.max
+    loss = where_nonzero(row.spike, loss - row.spike * at_label, loss)
+    log_prob = at_label - log_sum if p.labels != 0 else like(loss, 0.0) - loss
+    if p.z_loss != 0.0:
+        lse = row.max + log_sum
+        z_loss = like(loss, p.z_loss) * lse
+        loss = loss + z_loss * lse
+        mass = mass + (z_loss + z_loss)
+    share = mass / row.sum
     grad_at_label = row.scale * (share * row.exp_at_label - (row.spike + row.mass_at_label))
-    return RowResults(loss, log_sum, share, grad_at_label)
+    if p.softcap != 0.0:
+        there = row.at_label * like(loss, 1.0 / p.softcap)
+        grad_at_label = grad_at_label * maximum(like(loss, 1.0) - there * there, like(loss, 0.0))
+    return RowResults(loss, log_sum, share, grad_at_label, log_prob)

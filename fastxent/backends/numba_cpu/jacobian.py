@@ -15,7 +15,7 @@ from numba.extending import overload
 
 from fastxent.backends.contract import BLOCK, CHUNK_ELEMENTS, TILE_CLASSES
 from fastxent.backends.numba_cpu import cache
-from fastxent.backends.numba_cpu.arguments import Memory, over
+from fastxent.backends.numba_cpu.arguments import Memory
 from fastxent.backends.numba_cpu.jacobian_rows import (
     CHUNK_ROWS,
     CHUNKS,
@@ -34,6 +34,7 @@ from fastxent.backends.numba_cpu.jit import parallel, serial
 from fastxent.backends.numba_cpu.kernels import Twins, next_chunk
 from fastxent.backends.numba_cpu.lanes import pointer
 from fastxent.backends.numba_cpu.launch import most_workers, run
+from fastxent.backends.numba_cpu.schedule import over
 from fastxent.precision import Array
 
 if TYPE_CHECKING:

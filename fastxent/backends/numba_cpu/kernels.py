@@ -6,8 +6,11 @@ chunk changes no bit of the result. The serial twins start no threads at all, wh
 them safe in a forked child and beside another caller of Numba's workqueue layer.
 
 Dummies choose the variant that is compiled, by being None or a number: `tiled` for rows in the
-lanes, `stored` for the dtype of probabilities, `on_all` for mass on all classes (probabilities:
-weights), `zero` for the compute dtype.
+lanes, else `in_rows`; `massed` for mass on all classes, `of_soft` for probabilities; `zero` for the
+compute dtype; `prepared` for whatever is not contiguous rows of the compute dtype and outputs that
+cost nothing, a number of the dtype in which logits are stored (storage.py). All else a prepared
+kernel decides as it runs, once a block: so variants do not multiply. Numba leaves out what stands
+behind `is not None` of a None, and nothing else.
 """
 
 from __future__ import annotations
@@ -15,10 +18,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import prange, types
-from numba.extending import overload
+from numba import prange
 
-from fastxent.backends.numba_cpu.arguments import LabelCheck, Pass
+from fastxent.backends.numba_cpu.arguments import LabelCheck
 from fastxent.backends.numba_cpu.by_row import rows_chunk
 from fastxent.backends.numba_cpu.by_shared_row import (
     ROW_NUMBERS,
@@ -27,12 +29,13 @@ from fastxent.backends.numba_cpu.by_shared_row import (
     work_on_piece,
 )
 from fastxent.backends.numba_cpu.by_tile import tiles_chunk
+from fastxent.backends.numba_cpu.fields import pass_at
 from fastxent.backends.numba_cpu.jit import inlined, parallel, serial
 from fastxent.backends.numba_cpu.labels import check_chunk, summary
 from fastxent.backends.numba_cpu.lanes import address_of, fetch_add, pointer, stack
 from fastxent.backends.numba_cpu.long_sum import value_of, with_number
 
-__all__ = ["CHECK_LABELS", "FORWARD", "Twins", "forward_chunk", "next_chunk"]
+__all__ = ["CHECK_LABELS", "FORWARD", "SHARED", "Twins", "next_chunk"]
 
 
 class Twins(NamedTuple):
@@ -40,34 +43,6 @@ class Twins(NamedTuple):
 
     serial: Any
     parallel: Any
-
-
-def forward_chunk(
-    p: Pass, chunk: int, scratch: int, tiled: Any, on_all: Any, stored: Any, zero: Any
-) -> Any:
-    """One chunk of rows; their loss."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(forward_chunk)
-def _forward_chunk(
-    p: Any, chunk: Any, scratch: Any, tiled: Any, on_all: Any, stored: Any, zero: Any
-) -> Any:
-    def of_rows(
-        p: Any, chunk: Any, scratch: Any, tiled: Any, on_all: Any, stored: Any, zero: Any
-    ) -> Any:
-        begin = chunk * p.chunk_rows
-        end = min(begin + p.chunk_rows, p.rows)
-        return rows_chunk(p, begin, end, scratch, on_all, stored, zero)
-
-    def of_tiles(
-        p: Any, chunk: Any, scratch: Any, tiled: Any, on_all: Any, stored: Any, zero: Any
-    ) -> Any:
-        begin = chunk * p.chunk_rows
-        end = min(begin + p.chunk_rows, p.rows)
-        return tiles_chunk(p, begin, end, on_all, stored, zero)
-
-    return of_rows if isinstance(tiled, types.NoneType) else of_tiles
 
 
 @inlined
@@ -95,38 +70,9 @@ def _check_labels_parallel(numbers: Any) -> tuple[int, int, float]:
     return summary(p)
 
 
-@serial
-def _forward_serial(numbers: Any, tiled: Any, on_all: Any, stored: Any, zero: Any) -> None:
-    p = Pass(*numbers)
-    total = 0.0, 0.0
-    for chunk in range(p.chunks):
-        more = forward_chunk(p, chunk, p.scratch, tiled, on_all, stored, zero)
-        total = with_number(total, more)
-    if p.total != 0:
-        pointer(p.total, 0, 0.0)[0] = value_of(total)
-
-
-@parallel
-def _forward_parallel(numbers: Any, tiled: Any, on_all: Any, stored: Any, zero: Any) -> None:
-    p = Pass(*numbers)
-    shared_row = address_of(stack(ROW_NUMBERS, 0.0))
-    items, turns = (p.chunks, 1) if p.pieces == 1 else (p.pieces, 2 * p.rows)
-    for turn in range(turns):
-        if p.pieces > 1 and not begin_turn(p, turn, shared_row, zero):
-            continue
-        pointer(p.counter, 0, np.int64(0))[0] = 0
-        for worker in prange(p.workers):
-            scratch = p.scratch + worker * p.scratch_bytes
-            item = next_chunk(p.counter)
-            while item < items:
-                if p.pieces > 1:
-                    work_on_piece(p, turn, item, shared_row, on_all, stored, zero)
-                else:
-                    loss = forward_chunk(p, item, scratch, tiled, on_all, stored, zero)
-                    pointer(p.totals, item, 0.0)[0] = loss
-                item = next_chunk(p.counter)
-        if p.pieces > 1:
-            end_turn(p, turn, shared_row, on_all, stored, zero)
+@inlined
+def put_total(p: Any) -> None:
+    """The sum of the chunks' losses, if anybody wants it."""
     if p.total != 0:
         total = 0.0, 0.0
         for chunk in range(p.chunks):
@@ -134,5 +80,65 @@ def _forward_parallel(numbers: Any, tiled: Any, on_all: Any, stored: Any, zero: 
         pointer(p.total, 0, 0.0)[0] = value_of(total)
 
 
+@serial
+def _forward_serial(
+    address: int, tiled: Any, in_rows: Any, massed: Any, of_soft: Any, prepared: Any, zero: Any
+) -> None:
+    p = pass_at(address)
+    total = 0.0, 0.0
+    for chunk in range(p.chunks):
+        loss = 0.0
+        if tiled is not None:
+            loss = tiles_chunk(p, chunk, p.scratch, massed, of_soft, prepared, zero)
+        if in_rows is not None:
+            loss = rows_chunk(p, chunk, p.scratch, massed, of_soft, prepared, zero)
+        total = with_number(total, loss)
+    if p.total != 0:
+        pointer(p.total, 0, 0.0)[0] = value_of(total)
+
+
+@parallel
+def _forward_parallel(
+    address: int, tiled: Any, in_rows: Any, massed: Any, of_soft: Any, prepared: Any, zero: Any
+) -> None:
+    p = pass_at(address)
+    for worker in prange(p.workers):
+        q = pass_at(address)  # a parallel loop takes numbers along
+        scratch = q.scratch + worker * q.scratch_bytes
+        chunk = next_chunk(q.counter)
+        while chunk < q.chunks:
+            loss = 0.0
+            if tiled is not None:
+                loss = tiles_chunk(q, chunk, scratch, massed, of_soft, prepared, zero)
+            if in_rows is not None:
+                loss = rows_chunk(q, chunk, scratch, massed, of_soft, prepared, zero)
+            pointer(q.totals, chunk, 0.0)[0] = loss
+            chunk = next_chunk(q.counter)
+    put_total(p)
+
+
+@parallel
+def _forward_shared(
+    address: int, tiled: Any, in_rows: Any, massed: Any, of_soft: Any, prepared: Any, zero: Any
+) -> None:
+    p = pass_at(address)
+    shared_row = address_of(stack(ROW_NUMBERS, 0.0))
+    for turn in range(2 * p.rows):
+        if not begin_turn(p, turn, shared_row, prepared, zero):
+            continue
+        pointer(p.counter, 0, np.int64(0))[0] = 0
+        for worker in prange(p.workers):
+            q = pass_at(address)
+            scratch = q.scratch + worker * q.scratch_bytes
+            piece = next_chunk(q.counter)
+            while piece < q.pieces:
+                work_on_piece(q, turn, piece, shared_row, scratch, massed, of_soft, prepared, zero)
+                piece = next_chunk(q.counter)
+        end_turn(p, turn, shared_row, massed, prepared, zero)
+    put_total(p)
+
+
 CHECK_LABELS = Twins(_check_labels_serial, _check_labels_parallel)
 FORWARD = Twins(_forward_serial, _forward_parallel)
+# the same, where all workers work on one row after the other
+SHARED = Twins(_forward_serial, _forward_shared)

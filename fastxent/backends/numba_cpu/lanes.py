@@ -18,12 +18,14 @@ from numba import types
 from numba.extending import models, register_model
 
 from fastxent.backends.numba_cpu.jit import intrinsic, intrinsic_of_literals, numba
+from fastxent.backends.numba_cpu.storage import converted
 from fastxent.backends.numba_cpu.vector import broadcast, call, suffix
 
 __all__ = [
     "Lanes",
     "address_of",
     "fetch_add",
+    "get",
     "lane_count",
     "load",
     "load_wide",
@@ -113,10 +115,20 @@ def put(typing: Any, to: Any, index: Any, number: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         place = builder.gep(values[0], [values[1]])
-        builder.store(context.cast(builder, values[2], number, to.dtype), place)
+        builder.store(context.cast(builder, values[2], number, to.dtype), place, align=1)
         return context.get_dummy_value()
 
     return types.void(to, index, number), codegen
+
+
+@intrinsic
+def get(typing: Any, array: Any, index: Any) -> Any:
+    """One number, wherever it lies."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load(builder.gep(values[0], [values[1]]), align=1)
+
+    return array.dtype(array, index), codegen
 
 
 def _place(builder: Any, vector: Any, array: Any, index: Any) -> Any:
@@ -135,29 +147,24 @@ def load(typing: Any, array: Any, index: Any, some: Any, fill: Any, zero: Any) -
     """Lanes from `index` on, converted to the dtype of `zero`.
 
     `some` is None, or how many lanes are elements of the array: nothing beyond them is read and
-    the other lanes hold `fill`.
+    the other lanes hold `fill`. Here as elsewhere lanes may lie anywhere, unaligned too.
     """
     lanes, stored = Lanes(zero), array.dtype
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         vector = ir.VectorType(context.get_value_type(stored), lanes.count)
         place = _place(builder, vector, values[0], values[1])
-        size = stored.bitwidth // 8
         if isinstance(some, types.NoneType):
-            value = builder.load(place, align=size)
-        else:
-            element = context.cast(builder, values[3], fill, stored)
-            rest = broadcast(builder, element, lanes.count)
-            mask = _first_lanes(builder, lanes.count, values[2])
-            name = f"llvm.masked.load.{suffix(vector)}.p0"
-            align = ir.Constant(ir.IntType(32), size)
-            value = call(builder, name, vector, [place, align, mask, rest])
-        target = context.get_value_type(lanes)
-        if isinstance(stored, types.Integer):
-            return builder.uitofp(value, target)
-        if stored.bitwidth < zero.bitwidth:
-            return builder.fpext(value, target)
-        return builder.fptrunc(value, target) if stored.bitwidth > zero.bitwidth else value
+            return converted(context, builder, builder.load(place, align=1), stored, zero)
+        rest = broadcast(builder, context.cast(builder, values[3], fill, zero), lanes.count)
+        mask = _first_lanes(builder, lanes.count, values[2])
+        name = f"llvm.masked.load.{suffix(vector)}.p0"
+        missing = rest if stored == zero else ir.Constant(vector, None)
+        arguments = [place, ir.Constant(ir.IntType(32), 1), mask, missing]
+        value = call(builder, name, vector, arguments)
+        if stored == zero:
+            return value
+        return builder.select(mask, converted(context, builder, value, stored, zero), rest)
 
     return lanes(array, index, some, fill, zero), codegen
 
@@ -176,19 +183,19 @@ def load_wide(typing: Any, array: Any, zero: Any) -> Any:
 
 @intrinsic
 def store(typing: Any, array: Any, index: Any, some: Any, lanes: Any) -> Any:
-    """Store lanes from `index` on: all, or the first `some`."""
+    """Store lanes from `index` on, rounded to the array's dtype: all, or the first `some`."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        vector = values[3].type
+        value = converted(context, builder, values[3], lanes.dtype, array.dtype)
+        vector = value.type
         place = _place(builder, vector, values[0], values[1])
-        size = lanes.dtype.bitwidth // 8
         if isinstance(some, types.NoneType):
-            builder.store(values[3], place, align=size)
+            builder.store(value, place, align=1)
         else:
             mask = _first_lanes(builder, lanes.count, values[2])
             name = f"llvm.masked.store.{suffix(vector)}.p0"
-            align = ir.Constant(ir.IntType(32), size)
-            call(builder, name, ir.VoidType(), [values[3], place, align, mask])
+            align = ir.Constant(ir.IntType(32), 1)
+            call(builder, name, ir.VoidType(), [value, place, align, mask])
         return context.get_dummy_value()
 
     return types.void(array, index, some, lanes), codegen

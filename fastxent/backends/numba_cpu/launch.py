@@ -11,7 +11,7 @@ from fastxent import threads
 from fastxent.backends.numba_cpu import cache
 from fastxent.backends.numba_cpu.binary import BINARY, BinaryPass
 from fastxent.backends.numba_cpu.jit import numba
-from fastxent.backends.numba_cpu.kernels import CHECK_LABELS, FORWARD, Twins
+from fastxent.backends.numba_cpu.kernels import CHECK_LABELS, FORWARD, SHARED, Twins
 from fastxent.backends.numba_cpu.mean_loss import MEAN_LOSS, MOST_CLASSES
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "FORWARD",
     "MEAN_LOSS",
     "MOST_CLASSES",
+    "SHARED",
     "BinaryPass",
     "info",
     "most_workers",
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 # Where compiled kernels are kept, or why they are not.
-_CACHE = cache.attach([*CHECK_LABELS, *FORWARD, MEAN_LOSS, *BINARY])
+_CACHE = cache.attach([*CHECK_LABELS, *FORWARD, SHARED.parallel, MEAN_LOSS, *BINARY])
 
 
 def why_not() -> str | None:

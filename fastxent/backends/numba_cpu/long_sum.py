@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastxent.backends.numba_cpu.arithmetic import like, where_equal
 from fastxent.backends.numba_cpu.jit import inlined
 from fastxent.backends.numba_cpu.lanes import stack, store
 
-__all__ = ["value_of", "value_of_lanes", "with_number"]
+__all__ = ["value_of", "value_of_each", "value_of_lanes", "with_number"]
 
 
 @inlined
@@ -28,6 +29,13 @@ def value_of(pair: Any) -> Any:
     """The sum as one number. The rest of an infinite sum is NaN."""
     total, rest = pair
     return total + rest if total - total == 0.0 else total
+
+
+@inlined
+def value_of_each(pair: Any) -> Any:
+    """The sums of each lane, as lanes of numbers."""
+    total, rest = pair
+    return where_equal(total - total, like(total, 0.0), total + rest, total)
 
 
 @inlined

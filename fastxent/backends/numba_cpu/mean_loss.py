@@ -10,21 +10,33 @@ from typing import Any
 
 import numpy as np
 
-from fastxent.backends.contract import BLOCK
-from fastxent.backends.numba_cpu.arguments import Pass, chunk_rows_of, group_rows_of, over
+from fastxent.backends.contract import BLOCK, TILE_CLASSES
+from fastxent.backends.numba_cpu.by_row import rows_chunk
+from fastxent.backends.numba_cpu.by_tile import tiles_chunk
+from fastxent.backends.numba_cpu.fields import pass_at
 from fastxent.backends.numba_cpu.jit import inlined, serial
-from fastxent.backends.numba_cpu.kernels import forward_chunk
 from fastxent.backends.numba_cpu.labels import count_labels
 from fastxent.backends.numba_cpu.lanes import address_of, pointer, stack
 from fastxent.backends.numba_cpu.long_sum import value_of, with_number
-from fastxent.backends.numba_cpu.row import BLOCK_SUMS
+from fastxent.backends.numba_cpu.matrix import DOUBLE, FLOAT
+from fastxent.backends.numba_cpu.records import PASS
+from fastxent.backends.numba_cpu.schedule import (
+    BLOCK_SUMS,
+    TILE_BUFFERS,
+    chunk_rows_of,
+    group_rows_of,
+    over,
+)
 
 __all__ = ["MEAN_LOSS", "MOST_CLASSES"]
 
-# Blocks of a group of rows, whose sums lie on the stack: 64 are 2.5 KiB.
+# Blocks of a group of rows, whose sums lie on the stack: 64 are 3.5 KiB, a tile takes 31.
 _MOST_BLOCKS = 64
 MOST_CLASSES = _MOST_BLOCKS * BLOCK
-_SCRATCH_NUMBERS = _MOST_BLOCKS * BLOCK_SUMS
+_ROW_NUMBERS, _TILE_NUMBERS = _MOST_BLOCKS * BLOCK_SUMS, TILE_BUFFERS * TILE_CLASSES * 8
+_SCRATCH_NUMBERS = max(_ROW_NUMBERS, _TILE_NUMBERS)
+
+_PASS_WORDS = PASS.words
 
 _chunk_rows_of, _group_rows_of = inlined(chunk_rows_of), inlined(group_rows_of)
 _over = inlined(over)
@@ -36,10 +48,19 @@ def are_apart(address: Any, size: int, other: Any, other_size: int) -> Any:
     return address + size <= other or other + other_size <= address
 
 
+@inlined
+def place_rows(matrix: Any, data: int, rows: int, stride: int, size: int) -> None:
+    """Describe contiguous rows of numbers of so many bytes."""
+    matrix.data, matrix.kind, matrix.levels = data, DOUBLE if size == 8 else FLOAT, 1
+    matrix.class_stride = size
+    matrix.size[0], matrix.stride[0] = rows, stride
+
+
 @serial
 def MEAN_LOSS(
-    logits: Any, target: Any, has_skip: Any, skip: Any, grad: Any, wants_grad: Any, tiled: Any
-) -> Any:
+    logits: Any, target: Any, has_skip: Any, skip: Any, grad: Any, wants_grad: Any, tiled: Any,
+    in_rows: Any,
+) -> Any:  # fmt: skip
     """Mean loss, or None and nothing written; the arrays are contiguous, and those of one call.
 
     Without `wants_grad`, `grad` is any array of the dtype of the logits.
@@ -60,25 +81,33 @@ def MEAN_LOSS(
             return None
     chunk_rows = _chunk_rows_of(classes)
     factors, scratch = stack(2, 0.0), stack(_SCRATCH_NUMBERS, 0.0)
-    # compiled code knows no defaults
-    p = Pass(
-        rows=rows, classes=classes, logits=z, logits_stride=classes,
-        labels=y, label_kind=8, has_skip=has_skip, skip=skip,
-        soft=0, soft_stride=0, gain=0, gain_step=0,
-        background=0, background_step=0, background_total=0.0,
-        spike=address_of(factors), spike_step=0,
-        row_scale=address_of(pointer(factors, 1, 0.0)), row_scale_step=0,
-        loss=0, total=0, row_max=0, row_sum=0, grad=out, log_proba=0, out_stride=classes,
-        chunk_rows=chunk_rows, chunks=_over(rows, chunk_rows), blocks=_over(classes, BLOCK),
-        group_rows=_group_rows_of(classes), pieces=1, workers=1, counter=0, totals=0,
-        scratch=address_of(scratch), scratch_bytes=0,
-    )  # fmt: skip
+    words = stack(_PASS_WORDS, np.int64(0))
+    for i in range(_PASS_WORDS):
+        words[i] = 0
+    p = pass_at(words)
+    p.rows, p.classes = rows, classes
+    p.labels, p.label_kind, p.has_skip, p.skip = y, 8, has_skip, skip
+    p.spike, p.row_scale = address_of(factors), address_of(pointer(factors, 1, 0.0))
+    p.logit_scale, p.reads_directly, p.writes_directly = 1.0, 1, 1
+    step = logits.itemsize
+    place_rows(p.logits, z, rows, classes * step, step)
+    if wants_grad:
+        place_rows(p.grad, out, rows, classes * step, step)
+    p.run, p.chunk_rows, p.chunks = max(rows, 1), chunk_rows, _over(rows, chunk_rows)
+    p.chunk_tiles = chunk_rows // (64 // step)
+    p.tiles_of_run, p.buffer_bytes = _over(rows, 64 // step), 64 * classes
+    p.blocks, p.group_rows, p.pieces = _over(classes, BLOCK), _group_rows_of(classes), 1
+    p.scratch = address_of(scratch)
     skipped, live = count_labels(p, pointer(y, 0, np.int64(0)), 0, rows)
     if skipped + live != rows or live == 0:
         return None
     factors[0], factors[1] = 1.0, 1.0 / live
     total = 0.0, 0.0
     for chunk in range(p.chunks):
-        loss = forward_chunk(p, chunk, p.scratch, tiled, None, None, zero)
+        loss = 0.0
+        if tiled is not None:
+            loss = tiles_chunk(p, chunk, p.scratch, None, None, None, zero)
+        if in_rows is not None:
+            loss = rows_chunk(p, chunk, p.scratch, None, None, None, zero)
         total = with_number(total, loss)
     return value_of(total) / live

@@ -13,10 +13,10 @@ from llvmlite import ir
 from numba import types
 
 from fastxent.backends.numba_cpu.jit import inlined, intrinsic_of_literals
-from fastxent.backends.numba_cpu.lanes import Lanes
+from fastxent.backends.numba_cpu.lanes import Lanes, lane_count, load
 from fastxent.backends.numba_cpu.vector import shuffle
 
-__all__ = ["gather", "scatter_classes"]
+__all__ = ["gather", "scatter", "scatter_classes"]
 
 _INT64 = ir.IntType(64)
 
@@ -66,7 +66,6 @@ class _Pieces:
     def __init__(self, context: Any, builder: Any, stored: Any, rows: Any, k: Any) -> None:
         self.builder, self.rows, self.k = builder, rows, k
         self.element = context.get_value_type(stored)
-        self.align = stored.bitwidth // 8
 
     def place(self, row: int, first: int, count: int) -> Any:
         """Pointer to `count` numbers of a row."""
@@ -78,34 +77,22 @@ class _Pieces:
 
     def load(self, row: int, first: int, count: int) -> Any:
         """Numbers of a row."""
-        return self.builder.load(self.place(row, first, count), align=self.align)
+        return self.builder.load(self.place(row, first, count), align=1)
 
     def store(self, row: int, first: int, vector: Any) -> None:
         """Write numbers of a row."""
         place = self.place(row, first, vector.type.count)
-        self.builder.store(vector, place, align=self.align)
+        self.builder.store(vector, place, align=1)
 
 
 @intrinsic_of_literals
-def gather_classes(
-    typing: Any, rows: Any, stored: Any, k: Any, count: Any, numbers: Any, zero: Any
-) -> Any:
-    """Put classes k to k + count - 1 (1, 2 or 4) of all rows into a tile's numbers.
-
-    The rows hold numbers of the dtype of `stored`.
-    """
+def gather_classes(typing: Any, rows: Any, k: Any, count: Any, numbers: Any, zero: Any) -> Any:
+    """Put classes k to k + count - 1 (1, 2 or 4) of all rows into a tile's numbers."""
     lanes = Lanes(zero)
     n, size = count.literal_value, 128 // lanes.dtype.bitwidth
 
-    def converted(builder: Any, vector: Any, target: Any) -> Any:
-        if isinstance(stored, types.Integer):
-            return builder.uitofp(vector, target)
-        if stored.bitwidth < zero.bitwidth:
-            return builder.fpext(vector, target)
-        return builder.fptrunc(vector, target) if stored.bitwidth > zero.bitwidth else vector
-
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        pieces = _Pieces(context, builder, stored, values[0], values[2])
+        pieces = _Pieces(context, builder, zero, values[0], values[1])
         vector = ir.VectorType(context.get_value_type(zero), lanes.count)
         for first in range(0, n, size):
             width = min(size, n - first)
@@ -117,16 +104,15 @@ def gather_classes(
                 parts = [
                     shuffle(builder, part, part, whole) if width < size else part for part in parts
                 ]
-                wide = _concatenated(builder, parts)
-                joined.append(converted(builder, wide, vector))
+                joined.append(_concatenated(builder, parts))
             for j, lane in enumerate(_transposed(builder, joined, size)[:width]):
-                index = builder.add(values[2], ir.Constant(_INT64, first + j))
+                index = builder.add(values[1], ir.Constant(_INT64, first + j))
                 index = builder.mul(index, ir.Constant(_INT64, lanes.count))
-                place = builder.bitcast(builder.gep(values[4], [index]), vector.as_pointer())
-                builder.store(lane, place, align=64)
+                place = builder.bitcast(builder.gep(values[3], [index]), vector.as_pointer())
+                builder.store(lane, place, align=1)
         return context.get_dummy_value()
 
-    return types.void(rows, stored, k, count, numbers, zero), codegen
+    return types.void(rows, k, count, numbers, zero), codegen
 
 
 @intrinsic_of_literals
@@ -159,12 +145,34 @@ def scatter_classes(
 
 
 @inlined
-def gather(rows: Any, stored: Any, classes: int, numbers: Any, zero: Any) -> None:
-    """Rows, given by their addresses, converted, class by class."""
+def gather(rows: Any, classes: int, numbers: Any, zero: Any) -> None:
+    """Rows, given by their addresses, class by class."""
     fours = classes & ~3
     for k in range(0, fours, 4):
-        gather_classes(rows, stored, k, 4, numbers, zero)
+        gather_classes(rows, k, 4, numbers, zero)
     if classes & 2:
-        gather_classes(rows, stored, fours, 2, numbers, zero)
+        gather_classes(rows, fours, 2, numbers, zero)
     if classes & 1:
-        gather_classes(rows, stored, classes - 1, 1, numbers, zero)
+        gather_classes(rows, classes - 1, 1, numbers, zero)
+
+
+@inlined
+def class_of(numbers: Any, k: int, zero: Any) -> Any:
+    """Lanes of class k."""
+    return load(numbers, k * lane_count(zero), None, 0.0, zero)
+
+
+@inlined
+def scatter(rows: Any, classes: int, numbers: Any, zero: Any) -> None:
+    """The other way round."""
+    fours = classes & ~3
+    for k in range(0, fours, 4):
+        a, b = class_of(numbers, k, zero), class_of(numbers, k + 1, zero)
+        c, d = class_of(numbers, k + 2, zero), class_of(numbers, k + 3, zero)
+        scatter_classes(rows, k, 4, a, b, c, d)
+    if classes & 2:
+        a, b = class_of(numbers, fours, zero), class_of(numbers, fours + 1, zero)
+        scatter_classes(rows, fours, 2, a, b, b, b)
+    if classes & 1:
+        a = class_of(numbers, classes - 1, zero)
+        scatter_classes(rows, classes - 1, 1, a, a, a, a)

@@ -104,6 +104,11 @@ class Vector:
         equal = self.builder.fcmp_ordered("==", a.value, b.value)
         return Vector(self.builder, self.builder.select(equal, self.value, otherwise.value))
 
+    def where_less(self, a: Vector, b: Vector, otherwise: Vector) -> Vector:
+        """self where `a` is less than `b` (not where either is NaN), else `otherwise`."""
+        less = self.builder.fcmp_ordered("<", a.value, b.value)
+        return Vector(self.builder, self.builder.select(less, self.value, otherwise.value))
+
     def bits(self) -> Any:
         """The bits as integers, for the builder's own instructions."""
         kind = self.value.type
