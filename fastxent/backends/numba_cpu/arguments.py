@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastxent.backends.contract import KINDS
-from fastxent.backends.numba_cpu.records import MATRIX, MOST_LEVELS, PASS
+from fastxent.backends.numba_cpu.records import MATRIX, MOST_LEVELS, PASS, Record
 from fastxent.precision import Array
 
 __all__ = [
@@ -150,7 +150,7 @@ class Memory:
         self._small[begin : self._used].view(dtype).fill(value)
         return self.address + begin - self._first, 0
 
-    def with_pass(self, numbers: dict[str, Any]) -> int:
-        """Write the record of a pass; give its address."""
-        PASS.pack_into(self._small, self._first + _PASS, numbers)
+    def with_pass(self, numbers: dict[str, Any], record: Record = PASS) -> int:
+        """Write the record of a pass, or another that is no longer; give its address."""
+        record.pack_into(self._small, self._first + _PASS, numbers)
         return self.address + _PASS

@@ -38,7 +38,8 @@ def run_binary(launch: Any, problem: BinaryProblem, out: BinaryOutputs) -> bool:
     count = problem.logits.size
     chunks = over(count, CHUNK_ELEMENTS)
     workers = max(1, min(launch.most_workers(problem.num_threads), chunks))
-    memory = Memory(workers=1, own=16 * chunks)
+    memory = Memory()
+    memory.allocate(1, 16 * chunks)
     layout = _Layout(problem.logits.shape, arrays=7)
     numbers: dict[str, Any] = {}
     arrays = {"logits": problem.logits, "target": problem.target, "loss": out.loss}

@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import types
 
-from fastxent.backends.numba_cpu.jit import inlined, intrinsic, once
+from fastxent.backends.contract import KINDS
+from fastxent.backends.numba_cpu.jit import inlined, once
 from fastxent.backends.numba_cpu.lanes import (
     address_of,
     lane_count,
@@ -21,129 +20,86 @@ from fastxent.backends.numba_cpu.lanes import (
     stack,
     store,
 )
+from fastxent.backends.numba_cpu.matrix import BRAIN, BYTE, DOUBLE, FLOAT, HALF
+from fastxent.backends.numba_cpu.transform import collect, distribute, rounded_to
 
 __all__ = ["ELEMENT_BLOCK", "direct", "fetch", "write_back"]
 
 ELEMENT_BLOCK = 512
 _MOST_DIMS = 64  # NumPy's limit
-
-
-@intrinsic
-def as_float(typing: Any, bits: Any) -> Any:
-    """The float32 of these 32 bits."""
-
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.bitcast(builder.trunc(values[0], ir.IntType(32)), ir.FloatType())
-
-    return types.float32(types.int64), codegen
-
-
-@intrinsic
-def as_bits(typing: Any, number: Any) -> Any:
-    """The 32 bits of a float32."""
-
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.zext(builder.bitcast(values[0], ir.IntType(32)), ir.IntType(64))
-
-    return types.int64(types.float32), codegen
-
-
-@inlined
-def of_brain(bits: Any) -> Any:
-    """Number of a bfloat16, which is the upper half of a float32."""
-    return as_float(np.int64(bits) << 16)
-
-
-@inlined
-def of_half(bits: Any) -> Any:
-    """Number of a float16: with exponent 0 a multiple of 2^-24, else the exponent's bias moves."""
-    sign, rest = (np.int64(bits) & 0x8000) << 16, np.int64(bits) & 0x7FFF
-    if rest < 0x0400:
-        return as_float(sign | as_bits(np.float32(rest) * np.float32(2.0**-24)))
-    bias = (255 - 31) << 23 if rest >= 0x7C00 else (127 - 15) << 23
-    return as_float(sign | ((rest << 13) + bias))
-
-
-@inlined
-def brain_of(number: Any) -> Any:
-    """Bits of the nearest bfloat16, ties to even; a NaN stays one."""
-    bits = as_bits(np.float32(number))
-    if (bits & 0x7FFFFFFF) > 0x7F800000:
-        return (bits >> 16) | 0x40
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) & 0xFFFF
-
-
-@inlined
-def half_of(number: Any) -> Any:
-    """Bits of the nearest float16, ties to even; a NaN stays one."""
-    bits = as_bits(np.float32(number))
-    rest = bits & 0x7FFFFFFF
-    if rest > 0x7F800000:
-        result = 0x7E00 | ((rest >> 13) & 0x1FF)
-    elif rest >= 0x477FF000:  # 65520 and beyond
-        result = np.int64(0x7C00)
-    elif rest < 0x38800000:  # below 2^-14: adding 0.5 leaves the multiple of 2^-24 in the low bits
-        result = as_bits(as_float(rest) + np.float32(0.5)) - 0x3F000000
-    else:
-        result = (rest - 0x38000000 + 0xFFF + ((rest >> 13) & 1)) >> 13
-    return result | ((bits >> 16) & 0x8000)
+_INT8, _UINT16, _INT16, _UINT32, _INT32, _UINT64 = map(
+    KINDS.index, ("int8", "uint16", "int16", "uint32", "int32", "uint64")
+)
 
 
 @inlined
 def read_numbers(place: int, stride: int, size: int, count: int, to: Any, stored: Any) -> None:
-    """Convert a run of numbers of the dtype of `stored`, which has so many bytes."""
+    """Convert a run of at most a block of numbers, stored as `stored` is, in so many bytes."""
     zero = to[0]
-    step, done = lane_count(zero), 0
+    step, source = lane_count(zero), pointer(place, 0, stored)
+    if stride != size:
+        source = stack(ELEMENT_BLOCK, stored)
+        collect(place, stride, count, address_of(source), stored)
+    whole = count - count % step
+    for k in range(0, whole, step):
+        store(to, k, None, load(source, k, None, 0.0, zero))
+    if whole < count:
+        store(to, whole, count - whole, load(source, whole, count - whole, 0.0, zero))
+
+
+@inlined
+def write_numbers(place: int, stride: int, size: int, count: int, buffer: Any, stored: Any) -> None:
+    """The other way round, rounded to the nearest."""
+    zero = buffer[0]
     if stride == size:
-        while done + step <= count:
-            store(to, done, None, load(pointer(place, 0, stored), done, None, 0.0, zero))
-            done += step
-    while done < count:
-        put(to, done, pointer(place + done * stride, 0, stored)[0])
-        done += 1
+        rounded_to(buffer, 1.0, count, pointer(place, 0, stored), zero)
+        return
+    block = stack(ELEMENT_BLOCK, stored)
+    rounded_to(buffer, 1.0, count, block, zero)
+    distribute(block, count, place, stride, stored)
 
 
 @inlined
 def read_integers(place: int, stride: int, size: int, count: int, to: Any, stored: Any) -> Any:
-    """The same for integers; which of their bits are set, the lowest left out."""
-    read_numbers(place, stride, size, count, to, stored)
+    """Convert a run of integers; which of their bits are set, the lowest left out."""
     seen = np.int64(0)
     if stride == size:
         numbers = pointer(place, 0, stored)
         for i in range(count):
             seen |= np.int64(numbers[i])
+            put(to, i, numbers[i])
     else:
         for i in range(count):
-            seen |= np.int64(pointer(place + i * stride, 0, stored)[0])
+            number = pointer(place + i * stride, 0, stored)[0]
+            seen |= np.int64(number)
+            put(to, i, number)
     return seen & ~1
 
 
 @once
 def read_run(kind: int, place: int, stride: int, count: int, to: Any) -> Any:
     """Numbers of a run into a buffer; bits of integers that are neither 0 nor 1."""
-    if kind == 0:
+    if kind == FLOAT:
         read_numbers(place, stride, 4, count, to, np.float32(0))
-    elif kind == 1:
+    elif kind == DOUBLE:
         read_numbers(place, stride, 8, count, to, np.float64(0))
-    elif kind == 2:
-        for i in range(count):
-            put(to, i, of_half(pointer(place + i * stride, 0, np.uint16(0))[0]))
-    elif kind == 3:
-        for i in range(count):
-            put(to, i, of_brain(pointer(place + i * stride, 0, np.uint16(0))[0]))
-    elif kind == 4:
+    elif kind == HALF:
+        read_numbers(place, stride, 2, count, to, np.int16(0))
+    elif kind == BRAIN:
+        read_numbers(place, stride, 2, count, to, np.uint16(0))
+    elif kind == BYTE:
         return read_integers(place, stride, 1, count, to, np.uint8(0))
-    elif kind == 5:
+    elif kind == _INT8:
         return read_integers(place, stride, 1, count, to, np.int8(0))
-    elif kind == 6:
+    elif kind == _UINT16:
         return read_integers(place, stride, 2, count, to, np.uint16(0))
-    elif kind == 7:
+    elif kind == _INT16:
         return read_integers(place, stride, 2, count, to, np.int16(0))
-    elif kind == 8:
+    elif kind == _UINT32:
         return read_integers(place, stride, 4, count, to, np.uint32(0))
-    elif kind == 9:
+    elif kind == _INT32:
         return read_integers(place, stride, 4, count, to, np.int32(0))
-    elif kind == 10:
+    elif kind == _UINT64:
         return read_integers(place, stride, 8, count, to, np.uint64(0))
     else:
         return read_integers(place, stride, 8, count, to, np.int64(0))
@@ -153,18 +109,14 @@ def read_run(kind: int, place: int, stride: int, count: int, to: Any) -> Any:
 @once
 def write_run(kind: int, place: int, stride: int, count: int, buffer: Any) -> None:
     """Numbers of a buffer, rounded to nearest, into an array of floats."""
-    if kind == 0:
-        for i in range(count):
-            put(pointer(place + i * stride, 0, np.float32(0)), 0, buffer[i])
-    elif kind == 1:
-        for i in range(count):
-            put(pointer(place + i * stride, 0, np.float64(0)), 0, buffer[i])
-    elif kind == 2:
-        for i in range(count):
-            put(pointer(place + i * stride, 0, np.uint16(0)), 0, half_of(buffer[i]))
+    if kind == FLOAT:
+        write_numbers(place, stride, 4, count, buffer, np.float32(0))
+    elif kind == DOUBLE:
+        write_numbers(place, stride, 8, count, buffer, np.float64(0))
+    elif kind == HALF:
+        write_numbers(place, stride, 2, count, buffer, np.int16(0))
     else:
-        for i in range(count):
-            put(pointer(place + i * stride, 0, np.uint16(0)), 0, brain_of(buffer[i]))
+        write_numbers(place, stride, 2, count, buffer, np.uint16(0))
 
 
 @once

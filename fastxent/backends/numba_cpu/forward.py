@@ -16,13 +16,13 @@ from fastxent.backends.numba_cpu.arguments import Memory, address, matrix_of
 from fastxent.backends.numba_cpu.schedule import LEAST_RUN, MOST_COLUMN_CLASSES, schedule_of
 from fastxent.precision import Array
 
-__all__ = ["Forward"]
+__all__ = ["ELEMENTS", "Forward", "side_by_side"]
 
 _FLOAT32, _FLOAT64 = np.float32(0), np.float64(0)
 
 
 # A number of the dtype that stands for each kind in compiled code: see storage.py.
-_ELEMENTS = {
+ELEMENTS = {
     "float32": _FLOAT32,
     "float64": _FLOAT64,
     "float16": np.int16(0),
@@ -30,7 +30,7 @@ _ELEMENTS = {
 }
 
 
-def _side_by_side(array: Array) -> bool:
+def side_by_side(array: Array) -> bool:
     """Whether classes are."""
     return array.strides[-1] == array.itemsize or array.shape[-1] <= 1
 
@@ -40,7 +40,7 @@ def _column_run(logits: Array) -> int:
     run, step = logits.shape[-2], logits.strides[-2]
     if step != logits.itemsize or run < LEAST_RUN or logits.shape[-1] > MOST_COLUMN_CLASSES:
         return 0
-    return 0 if _side_by_side(logits) else run
+    return 0 if side_by_side(logits) else run
 
 
 class Forward:
@@ -56,7 +56,7 @@ class Forward:
         self._launch, self._most_workers = launch, launch.most_workers(num_threads)
         self._kind = "float64" if kind == "float64" else "float32"  # of the compute dtype
         self._columns = _column_run(logits)
-        self._in_place = kind == self._kind and _side_by_side(logits)
+        self._in_place = kind == self._kind and side_by_side(logits)
         self._memory = Memory()
         self.numbers: dict[str, Any] = {
             "rows": math.prod(logits.shape[:-1]),
@@ -76,7 +76,7 @@ class Forward:
     def put_soft(self, soft: Array, kind: str | None) -> None:
         """Give probabilities, before their gain."""
         self.numbers["soft"] = matrix_of(soft, kind)
-        self.numbers["soft_directly"] = int(kind == self._kind and _side_by_side(soft))
+        self.numbers["soft_directly"] = int(kind == self._kind and side_by_side(soft))
 
     def put_statistics(self, out: Outputs) -> None:
         """Ask for what is one number a row."""
@@ -91,7 +91,7 @@ class Forward:
         self.numbers["log_proba"] = matrix_of(log_proba, self._stored)
         written = log_proba if grad is None else grad
         if written is not None:
-            direct = self._stored == self._kind and _side_by_side(written)
+            direct = self._stored == self._kind and side_by_side(written)
             self.numbers["writes_directly"] = int(direct)
 
     def put_target_grad(self, target_grad: Array | None, kind: str | None) -> None:
@@ -153,6 +153,6 @@ class Forward:
             None if tiled else 0.0,
             0.0 if massed else None,
             0.0 if soft else None,
-            None if plain else _ELEMENTS[self._stored],
+            None if plain else ELEMENTS[self._stored],
             _FLOAT64 if self._kind == "float64" else _FLOAT32,
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-__all__ = ["GROUP", "MATRIX", "MOST_LEVELS", "PASS", "SLOTS", "Record"]
+__all__ = ["GROUP", "JACOBIAN", "MATRIX", "MOST_LEVELS", "PASS", "SLOTS", "Record"]
 
 
 class Record:
@@ -123,6 +123,24 @@ PASS = Record(
     shared_rows="int",
     counter="int",  # of the chunks or pieces handed out
     totals="int",  # of the chunks, where workers share them
+)
+
+# One Jacobian product: the verb softmax_backward. Its arrays are of one kind.
+JACOBIAN = Record(
+    "Jacobian",
+    rows="int",
+    classes="int",
+    first=MATRIX,
+    grad=MATRIX,
+    out=MATRIX,
+    chunk_rows="int",
+    chunks="int",
+    blocks="int",
+    pieces="int",
+    workers="int",
+    counter="int",
+    scratch="int",
+    scratch_bytes="int",
 )
 
 SLOTS = 8  # lanes of doubles

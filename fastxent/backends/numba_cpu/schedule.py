@@ -19,6 +19,8 @@ __all__ = [
     "chunk_rows_of",
     "group_rows_of",
     "over",
+    "pieces_of",
+    "rows_of_chunk",
     "schedule_of",
 ]
 
@@ -64,6 +66,18 @@ def over(number: int, by: int) -> int:
     return (number + by - 1) // by
 
 
+def rows_of_chunk(classes: int) -> int:
+    """Rows of a chunk, as far as they are whole."""
+    return max(1, CHUNK_ELEMENTS // classes)
+
+
+def pieces_of(classes: int, chunks: int, workers: int) -> int:
+    """Pieces into which rows are cut: more than one where workers would have nothing to do."""
+    if workers == 1 or chunks >= 2 * workers:
+        return 1
+    return min(over(classes, CHUNK_ELEMENTS), 8 * workers)
+
+
 def chunk_rows_of(classes: int) -> int:
     """Rows of a chunk, where they do not lie in columns."""
     rows = max(1, CHUNK_ELEMENTS // classes)
@@ -87,7 +101,7 @@ def schedule_of(
     lanes = 64 // size
     if column_run or classes <= TILE_CLASSES:
         run = column_run or max(1, rows)
-        chunk_rows = over(max(1, CHUNK_ELEMENTS // classes), _TILE_ROWS) * _TILE_ROWS
+        chunk_rows = over(rows_of_chunk(classes), _TILE_ROWS) * _TILE_ROWS
         tiles_of_run, chunk_tiles = over(run, lanes), chunk_rows // lanes
         chunks = over(rows // run * tiles_of_run, chunk_tiles)
         return Schedule(
@@ -106,9 +120,8 @@ def schedule_of(
             shared_bytes=0,
         )
     chunk_rows = chunk_rows_of(classes)
-    chunks, pieces = over(rows, chunk_rows), 1
-    if most_workers > 1 and chunks < 2 * most_workers:
-        pieces = min(over(classes, CHUNK_ELEMENTS), 8 * most_workers)
+    chunks = over(rows, chunk_rows)
+    pieces = pieces_of(classes, chunks, most_workers)
     blocks, group_rows = over(classes, BLOCK), group_rows_of(classes)
     block_bytes = BLOCK * size if buffered else 0
     buffer_bytes = over(group_rows * classes * size, 64) * 64 if buffered else 0

@@ -17,7 +17,7 @@ from fastxent.backends.numba_cpu.matrix import BRAIN, BYTE, DOUBLE, HALF, lie_in
 from fastxent.backends.numba_cpu.transform import deliver, prepare, prepare_mass, transform
 from fastxent.backends.numba_cpu.transpose import gather, scatter
 
-__all__ = ["is_computed", "place_rows", "read_logits", "read_masses", "write_tile"]
+__all__ = ["is_computed", "place_rows", "read_logits", "read_masses", "typed_lanes", "write_tile"]
 
 
 @inlined

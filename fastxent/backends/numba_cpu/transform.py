@@ -26,11 +26,15 @@ from fastxent.backends.numba_cpu.lanes import address_of, lane_count, load, poin
 from fastxent.backends.numba_cpu.matrix import BRAIN, BYTE, DOUBLE, HALF, item_size
 
 __all__ = [
+    "collect",
     "deliver",
+    "distribute",
     "number_of",
+    "numbers_of",
     "prepare",
     "prepare_mass",
     "put_number",
+    "rounded_to",
     "slope",
     "slope_of",
     "transform",
