@@ -38,7 +38,7 @@ LEVELS = {"AVX-512": "v4", "AVX2": "v3"}
 # Functions of the extension, by the template arguments in their names (spaces left out).
 TARGETS = {"hard": r"only_on_label", "soft": r"on_soft<{0}>"}
 # Half precision is widened on the way in and narrowed on the way out, and float32 in between.
-WIDENING, NARROWING = "prepare<float>", "deliver<float>"
+WIDENING, NARROWING = "prepare<float>", "deliver<float,true>"
 SCALARS = dict.fromkeys(("float32", *HALVES), "float") | {"float64": "double"}
 # `haswell` has AVX2 and no AVX-512.
 NUMBA_CPUS = {"AVX-512": {}, "AVX2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}}

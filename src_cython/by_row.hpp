@@ -86,13 +86,20 @@ FASTXENT_ONCE void blocks_forward(const fastxent_pass &pass, const row_group<T> 
             highest = max;
         }
         const auto here = target.block(begin, n);
+        const int64_t stride = pass.logits.class_stride, next = begin + fastxent_block;
+        look_ahead ahead = {group.logits[slot] + next * stride,
+                            reinterpret_cast<const char *>(exps + fastxent_block), stride, sizeof(T)};
+        if (!pass.schedule.writes_directly && group.grad[slot]) {
+            ahead.to_size = pass.grad.class_stride;
+            ahead.to = group.grad[slot] + begin * ahead.to_size;
+        }
         // null as a constant leaves no test in the loop
         if (!exps)
-            blocks[b] = block_forward<T, false>(z, max, n, here, static_cast<T *>(nullptr));
-        else if (classes <= fastxent_block)
-            blocks[b] = block_forward<T, true>(z, max, n, here, exps);
+            blocks[b] = block_forward<T, false>(z, max, n, here, static_cast<T *>(nullptr), ahead);
+        else if (!directly || classes <= fastxent_block)
+            blocks[b] = block_forward<T, true>(z, max, n, here, exps, ahead);
         else
-            blocks[b] = block_forward<T, false>(z, max, n, here, exps);
+            blocks[b] = block_forward<T, false>(z, max, n, here, exps, ahead);
         blocks[b].argmax = argmax;
         if (pass.entropy) blocks[b].spread = block_spread(z, max, n, exps);
     }
@@ -169,7 +176,11 @@ FASTXENT_ONCE void blocks_close(const fastxent_pass &pass, const row_group<T> &g
         T *grad = group.exps[slot] + begin;
         if (!in_one_step) block_close(grad, n, target.block(begin, n), scales, factor);
         if (pass.softcap != 0.0) block_slope(grad, z, n, pass, transform);
-        if (!schedule.writes_directly)
+        if (schedule.writes_directly) continue;
+        // exponentials are at most 1
+        if (in_one_step && scale * of_block - scale * of_block == 0.0)
+            deliver<T, true>(grad, factor, n, pass.grad, group.grad[slot], begin);
+        else
             deliver(grad, in_one_step ? factor : one, n, pass.grad, group.grad[slot], begin);
     }
 }

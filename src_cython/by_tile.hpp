@@ -28,7 +28,7 @@ FASTXENT_ONCE void read_labels(const fastxent_pass &pass, tile<T> &rows, tile_fa
 
 // What is fetched while this tile is computed: a line of each class, or of the rows one after the other.
 template <class T>
-FASTXENT_INLINE void look_ahead(const fastxent_pass &pass, tile<T> &rows, int64_t begin, int64_t ahead) {
+FASTXENT_INLINE void set_ahead(const fastxent_pass &pass, tile<T> &rows, int64_t begin, int64_t ahead) {
     const fastxent_matrix &out = pass.grad.data ? pass.grad : pass.log_proba;
     const bool columns = pass.schedule.columns;
     rows.ahead_from = row_of(pass.logits, begin) + ahead * pass.logits.stride[0];
@@ -189,7 +189,7 @@ void by_tile(const fastxent_pass &pass, const Targets &targets, double *totals) 
                 one.full = one.count == tile<T>::rows;
                 read_labels(pass, rows[count], one);
                 place_rows(pass, rows[count], one);
-                look_ahead(pass, rows[count], one.begin, schedule.tiles_at_a_time * tile<T>::rows);
+                set_ahead(pass, rows[count], one.begin, schedule.tiles_at_a_time * tile<T>::rows);
                 if (!one_factor) read_factors(pass, one);
             }
             for (int i = 0; i < count; ++i) {

@@ -142,12 +142,14 @@ FASTXENT_INLINE lanes<T> where_equal(const lanes<T> &a, const lanes<T> &b, const
     });
 }
 
-// `value` where a is less than b (not where either is NaN), else `otherwise`.
+// The size of one number with the sign of another.
 template <class T>
-FASTXENT_INLINE lanes<T> where_less(const lanes<T> &a, const lanes<T> &b, const lanes<T> &value,
-                                    const lanes<T> &otherwise) {
+FASTXENT_INLINE lanes<T> with_sign_of(const lanes<T> &size, const lanes<T> &sign) {
+    using vector = typename machine<T>::vector;
+    using bits = typename machine<T>::bits;
+    const bits sign_bit = (bits)(-(vector{}));
     return each<T>([&](int p) {
-        return a.part[p] < b.part[p] ? value.part[p] : otherwise.part[p];
+        return (vector)(((bits)size.part[p] & ~sign_bit) | ((bits)sign.part[p] & sign_bit));
     });
 }
 

@@ -32,21 +32,32 @@ template <class T> FASTXENT_INLINE double block_max(const T *z, int64_t n) {
     return largest(tops.largest());
 }
 
+// What is brought near while a block is computed, class by class.
+struct look_ahead {
+    const char *from, *to;  // what is read and written later
+    int64_t from_size, to_size;
+    FASTXENT_INLINE void fetch(int64_t k) const {
+        __builtin_prefetch(from + k * from_size, 0, 2);
+        __builtin_prefetch(to + k * to_size, 1, 2);
+    }
+};
+
 // Sums of a block of z, and its exponentials, which may go over z.
 //
-// With `ahead` the lines that lie a block further are fetched meanwhile: later rows, where rows lie
-// close. Rows of one block jump from place to place before the processor foresees it: 8192x1000 from
-// memory took 480 ns a row, 425 so; 16384x500 265 and 200; with probabilities to read besides 375 and
-// 265. Longer rows it foresees, and fetching as well costs a third.
-template <class T, bool ahead, class Target>
+// With `fetches` a line for every line of classes is fetched meanwhile, where the processor does not
+// foresee it. Rows of one block jump from place to place: 8192x1000 from memory took 480 ns a row, 425 so;
+// 16384x500 265 and 200; with probabilities to read besides 375 and 265. Logits that were prepared have
+// been read in a burst, and nothing else is read while their exponentials are computed. Longer rows of
+// logits that are read as they lie it foresees, and fetching as well costs a third.
+template <class T, bool fetches, class Target>
 FASTXENT_INLINE fastxent_block_sums block_forward(const T *z, double block_max, int64_t n,
-                                                  const Target &target, T *exps) {
+                                                  const Target &target, T *exps,
+                                                  const look_ahead &ahead) {
     const lanes<T> shift = splat(static_cast<T>(shift_of(block_max)));
     chains<T> total(T(0)), mass(T(0)), dot(T(0));
     for_lanes<T>(n, [&](int64_t k, auto some, int chain) __attribute__((always_inline)) {
-        if constexpr (ahead) {
-            __builtin_prefetch(z + k + fastxent_block, 0, 2);
-            __builtin_prefetch(exps + k + fastxent_block, 1, 2);
+        if constexpr (fetches) {
+            ahead.fetch(k);
             if constexpr (Target::everywhere) target.fetch(k + fastxent_block);
         }
         const lanes<T> shifted = load<T>(z + k, some, -infinity<T>) - shift;
@@ -76,11 +87,16 @@ FASTXENT_ONCE double block_spread(const T *z, double block_max, int64_t n, const
     return sum(spread.sum());
 }
 
-// The first class of n that holds the maximum.
+// The first class of n that holds the maximum: 64 at a time are compared with it, in the lanes.
 template <class T> FASTXENT_ONCE int64_t first_of(const T *z, int64_t n, double max) {
     const T top = static_cast<T>(max);
-    for (int64_t k = 0; k < n; ++k)
-        if (get_number(z + k) == top) return k;
+    for (int64_t begin = 0; begin < n; begin += 64) {
+        const int64_t end = begin + 64 < n ? begin + 64 : n;
+        int found = 0;
+        for (int64_t k = begin; k < end; ++k) found |= get_number(z + k) == top;
+        for (int64_t k = begin; found && k < end; ++k)
+            if (get_number(z + k) == top) return k;
+    }
     return 0;  // nothing but NaN
 }
 

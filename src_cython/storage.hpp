@@ -121,6 +121,12 @@ FASTXENT_INLINE void write_lanes(double *to, const lanes<double> &value, Some so
     store(to, value, some);
 }
 
+// The same for numbers that are finite, which saves looking for NaN.
+template <class S, class T, class Some>
+FASTXENT_INLINE void write_finite_lanes(S *to, const lanes<T> &value, Some some) {
+    write_lanes(to, value, some);
+}
+
 #if defined(__AVX512F__) && defined(__AVX512BW__)
 FASTXENT_INLINE lanes<float> floats_of(const half *, __m256i bits) {
     return {{_mm512_cvtph_ps(bits)}};
@@ -131,10 +137,18 @@ FASTXENT_INLINE lanes<float> floats_of(const brain *, __m256i bits) {
 FASTXENT_INLINE __m256i bits_of(const half *, const lanes<float> &value) {
     return _mm512_cvtps_ph(value.part[0], _MM_FROUND_TO_NEAREST_INT);
 }
-FASTXENT_INLINE __m256i bits_of(const brain *, const lanes<float> &value) {
+FASTXENT_INLINE __m512i rounded_bits_of(const lanes<float> &value) {
     const __m512i bits = _mm512_castps_si512(value.part[0]);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
+    const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+    const __m512i up = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+    return _mm512_mask_add_epi32(up, odd, bits, _mm512_set1_epi32(0x8000));
+}
+FASTXENT_INLINE void write_finite_lanes(brain *to, const lanes<float> &value, whole) {
+    const __m512i bits = _mm512_srli_epi32(rounded_bits_of(value), 16);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm512_cvtepi32_epi16(bits));
+}
+FASTXENT_INLINE __m256i bits_of(const brain *, const lanes<float> &value) {
+    const __m512i bits = _mm512_castps_si512(value.part[0]), up = rounded_bits_of(value);
     const __mmask16 is_nan = _mm512_cmp_ps_mask(value.part[0], value.part[0], _CMP_UNORD_Q);
     const __m512i rounded = _mm512_mask_or_epi32(up, is_nan, bits, _mm512_set1_epi32(0x400000));
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));

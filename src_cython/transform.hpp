@@ -90,8 +90,9 @@ FASTXENT_ONCE double prepare(const fastxent_matrix &matrix, const char *row, int
     });
 }
 
-// `factor` times n numbers to the classes from `begin` on of a row.
-template <class T>
+// `factor` times n numbers to the classes from `begin` on of a row. With `finite` none of the products is
+// infinite or NaN.
+template <class T, bool finite = false>
 FASTXENT_ONCE void deliver(const T *from, const lanes<T> &factor, int64_t n,
                            const fastxent_matrix &matrix, char *row, int64_t begin) {
     const int64_t stride = matrix.class_stride;
@@ -101,7 +102,12 @@ FASTXENT_ONCE void deliver(const T *from, const lanes<T> &factor, int64_t n,
         using S = typename decltype(stored)::type;
         if (stride == sizeof(S))
             for_lanes<T>(n, [&](int64_t k, auto some, int) __attribute__((always_inline)) {
-                write_lanes(reinterpret_cast<S *>(to) + k, load<T>(from + k, some, T(0)) * by, some);
+                const lanes<T> value = load<T>(from + k, some, T(0)) * by;
+                S *place = reinterpret_cast<S *>(to) + k;
+                if constexpr (finite)
+                    write_finite_lanes(place, value, some);
+                else
+                    write_lanes(place, value, some);
             });
         else
             for (int64_t k = 0; k < n; ++k)
