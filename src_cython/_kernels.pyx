@@ -14,11 +14,11 @@ from libc.string cimport memset
 from arrays cimport Held, hold, plain_output, plain_rows, release
 from kernels cimport (
     fastxent_block,
+    fastxent_chunk_elements,
     fastxent_float32,
     fastxent_float64,
     fastxent_jacobian,
     fastxent_jacobian_schedule_of,
-    fastxent_jacobian_scratch_bytes,
     fastxent_label_check,
     fastxent_label_chunk,
     fastxent_labels,
@@ -31,7 +31,6 @@ from kernels cimport (
     fastxent_pass,
     fastxent_schedule_of,
     fastxent_scratch_bytes,
-    fastxent_strided,
     fastxent_supported_levels,
     fastxent_tile_classes,
 )
@@ -40,6 +39,7 @@ cdef const fastxent_level *_level = fastxent_levels[fastxent_supported_levels() 
 
 BLOCK = fastxent_block
 LABEL_CHUNK = fastxent_label_chunk
+CHUNK_ELEMENTS = fastxent_chunk_elements
 TILE_CLASSES = fastxent_tile_classes
 
 

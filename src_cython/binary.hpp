@@ -194,9 +194,9 @@ template <class T> void binary_chunk(const fastxent_binary_pass &pass, int64_t c
     const bool plain = is_one(pass.ones) && is_one(pass.factor) && pass.gain == 1.0 &&
                        pass.background == 0.0;
     const bool computes = pass.total || pass.loss.data || pass.grad.data;
-    const int64_t from = chunk * fastxent_binary_chunk;
+    const int64_t from = chunk * fastxent_chunk_elements;
     const int64_t to =
-        from + fastxent_binary_chunk < pass.count ? from + fastxent_binary_chunk : pass.count;
+        from + fastxent_chunk_elements < pass.count ? from + fastxent_chunk_elements : pass.count;
     uint64_t seen = 0, ignored = 0;
     for (int64_t begin = from; begin < to; begin += element_block) {
         const int64_t count = begin + element_block < to ? element_block : to - begin;
@@ -224,7 +224,7 @@ template <class T> void binary_chunk(const fastxent_binary_pass &pass, int64_t c
 }
 
 void binary(const fastxent_binary_pass &pass) {
-    const int64_t chunks = (pass.count + fastxent_binary_chunk - 1) / fastxent_binary_chunk;
+    const int64_t chunks = (pass.count + fastxent_chunk_elements - 1) / fastxent_chunk_elements;
     for_chunks(chunks, pass.threads, [&](int64_t chunk, int) {
         pass.size == 4 ? binary_chunk<float>(pass, chunk) : binary_chunk<double>(pass, chunk);
     });

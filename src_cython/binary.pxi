@@ -1,8 +1,6 @@
 # The verb binary: a part of _kernels.pyx.
 
-from binary_pass cimport fastxent_binary_chunk, fastxent_binary_pass, fastxent_elements
-
-BINARY_CHUNK = fastxent_binary_chunk
+from binary_pass cimport fastxent_binary_pass, fastxent_elements
 
 
 cdef int _elements(Held *held, fastxent_elements *place, value, int kind, int flags) except -1:
@@ -45,11 +43,11 @@ def binary(
         _elements(&held, &work.upstream, upstream, compute_kind, readable)
         _elements(&held, &work.loss, loss, compute_kind, writable)
         _elements(&held, &work.grad, grad, logits_kind, writable)
-        work.size = 8 if compute_kind == 1 else 4
+        work.size = 8 if compute_kind == fastxent_float64 else 4
         work.gain, work.background = gain, background
         work.total = <double *>_output(&held, total)
         work.threads = threads
-        chunks = (work.count + fastxent_binary_chunk - 1) // fastxent_binary_chunk
+        chunks = (work.count + fastxent_chunk_elements - 1) // fastxent_chunk_elements
         if chunks <= 64:
             work.bad = small
         else:

@@ -2,8 +2,6 @@ from libc.stdint cimport int64_t
 
 
 cdef extern from "binary_pass.hpp" nogil:
-    const int64_t fastxent_binary_chunk
-
     struct fastxent_elements:
         char *data
         int kind

@@ -93,13 +93,18 @@ FASTXENT_ONCE void blocks_forward(const fastxent_pass &pass, const row_group<T> 
             ahead.to_size = pass.grad.class_stride;
             ahead.to = group.grad[slot] + begin * ahead.to_size;
         }
-        // null as a constant leaves no test in the loop
-        if (!exps)
-            blocks[b] = block_forward<T, false>(z, max, n, here, static_cast<T *>(nullptr), ahead);
-        else if (!directly || classes <= fastxent_block)
+        T *const nowhere = nullptr;  // as a constant, it leaves no test in the loop
+        if (pass.log_proba.data) {
+            ahead.to_size = pass.log_proba.class_stride;
+            ahead.to = row_of(pass.log_proba, group.row[slot]) + begin * ahead.to_size;
+            blocks[b] = block_forward<T, true>(z, max, n, here, nowhere, ahead);
+        } else if (!exps) {
+            blocks[b] = block_forward<T, false>(z, max, n, here, nowhere, ahead);
+        } else if (!directly || classes <= fastxent_block) {
             blocks[b] = block_forward<T, true>(z, max, n, here, exps, ahead);
-        else
+        } else {
             blocks[b] = block_forward<T, false>(z, max, n, here, exps, ahead);
+        }
         blocks[b].argmax = argmax;
         if (pass.entropy) blocks[b].spread = block_spread(z, max, n, exps);
     }

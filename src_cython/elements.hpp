@@ -12,8 +12,8 @@ constexpr int64_t element_block = 512;
 constexpr int most_dims = 64;  // NumPy's limit
 
 template <class T> constexpr int kind_of_number = 0;
-template <> constexpr int kind_of_number<float> = fastxent_element_float32;
-template <> constexpr int kind_of_number<double> = fastxent_element_float64;
+template <> constexpr int kind_of_number<float> = fastxent_float32;
+template <> constexpr int kind_of_number<double> = fastxent_float64;
 
 // Some elements of the shape, from number `begin` on, in C order.
 struct element_range {
@@ -111,17 +111,17 @@ const T *fetch(const fastxent_elements &array, const element_range &range, T *bu
                uint64_t *seen) {
     if (char *place = direct<T>(array, range)) return reinterpret_cast<const T *>(place);
     switch (array.kind) {
-        case fastxent_element_float32: read_as<T, float>(array, range, buffer); break;
-        case fastxent_element_float64: read_as<T, double>(array, range, buffer); break;
-        case fastxent_element_float16: read_as<T, half>(array, range, buffer); break;
-        case fastxent_element_bfloat16: read_as<T, brain>(array, range, buffer); break;
-        case fastxent_element_uint8: *seen |= read_as<T, uint8_t>(array, range, buffer); break;
-        case fastxent_element_int8: *seen |= read_as<T, int8_t>(array, range, buffer); break;
-        case fastxent_element_uint16: *seen |= read_as<T, uint16_t>(array, range, buffer); break;
-        case fastxent_element_int16: *seen |= read_as<T, int16_t>(array, range, buffer); break;
-        case fastxent_element_uint32: *seen |= read_as<T, uint32_t>(array, range, buffer); break;
-        case fastxent_element_int32: *seen |= read_as<T, int32_t>(array, range, buffer); break;
-        case fastxent_element_uint64: *seen |= read_as<T, uint64_t>(array, range, buffer); break;
+        case fastxent_float32: read_as<T, float>(array, range, buffer); break;
+        case fastxent_float64: read_as<T, double>(array, range, buffer); break;
+        case fastxent_float16: read_as<T, half>(array, range, buffer); break;
+        case fastxent_bfloat16: read_as<T, brain>(array, range, buffer); break;
+        case fastxent_uint8: *seen |= read_as<T, uint8_t>(array, range, buffer); break;
+        case fastxent_int8: *seen |= read_as<T, int8_t>(array, range, buffer); break;
+        case fastxent_uint16: *seen |= read_as<T, uint16_t>(array, range, buffer); break;
+        case fastxent_int16: *seen |= read_as<T, int16_t>(array, range, buffer); break;
+        case fastxent_uint32: *seen |= read_as<T, uint32_t>(array, range, buffer); break;
+        case fastxent_int32: *seen |= read_as<T, int32_t>(array, range, buffer); break;
+        case fastxent_uint64: *seen |= read_as<T, uint64_t>(array, range, buffer); break;
         default: *seen |= read_as<T, int64_t>(array, range, buffer);
     }
     return buffer;
@@ -153,7 +153,7 @@ template <class T>
 void write_back(const fastxent_elements &array, const element_range &range, const T *buffer) {
     if (array.kind == kind_of_number<T>) return write_as<T, T>(array, range, buffer);
     if constexpr (std::is_same_v<T, float>) {
-        if (array.kind == fastxent_element_float16)
+        if (array.kind == fastxent_float16)
             return write_as<T, half>(array, range, buffer);
         write_as<T, brain>(array, range, buffer);
     }

@@ -22,12 +22,9 @@ template <class S> void product_of(const fastxent_jacobian &pass) {
 }  // namespace jacobian
 
 void softmax_backward(const fastxent_jacobian &pass) {
-    switch (pass.kind) {
-    case 'f': return jacobian::product_of<float>(pass);
-    case 'd': return jacobian::product_of<double>(pass);
-    case 'e': return jacobian::product_of<jacobian::float16>(pass);
-    default: return jacobian::product_of<jacobian::bfloat16>(pass);
-    }
+    with_written_kind(pass.out.kind, [&](auto stored) {
+        jacobian::product_of<typename decltype(stored)::type>(pass);
+    });
 }
 
 }  // namespace

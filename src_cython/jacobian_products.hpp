@@ -1,12 +1,15 @@
-// What both ways through the rows of a Jacobian product share: the two products and the strides.
+// What both ways through the rows of a Jacobian product share: the two products.
 #pragma once
 
 #include "elementary.hpp"
-#include "jacobian_numbers.hpp"
 #include "jacobian_pass.hpp"
+#include "matrix.hpp"
 
 namespace {
 namespace jacobian {
+
+// What numbers that are stored as S are computed with.
+template <class S> using compute_of = decltype(number_of(S()));
 
 // exp of x <= 0, and of what rounding may have put above: valid up to where the result overflows.
 template <class T> FASTXENT_INLINE lanes<T> exp_of_log_proba(const lanes<T> &x) {
@@ -48,37 +51,6 @@ struct of_log_proba {
         return fma(exp_of_log_proba(log_p), splat(T(0)) - sum, g);
     }
 };
-
-// Bytes from the array's beginning to `count` rows from `row` on.
-FASTXENT_INLINE void offsets_of(const fastxent_strided &array, int64_t row, int64_t count,
-                                int64_t *offsets) {
-    const int last = array.dims - 1;
-    int64_t place[fastxent_most_dims] = {}, offset = 0;
-    for (int d = last; d > 0; --d) {
-        place[d] = row % array.sizes[d];
-        row /= array.sizes[d];
-        offset += place[d] * array.strides[d];
-    }
-    offset += row * array.strides[0];
-    if (last == 0) {
-        for (int64_t r = 0; r < count; ++r) offsets[r] = offset + r * array.strides[0];
-        return;
-    }
-    for (int64_t r = 0; r < count; ++r) {
-        offsets[r] = offset;
-        offset += array.strides[last];
-        for (int d = last; d > 0 && ++place[d] == array.sizes[d]; --d) {
-            offset += array.strides[d - 1] - array.sizes[d] * array.strides[d];
-            place[d] = 0;
-        }
-    }
-}
-
-FASTXENT_INLINE char *row_at(const fastxent_strided &array, int64_t row) {
-    int64_t offset;
-    offsets_of(array, row, 1, &offset);
-    return static_cast<char *>(array.data) + offset;
-}
 
 }  // namespace jacobian
 }  // namespace

@@ -13,7 +13,7 @@ namespace jacobian {
 // With `ahead` the lines of later rows are fetched, as in row.hpp.
 template <class S, class Product, bool ahead>
 FASTXENT_ONCE double block_sum(const S *first, const S *grad, int64_t n) {
-    using T = typename compute_of<S>::type;
+    using T = compute_of<S>;
     chains<T> total(T(0));
     for_lanes<T>(n, [&](int64_t k, auto some, int chain) __attribute__((always_inline)) {
         if constexpr (ahead) {
@@ -21,18 +21,18 @@ FASTXENT_ONCE double block_sum(const S *first, const S *grad, int64_t n) {
             __builtin_prefetch(grad + k + fastxent_block, 0, 2);
         }
         lanes<T> of_first = splat(T(0));
-        if constexpr (std::is_same_v<Product, of_proba>) of_first = read(first + k, some);
-        total.of[chain] = Product::plus(total.of[chain], of_first, read(grad + k, some));
+        if constexpr (std::is_same_v<Product, of_proba>) of_first = read_lanes(first + k, some, T(0));
+        total.of[chain] = Product::plus(total.of[chain], of_first, read_lanes(grad + k, some, T(0)));
     });
     return sum(total.sum());
 }
 
 template <class S, class Product>
 FASTXENT_ONCE void close_classes(const S *first, const S *grad, S *out, double sum, int64_t n) {
-    using T = typename compute_of<S>::type;
+    using T = compute_of<S>;
     const lanes<T> sums = splat(static_cast<T>(sum));
     for_lanes<T>(n, [&](int64_t k, auto some, int) __attribute__((always_inline)) {
-        write(out + k, Product::closed(read(first + k, some), read(grad + k, some), sums), some);
+        write_lanes(out + k, Product::closed(read_lanes(first + k, some, T(0)), read_lanes(grad + k, some, T(0)), sums), some);
     });
 }
 
@@ -63,9 +63,9 @@ template <class S, class Product> void by_row(const fastxent_jacobian &pass) {
     const int64_t count = plan.blocks, piece_blocks = (count + plan.pieces - 1) / plan.pieces;
     double *scratch = static_cast<double *>(pass.scratch);
     const auto with_row = [&](int64_t row, const auto &body) __attribute__((always_inline)) {
-        body(reinterpret_cast<const S *>(row_at(pass.first, row)),
-             reinterpret_cast<const S *>(row_at(pass.grad, row)),
-             reinterpret_cast<S *>(row_at(pass.out, row)));
+        body(reinterpret_cast<const S *>(row_of(pass.first, row)),
+             reinterpret_cast<const S *>(row_of(pass.grad, row)),
+             reinterpret_cast<S *>(row_of(pass.out, row)));
     };
     if (plan.pieces == 1) {
         for_chunks(plan.chunks, pass.threads, [&](int64_t chunk, int thread) {

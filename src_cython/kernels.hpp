@@ -6,16 +6,30 @@
 
 #include <cstdint>
 
-#include "binary_pass.hpp"
-
 // Classes per block and labels per partial sum: BLOCK and LABEL_CHUNK of backends/contract.py.
 constexpr int64_t fastxent_block = 1024;
 constexpr int64_t fastxent_label_chunk = 8192;
 // Most classes for which rows lie in the lanes: TILE_CLASSES of backends/contract.py.
 constexpr int64_t fastxent_tile_classes = 100;
+// Elements a chunk: CHUNK_ELEMENTS of backends/contract.py, a few microseconds of work, so that a core
+// that is busy elsewhere delays the call by one chunk only.
+constexpr int64_t fastxent_chunk_elements = 1 << 14;
 
 // How numbers are stored: KINDS of backends/contract.py, in this order.
-enum fastxent_kind { fastxent_float32, fastxent_float64, fastxent_float16, fastxent_bfloat16, fastxent_uint8 };
+enum fastxent_kind {
+    fastxent_float32,
+    fastxent_float64,
+    fastxent_float16,
+    fastxent_bfloat16,
+    fastxent_uint8,
+    fastxent_int8,
+    fastxent_uint16,
+    fastxent_int16,
+    fastxent_uint32,
+    fastxent_int32,
+    fastxent_uint64,
+    fastxent_int64,
+};
 
 // Numbers of rows and classes, somewhere in memory. The rows are numbered through `levels` dimensions,
 // the first of which varies fastest.
@@ -99,7 +113,8 @@ struct fastxent_pass {
     char *scratch;  // fastxent_scratch_bytes of it, on a boundary of 64 bytes
 };
 
-struct fastxent_jacobian;  // jacobian_pass.hpp
+struct fastxent_binary_pass;  // binary_pass.hpp
+struct fastxent_jacobian;     // jacobian_pass.hpp
 
 struct fastxent_level {
     const char *name;

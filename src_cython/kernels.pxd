@@ -4,10 +4,10 @@ from binary_pass cimport fastxent_binary_pass
 
 
 cdef extern from "kernels.hpp" nogil:
-    const int64_t fastxent_block, fastxent_label_chunk, fastxent_tile_classes
+    const int64_t fastxent_block, fastxent_label_chunk, fastxent_tile_classes, fastxent_chunk_elements
 
     cdef enum fastxent_kind:
-        fastxent_float32, fastxent_float64, fastxent_float16, fastxent_bfloat16, fastxent_uint8
+        fastxent_float32, fastxent_float64
 
     struct fastxent_labels:
         const void *data
@@ -78,29 +78,15 @@ cdef extern from "kernels.hpp" nogil:
 
 
 cdef extern from "jacobian_pass.hpp" nogil:
-    const int fastxent_most_dims
-
-    struct fastxent_strided:
-        void *data
-        int dims
-        int64_t sizes[4]
-        int64_t strides[4]
-        int64_t class_stride
-        bint aligned
-
     struct fastxent_jacobian_schedule:
-        pass
+        int64_t scratch_bytes
 
     struct fastxent_jacobian:
         int64_t rows, classes
-        char kind
         bint is_log
-        fastxent_strided first
-        fastxent_strided grad
-        fastxent_strided out
+        fastxent_matrix first, grad, out
         int threads
         fastxent_jacobian_schedule schedule
         void *scratch
 
     fastxent_jacobian_schedule fastxent_jacobian_schedule_of(const fastxent_jacobian &)
-    int64_t fastxent_jacobian_scratch_bytes(const fastxent_jacobian &)

@@ -1,4 +1,5 @@
 // Which instruction levels were built and which of them this CPU runs; how a pass is cut up.
+#include "jacobian_pass.hpp"
 #include "kernels.hpp"
 
 #ifdef _OPENMP
@@ -67,9 +68,6 @@ int fastxent_openmp_limit() {
 
 namespace {
 
-// Elements a chunk: a few microseconds of work, so that a core that is busy elsewhere delays the call
-// by one chunk only.
-constexpr int64_t chunk_elements = 1 << 14;
 // Rows of a chunk of tiles are whole tiles of 16 rows.
 constexpr int64_t tile_rows = 16;
 
@@ -81,6 +79,15 @@ int64_t within(int64_t number, int64_t least, int64_t most) {
 }
 
 int64_t over(int64_t number, int64_t by) { return (number + by - 1) / by; }
+
+// Rows of a chunk, as far as they are whole.
+int64_t rows_of_chunk(int64_t classes) { return within(fastxent_chunk_elements / classes, 1, INT64_MAX); }
+
+// Pieces into which rows are cut: more than one where threads would have nothing to do.
+int64_t pieces_of(int64_t classes, int64_t chunks, int64_t threads) {
+    if (threads == 1 || chunks >= 2 * threads) return 1;
+    return within(over(classes, fastxent_chunk_elements), 1, 8 * threads);
+}
 
 int64_t item_size(int kind) {
     constexpr int64_t sizes[] = {4, 8, 2, 2, 1};
@@ -125,7 +132,7 @@ fastxent_schedule fastxent_schedule_of(const fastxent_pass &pass) {
 
     const int64_t lanes = 64 / pass.size;
     schedule.run = schedule.columns ? pass.logits.size[0] : rows > 0 ? rows : 1;
-    schedule.chunk_rows = classes < chunk_elements ? chunk_elements / classes : 1;
+    schedule.chunk_rows = rows_of_chunk(classes);
     schedule.pieces = 1;
     if (schedule.tiles) {
         schedule.tiles_of_run = over(schedule.run, lanes);
@@ -142,10 +149,7 @@ fastxent_schedule fastxent_schedule_of(const fastxent_pass &pass) {
     schedule.chunks = over(rows, schedule.chunk_rows);
     schedule.blocks = over(classes, fastxent_block);
     schedule.group_rows = within(group_classes / classes, 1, 8);
-    if (pass.threads > 1 && schedule.chunks < 2 * pass.threads) {
-        const int64_t most = over(classes, chunk_elements);
-        schedule.pieces = most < 8 * pass.threads ? most : 8 * pass.threads;
-    }
+    schedule.pieces = pieces_of(classes, schedule.chunks, pass.threads);
     if (!schedule.reads_directly || !schedule.writes_directly || schedule.keeps_logits ||
         (pass.soft.data && !schedule.soft_directly)) {
         // memory that nobody touches costs nothing: every buffer has room for all
@@ -162,4 +166,27 @@ fastxent_schedule fastxent_schedule_of(const fastxent_pass &pass) {
 int64_t fastxent_scratch_bytes(const fastxent_pass &pass) {
     return pass.schedule.thread_bytes * pass.threads +
            pass.schedule.chunks * static_cast<int64_t>(sizeof(double));
+}
+
+fastxent_jacobian_schedule fastxent_jacobian_schedule_of(const fastxent_jacobian &pass) {
+    const int64_t size = item_size(pass.out.kind), lanes = size == 8 ? 8 : 16;
+    fastxent_jacobian_schedule plan = {};
+    plan.chunk_rows = rows_of_chunk(pass.classes);
+    plan.pieces = 1;
+    if (pass.classes > fastxent_tile_classes && pass.first.class_stride == size &&
+        pass.grad.class_stride == size && pass.out.class_stride == size) {
+        plan.blocks = over(pass.classes, fastxent_block);
+        plan.chunks = over(pass.rows, plan.chunk_rows);
+        plan.pieces = pieces_of(pass.classes, plan.chunks, pass.threads);
+        plan.scratch_bytes = 8 * plan.blocks * (plan.pieces > 1 ? pass.rows : pass.threads);
+        return plan;
+    }
+    plan.tiles = true;
+    // whole strips of tiles, unless some threads would have nothing to do
+    const int64_t strip = fastxent_jacobian_tiles * lanes;
+    const int64_t step = pass.rows < 2 * pass.threads * strip ? lanes : strip;
+    plan.chunk_rows = over(plan.chunk_rows, step) * step;
+    plan.chunks = over(pass.rows, plan.chunk_rows);
+    plan.scratch_bytes = 2 * 64 * fastxent_jacobian_tiles * pass.classes * pass.threads;
+    return plan;
 }
