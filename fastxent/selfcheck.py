@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +12,6 @@ from functools import partial
 from fastxent.backends import backends, pick
 from fastxent.cases import Case, cases_of
 from fastxent.conformance import CaseResult, Comparison, run_case, run_softmax_case
-from fastxent.errors import BackendError
 from fastxent.version import __version__
 
 __all__ = ["DTYPES", "run"]
@@ -44,8 +42,6 @@ class Tally:
         outputs) the comparison that took up the largest share of its tolerance.
     failures : list of str
         The explanation of each case that failed.
-    refused : Counter of str
-        How many cases the backend has no kernels for, by its reason; they are not among `cases`.
     """
 
     backend: str
@@ -54,7 +50,6 @@ class Tally:
     seconds: float = 0.0
     worst: dict[str, Comparison] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
-    refused: Counter[str] = field(default_factory=Counter)
 
     def add(self, result: CaseResult) -> None:
         """Count the result of one case."""
@@ -113,9 +108,6 @@ def _tally(backend: str, dtype: str, checks: Sequence[tuple[str, Check]]) -> Tal
         _progress(f"{backend} {dtype}: {done} of {len(checks)} cases")
         try:
             result = check(dtype, backend)
-        except BackendError as refusal:
-            tally.refused[str(refusal)] += 1
-            continue
         except Exception as error:  # whatever a broken backend raises is a failure of this case
             fault = f"raised {type(error).__name__}: {error}"
             result = CaseResult(f"{title} [{dtype}, {backend}]", (), (fault,))
@@ -178,9 +170,6 @@ def run(names: Sequence[str] | None, dtypes: Sequence[str], quick: bool = False)
     for name, reason in (reasons | unknown).items():
         if reason is not None:
             print(f"{name} was not checked: {reason}")
-    for tally in tallies:
-        for reason, count in tally.refused.items():
-            print(f"{tally.dtype}: {count} cases were not checked: {reason}")
     failures = [failure for tally in tallies for failure in tally.failures]
     for failure in failures:
         print(f"\nFAILED {failure}")

@@ -1,7 +1,6 @@
 """Settings that must be there before anything imports numba, and the backends to test."""
 
 import os
-import re
 
 import pytest
 
@@ -31,16 +30,3 @@ def backend(request):
     if reason is not None:
         pytest.skip(f"{request.param}: {reason}")
     return request.param
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item):
-    """Skip, with its reason, what a backend says it has no kernels for."""
-    import fastxent
-
-    try:
-        return (yield)
-    except fastxent.BackendError as error:
-        if re.search("cannot run: it has no kernels", str(error)) is None:
-            raise
-        pytest.skip(str(error))

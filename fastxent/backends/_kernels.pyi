@@ -3,7 +3,7 @@ from fastxent.precision import Array
 BLOCK: int
 LABEL_CHUNK: int
 TILE_CLASSES: int
-BINARY_CHUNK: int
+CHUNK_ELEMENTS: int
 
 def levels() -> tuple[tuple[str, ...], int]: ...
 def level() -> str: ...
@@ -78,6 +78,6 @@ def softmax_backward(
     log_proba: Array | None,
     grad: Array,
     out: Array,
-    kind: str,
+    kind: int,
     threads: int,
 ) -> None: ...

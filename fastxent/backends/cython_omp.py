@@ -28,10 +28,6 @@ else:
 __all__ = ["BACKEND"]
 
 
-# What jacobian_pass.hpp calls the kinds of numbers.
-_KIND = {"float32": "f", "float64": "d", "float16": "e", "bfloat16": "b"}
-
-
 def _kind(name: str | None) -> int:
     return -1 if name is None else KINDS.index(name)
 
@@ -154,7 +150,7 @@ class CythonBackend:
             problem.log_proba,
             problem.grad,
             out,
-            _KIND[problem.precision.kind],
+            KINDS.index(problem.precision.kind),
             problem.num_threads,
         )
 
