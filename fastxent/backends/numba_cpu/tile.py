@@ -203,7 +203,7 @@ def tile_grad(
     p: Any, z: Any, exps: Any, what: Closing, to: int, stride: int, massed: Any, element: Any,
     zero: Any,
 ) -> None:  # fmt: skip
-    """Gradients from exponentials, so many bytes a class, to numbers with the dtype of `element`."""
+    """Gradients from exponentials, so many bytes a class, to numbers like `element`."""
     step, capped = lane_count(zero), p.softcap != 0.0
     inverse_cap = splat(1.0 / p.softcap, zero)
     for k in range(p.classes):
