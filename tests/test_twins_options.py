@@ -26,8 +26,8 @@ pytestmark = pytest.mark.skipif(bool(REASONS), reason="; ".join(REASONS))
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 STATISTICS = ("loss", "total", "row_max", "row_sum", "log_prob", "argmax", "entropy")
 LAYOUTS = ("plain", "unaligned", "padded", "reversed", "upside down", "stepped", "columns")
-# rows in the lanes, more classes than a tile has, more than a block, positions in the lanes: with odd
-# tails, and with tiles that are not full
+# rows in the lanes, more classes than a tile has, more than a block, positions in the lanes: with
+# odd tails, and with tiles that are not full
 SHAPES = [
     *((37, 10), (21, 100), (18, 101), (7, 1027), (6, 5000)),
     *((3, 37, 21), (2, 3, 21, 250), (1, 21)),
