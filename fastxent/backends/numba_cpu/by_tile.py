@@ -23,6 +23,7 @@ from fastxent.backends.numba_cpu.finish import RowNumbers, finish
 from fastxent.backends.numba_cpu.jit import inlined, once
 from fastxent.backends.numba_cpu.labels import is_class, is_skipped, label_at
 from fastxent.backends.numba_cpu.lanes import (
+    address_of,
     lane_count,
     load,
     load_wide,
@@ -43,6 +44,7 @@ from fastxent.backends.numba_cpu.target import Masses
 from fastxent.backends.numba_cpu.tile import (
     Ahead,
     Closing,
+    put_at_labels,
     tile_argmax,
     tile_close,
     tile_forward,
@@ -76,7 +78,7 @@ def typed_labels(p: Any, labels: Any, begin: int, count: int, to: Any) -> Any:
 
 @inlined
 def read_labels(p: Any, begin: int, count: int, to: Any, zero: Any) -> Any:
-    """Labels as numbers, -1 for a row that is not computed; whether all rows are."""
+    """Labels, -1 for a row that is not computed or has none; whether all rows are computed."""
     for r in range(lane_count(zero)):
         put(to, r, -1)
     if p.labels == 0:
@@ -117,7 +119,7 @@ def read_factors(p: Any, labels: Any, begin: int, count: int, spike: Any, scale:
     for r in range(count):
         row_scale = pointer(p.row_scale, (begin + r) * p.row_scale_step, 0.0)[0]
         scale[r] = row_scale * p.logit_scale
-        label = np.int64(labels[r])
+        label = labels[r]
         spike[r] = pointer(p.spike, label * p.spike_step, 0.0)[0] if label >= 0 else 0.0
 
 
@@ -186,8 +188,7 @@ def close_rows(
     massed: Any, of_soft: Any, prepared: Any, zero: Any,
 ) -> None:  # fmt: skip
     """Write what has a number for each class."""
-    label = load(labels, 0, None, 0.0, zero)
-    what = Closing(factor, scale, label, grad_at_label, target)
+    what = Closing(factor, scale, target)
     if prepared is not None:
         directly, none = p.writes_directly != 0, splat(1.0, zero)
         if of_soft is not None:
@@ -210,19 +211,35 @@ def close_rows(
                 None, zero,
             )  # fmt: skip
         if p.grad.data != 0:
-            tile_grad(p, z, exps, what, massed, of_soft, zero)
-            write_tile(
-                p, p.grad, directly, begin, count, full, labels, exps, staged, prepared, None, zero
-            )
+            if full and lie_in_lanes(p.grad, begin, count):
+                to, stride = row_of(p.grad, begin), p.grad.class_stride
+                tile_grad(p, z, exps, what, to, stride, massed, prepared, zero)
+                if of_soft is None:
+                    put_at_labels(to, stride, labels, grad_at_label, prepared, zero)
+            else:
+                to = address_of(exps)
+                tile_grad(p, z, exps, what, to, 64, massed, zero, zero)
+                if of_soft is None:
+                    put_at_labels(to, 64, labels, grad_at_label, zero, zero)
+                write_tile(
+                    p, p.grad, directly, begin, count, full, labels, exps, staged, prepared, None,
+                    zero,
+                )  # fmt: skip
     else:
         places = stack(16, np.int64(0))
         if p.log_proba.data != 0:
             place_rows(p.log_proba, begin, staged, full, p, labels, count, places, zero)
-            log_proba = Closing(sums.max, log_sum, label, grad_at_label, target)
-            tile_close(places, z, p.classes, log_proba, None, massed, of_soft, zero)
+            log_proba = Closing(sums.max, log_sum, target)
+            tile_close(places, z, p.classes, log_proba, None, massed, zero)
         if p.grad.data != 0:
             place_rows(p.grad, begin, staged, full, p, labels, count, places, zero)
-            tile_close(places, exps, p.classes, what, 0, massed, of_soft, zero)
+            tile_close(places, exps, p.classes, what, 0, massed, zero)
+            if of_soft is None:
+                at_label = stack(16, zero)
+                store(at_label, 0, None, grad_at_label)
+                for r in range(lane_count(zero)):
+                    if labels[r] >= 0:
+                        put(pointer(places[r], labels[r], zero), 0, at_label[r])
 
 
 @once
@@ -234,7 +251,7 @@ def tiles_chunk(
     z, staged = pointer(scratch, 0, zero), pointer(scratch + room, 0, zero)
     masses, values = pointer(scratch + 2 * room, 0, zero), pointer(scratch + 3 * room, 0, zero)
     exps = pointer(scratch + (4 * room if p.keeps_logits != 0 else 0), 0, zero)
-    no_logits, labels = stack(TILE_CLASSES, zero), stack(16, zero)
+    no_logits, labels = stack(TILE_CLASSES, zero), stack(16, np.int64(0))
     spikes, scales = stack(16, 0.0), stack(16, 0.0)
     for k in range(TILE_CLASSES):
         put(no_logits, k, 0.0)
@@ -253,7 +270,6 @@ def tiles_chunk(
         begin, count = run * p.run + within, min(p.run - within, size)
         good = read_labels(p, begin, count, labels, zero)
         full = good and count == size
-        label = load(labels, 0, None, 0.0, zero)
         if p.spike_step + p.row_scale_step != 0:
             read_factors(p, labels, begin, count, spikes, scales)
             spike, scale = load_wide(spikes, zero), load_wide(scales, zero)
@@ -270,9 +286,7 @@ def tiles_chunk(
             place_rows(p.logits, begin, no_logits, full, p, labels, count, sources, zero)
             gather(sources, p.classes, z, zero)
         ahead = look_ahead(p, begin, zero)
-        sums = tile_forward(
-            z, exps, p.classes, target, label, ahead, massed, of_soft, prepared, zero
-        )
+        sums = tile_forward(p, z, exps, target, labels, ahead, massed, of_soft, prepared, zero)
         mass = sums.mass if p.soft.data != 0 else spike + splat_wide(p.background_total, zero)
         results = finish(
             p,

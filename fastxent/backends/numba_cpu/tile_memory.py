@@ -93,7 +93,7 @@ def read_logits(
     if p.columns != 0:
         read_lanes(p.logits, begin, count, p.classes, z, prepared, None, zero)
         if p.softcap != 0.0 or p.logit_scale != 1.0:
-            transform(p, p.classes * lane_count(zero), z, zero)
+            transform(p, z, p.classes * lane_count(zero), z, zero)
         return
     sources = stack(16, np.int64(0))
     place_rows(p.logits, begin, no_logits, full, p, labels, count, sources, zero)

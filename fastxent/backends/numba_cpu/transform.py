@@ -116,13 +116,13 @@ def converted(source: int, kind: int, n: int, to: Any, element: Any, of_any: Any
 
 
 @once
-def transform(p: Any, n: int, z: Any, zero: Any) -> Any:
-    """z from n logits in the compute dtype, in their place; give the largest."""
+def transform(p: Any, source: Any, n: int, z: Any, zero: Any) -> Any:
+    """z from n logits, which may lie in its place; give the largest."""
     if p.softcap != 0.0:
         inner, cap = splat(p.logit_scale / p.softcap, zero), splat(p.softcap, zero)
-        return changed(z, n, z, bound, inner, cap, zero)
+        return changed(source, n, z, bound, inner, cap, zero)
     inner = splat(p.logit_scale, zero)
-    return changed(z, n, z, scaled, inner, inner, zero)
+    return changed(source, n, z, scaled, inner, inner, zero)
 
 
 @inlined
@@ -196,13 +196,14 @@ def numbers_of(
     return top
 
 
-@inlined
+@once
 def prepare(p: Any, row: int, begin: int, n: int, to: Any, element: Any, zero: Any) -> Any:
     """z of the classes from `begin` on of a row of logits, and their maximum."""
+    transforms, stride = p.softcap != 0.0 or p.logit_scale != 1.0, p.logits.class_stride
+    if transforms and stride == item_size(p.logits.kind):
+        return transform(p, pointer(row + begin * stride, 0, element), n, to, zero)
     top = numbers_of(p.logits, row, begin, n, to, element, None, zero)
-    if p.softcap != 0.0 or p.logit_scale != 1.0:
-        top = transform(p, n, to, zero)
-    return top
+    return transform(p, to, n, to, zero) if transforms else top
 
 
 @inlined
