@@ -15,7 +15,16 @@ from fastxent.backends.contract import BLOCK
 from fastxent.backends.numba_cpu.fields import group_at
 from fastxent.backends.numba_cpu.finish import RowNumbers, finish
 from fastxent.backends.numba_cpu.jit import inlined, once
-from fastxent.backends.numba_cpu.lanes import get, lane_count, load, pointer, put, stack, store
+from fastxent.backends.numba_cpu.lanes import (
+    address_of,
+    get,
+    lane_count,
+    load,
+    pointer,
+    put,
+    stack,
+    store,
+)
 from fastxent.backends.numba_cpu.long_sum import value_of, with_number
 from fastxent.backends.numba_cpu.matrix import row_of
 from fastxent.backends.numba_cpu.outputs import (
@@ -31,6 +40,7 @@ from fastxent.backends.numba_cpu.row import (
     ARGMAX,
     FACTOR,
     SPREAD,
+    Ahead,
     block_close,
     block_forward,
     block_length,
@@ -137,7 +147,14 @@ def blocks_forward(
             top = block_max(z, n, zero)
         masses = pointer(own + p.block_bytes, 0, zero)
         target = masses_of_block(p, row, begin, n, masses, massed, of_soft, prepared, zero)
-        block_forward(z, top, n, target, exps, sums, massed, zero)
+        source = logits + (begin + BLOCK) * p.logits.class_stride
+        ahead = Ahead(
+            source, p.logits.class_stride, address_of(exps) + BLOCK * size, np.int64(size)
+        )
+        if p.writes_directly == 0 and group.grad[slot] != 0:
+            stride = p.grad.class_stride
+            ahead = Ahead(source, p.logits.class_stride, group.grad[slot] + begin * stride, stride)
+        block_forward(z, top, n, target, exps, sums, ahead, massed, prepared, zero)
         if prepared is not None:
             sums[SPREAD] = 0.0
             if p.entropy != 0:

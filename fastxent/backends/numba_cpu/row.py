@@ -10,7 +10,7 @@ the first class that holds m. SPREAD and ARGMAX are there in prepared kernels on
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,14 @@ from fastxent.backends.numba_cpu.arithmetic import (
 )
 from fastxent.backends.numba_cpu.elementary import at_least_lowest, exp_of_negative
 from fastxent.backends.numba_cpu.jit import inlined, once
-from fastxent.backends.numba_cpu.lanes import get, lane_count, load, pointer, store
+from fastxent.backends.numba_cpu.lanes import (
+    get,
+    lane_count,
+    load,
+    pointer,
+    prefetch,
+    store,
+)
 from fastxent.backends.numba_cpu.long_sum import value_of, with_number
 from fastxent.backends.numba_cpu.schedule import BLOCK_SUMS
 from fastxent.backends.numba_cpu.target import mass_at
@@ -80,9 +87,27 @@ def block_max(logits: Any, n: int, zero: Any) -> Any:
     return np.float64(largest(maximum(maximum(a, b), maximum(c, d))))
 
 
+class Ahead(NamedTuple):
+    """What is read and written after a block: addresses, and bytes from class to class."""
+
+    source: Any
+    source_size: Any
+    goal: Any
+    goal_size: Any
+
+
 @inlined
-def exponentials(z: Any, k: int, some: Any, shift: Any, exps: Any, zero: Any) -> Any:
-    """Store exp(z - shift); give z - shift and its exp."""
+def exponentials(
+    z: Any, k: int, some: Any, shift: Any, exps: Any, ahead: Any, prepared: Any, zero: Any
+) -> Any:
+    """Store exp(z - shift); give z - shift and its exp.
+
+    Logits that were prepared have been read in a burst, and memory would wait while their
+    exponentials are computed: a line of what comes next is fetched with each line of them.
+    """
+    if prepared is not None:
+        prefetch(pointer(ahead.source + k * ahead.source_size, 0, np.uint8(0)), 0, 0)
+        prefetch(pointer(ahead.goal + k * ahead.goal_size, 0, np.uint8(0)), 0, 1)
     shifted = load(z, k, some, -np.inf, zero) - shift
     e = exp_of_negative(shifted)
     store(exps, k, some, e)
@@ -101,8 +126,9 @@ def with_mass(
 
 @inlined
 def block_forward(
-    z: Any, top: float, n: int, target: Any, exps: Any, sums: Any, massed: Any, zero: Any
-) -> None:
+    z: Any, top: float, n: int, target: Any, exps: Any, sums: Any, ahead: Any, massed: Any,
+    prepared: Any, zero: Any,
+) -> None:  # fmt: skip
     """Sums of n classes with this maximum, and their exponentials, which may go over z.
 
     Four chains of sums are shorter, which makes them more exact and lets them overlap. What is
@@ -114,30 +140,30 @@ def block_forward(
     a = b = c = d = splat(0.0, zero)
     ma = mb = mc = md = da = db = dc = dd = splat(0.0, zero)
     for k in range(0, fours, 4 * step):
-        shifted, e = exponentials(z, k, None, shift, exps, zero)
+        shifted, e = exponentials(z, k, None, shift, exps, ahead, prepared, zero)
         a = a + e
         if massed is not None:
             ma, da = with_mass(target, k, None, shifted, ma, da, zero)
-        shifted, e = exponentials(z, k + step, None, shift, exps, zero)
+        shifted, e = exponentials(z, k + step, None, shift, exps, ahead, prepared, zero)
         b = b + e
         if massed is not None:
             mb, db = with_mass(target, k + step, None, shifted, mb, db, zero)
-        shifted, e = exponentials(z, k + 2 * step, None, shift, exps, zero)
+        shifted, e = exponentials(z, k + 2 * step, None, shift, exps, ahead, prepared, zero)
         c = c + e
         if massed is not None:
             mc, dc = with_mass(target, k + 2 * step, None, shifted, mc, dc, zero)
-        shifted, e = exponentials(z, k + 3 * step, None, shift, exps, zero)
+        shifted, e = exponentials(z, k + 3 * step, None, shift, exps, ahead, prepared, zero)
         d = d + e
         if massed is not None:
             md, dd = with_mass(target, k + 3 * step, None, shifted, md, dd, zero)
     for k in range(fours, whole, step):
-        shifted, e = exponentials(z, k, None, shift, exps, zero)
+        shifted, e = exponentials(z, k, None, shift, exps, ahead, prepared, zero)
         a = a + e
         if massed is not None:
             ma, da = with_mass(target, k, None, shifted, ma, da, zero)
     if whole < n:
         some = n - whole
-        shifted, e = exponentials(z, whole, some, shift, exps, zero)
+        shifted, e = exponentials(z, whole, some, shift, exps, ahead, prepared, zero)
         a = a + e
         if massed is not None:
             ma, da = with_mass(target, whole, some, shifted, ma, da, zero)
@@ -176,10 +202,16 @@ def block_spread(z: Any, top: float, n: int, exps: Any, zero: Any) -> Any:
 
 @once
 def first_of(z: Any, n: int, top: float) -> Any:
-    """The first class of n that holds the maximum."""
-    for k in range(n):
-        if np.float64(get(z, k)) == top:
-            return k
+    """The first class of n that holds the maximum: 64 at a time are compared with it."""
+    for begin in range(0, n, 64):
+        end = min(begin + 64, n)
+        found = 0
+        for k in range(begin, end):
+            found |= np.float64(get(z, k)) == top
+        if found != 0:
+            for k in range(begin, end):
+                if np.float64(get(z, k)) == top:
+                    return k
     return 0  # nothing but NaN
 
 
