@@ -246,6 +246,15 @@ def test_binary_demo_fails_when_the_training_differs(tmp_path, capsys, monkeypat
     assert "FAILED: largest difference" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("backend", ABLE)
+def test_binary_results_agree_at_the_size_of_the_table(backend, monkeypatch):
+    """10 million logits: some are as large as they get, and there a float32 textbook gives way."""
+    monkeypatch.setattr(fx, "backends", lambda: {backend: None})
+    timings = demo_speed.measure_binary(demo_speed.BINARY_SHAPES[-1], repeats=1)
+    assert [timing.name for timing in timings] == ["textbook", backend]
+    assert all(timing.agrees for timing in timings)
+
+
 def test_binary_times_are_of_results_that_agree(monkeypatch, tmp_path, capsys):
     timings = demo_speed.measure_binary((64, 100), repeats=2)
     assert [timing.name for timing in timings] == ["textbook", *ABLE]
