@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fastxent.backends.contract import Backend
     from fastxent.problem import Problem
 
-__all__ = ["Aux", "logsumexp_of", "loss_and_aux"]
+__all__ = ["Aux", "loss_and_aux", "lse_of"]
 
 # Elements of the target that are looked at together for its largest class: 1 MB of float32.
 _GROUP = 1 << 18
@@ -29,12 +29,14 @@ class Aux(NamedTuple):
 
     Arrays have one entry a row, in the shape of the logits without the class axis; `target_grad`
     has the target's. An ignored row holds 0, no argmax (-1) and False. A row without a softmax (a
-    NaN, a +inf, or nothing but -inf) has no argmax either, and NaN for `log_prob` and `entropy`.
+    NaN, a +inf, or nothing but -inf) has no argmax either, and NaN for all else, except that the
+    `lse` of nothing but -inf is -inf.
 
     Attributes
     ----------
     lse : array of the loss dtype
-        logsumexp of the scaled and capped logits.
+        Logarithm of the sum of the exponentials of the scaled and capped logits. Beside a +inf it
+        is NaN, where `fastxent.logsumexp` is +inf.
     log_prob : array of the loss dtype
         Logarithm of the probability of the label; for probabilities q ``sum_k q[k] * log p[k]``,
         without weights and smoothing.
@@ -69,18 +71,10 @@ class Aux(NamedTuple):
     target_grad: Any = None
 
 
-def logsumexp_of(problem: Problem, row_max: Array, row_sum: Array) -> Array:
-    """L = m + log s of each row, in float64, from what the pass found.
-
-    s is NaN for a row with a +inf, and a maximum tells no NaN beside it: the logits are looked at.
-    """
+def lse_of(row_max: Array, row_sum: Array) -> Array:
+    """L = m + log s of each row, in float64, from what the pass found; s is NaN beside a +inf."""
     with np.errstate(divide="ignore", invalid="ignore"):
         lse: Array = row_max + np.log(row_sum)
-    infinite = row_max == np.inf
-    if infinite.any():
-        infinite = np.flatnonzero(infinite)
-        logits = widen(take_rows(problem.logits, infinite), problem.precision.kind)
-        lse[infinite] = np.where(np.isnan(logits).any(axis=1), np.nan, np.inf)
     return lse
 
 
@@ -94,8 +88,8 @@ def loss_and_aux(problem: Problem, backend: Backend, outputs: Outputs) -> tuple[
         # the loss is not that of the bare probabilities; first, as the gradient may go over logits
         backend.forward(problem.bare(), Outputs(log_prob=log_prob))
         outputs.log_prob = None
-    grad = outputs.grad
     if problem.denominator == 0.0:
+        grad = outputs.grad
         outputs.grad = outputs.target_grad = None
         backend.forward(problem, outputs)
         aux = _finish(problem, outputs, log_prob, target_grad)
@@ -103,22 +97,8 @@ def loss_and_aux(problem: Problem, backend: Backend, outputs: Outputs) -> tuple[
         if target_grad is not None:
             target_grad.array.fill(0)
         return problem.reduced_loss(backend, outputs), aux
-    # logsumexp_of may look at the logits: what goes over them goes there afterwards
-    afterwards = (
-        grad is not None
-        and outputs.row_sum is not None
-        and np.may_share_memory(grad, problem.logits)
-    )
-    if afterwards:
-        outputs.grad = None
     loss = problem.reduced_loss(backend, outputs)
-    aux = _finish(problem, outputs, log_prob, target_grad)
-    if afterwards:
-        assert grad is not None
-        assert outputs.row_max is not None
-        assert outputs.row_sum is not None
-        backend.backward(problem, outputs.row_max, outputs.row_sum, grad)
-    return loss, aux
+    return loss, _finish(problem, outputs, log_prob, target_grad)
 
 
 def _allocate(problem: Problem, outputs: Outputs) -> OutputRows | None:
@@ -152,7 +132,7 @@ def _finish(
     shape, loss = problem.reduction.rows_shape, problem.precision.loss
     found: dict[str, Any] = {"log_prob": log_prob, "entropy": outputs.entropy}
     if outputs.row_max is not None and outputs.row_sum is not None:
-        lse = logsumexp_of(problem, outputs.row_max, outputs.row_sum)
+        lse = lse_of(outputs.row_max, outputs.row_sum)
         with np.errstate(over="ignore", invalid="ignore"):
             found["lse"] = lse.astype(loss)
             found["z_loss"] = (problem.z_loss * lse**2).astype(loss)

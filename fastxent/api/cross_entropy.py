@@ -77,8 +77,10 @@ def cross_entropy(
     all_ignored : {"nan", "zero"}, default "nan"
         Loss of a mean whose denominator is 0; its gradient is 0 in either case.
     aux : iterable of str, default ()
-        Side outputs of the same pass, any of "lse", "log_prob", "argmax", "correct", "entropy",
-        "z_loss", and for probabilities "target_grad": see `Aux`.
+        Side outputs, any of "lse", "log_prob", "argmax", "correct", "entropy", "z_loss", and for
+        probabilities "target_grad": see `Aux`. They come from the same pass, but for probabilities
+        "log_prob" with `weight` or `label_smoothing` takes one more forward pass, "correct" one
+        more read of the target, and "target_grad" writes one more array.
     backend : {"cython", "numba", "numpy"}, optional
         By default the first of `fastxent.backends()` that can run.
     num_threads : int, optional

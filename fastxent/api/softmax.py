@@ -10,10 +10,10 @@ import numpy as np
 from fastxent import checks
 from fastxent.backends import pick
 from fastxent.backends.contract import Outputs
-from fastxent.layout import empty_aligned, join_axes, order_of, split_axes
-from fastxent.precision import Array, native, precision_of
+from fastxent.layout import empty_aligned, join_axes, order_of, split_axes, take_rows
+from fastxent.precision import Array, native, precision_of, widen
 from fastxent.problem import Problem
-from fastxent.side_outputs import logsumexp_of
+from fastxent.side_outputs import lse_of
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 
@@ -149,7 +149,11 @@ def logsumexp(
     row_max = np.empty(problem.rows, problem.precision.compute)
     row_sum = np.empty(problem.rows)
     pick(backend, problem).softmax(problem, Outputs(row_max=row_max, row_sum=row_sum))
-    lse = logsumexp_of(problem, row_max, row_sum)
+    lse = lse_of(row_max, row_sum)
+    infinite = np.flatnonzero(row_max == np.inf)
+    if infinite.size:  # where the sum is NaN: whether there is a NaN, only the logits can tell
+        entries = widen(take_rows(problem.logits, infinite), problem.precision.kind)
+        lse[infinite] = np.where(np.isnan(entries).any(axis=1), np.nan, np.inf)
     return lse.astype(problem.precision.loss).reshape(joined.rows_shape)[()]
 
 
@@ -165,7 +169,8 @@ class _Joined:
     """
 
     def __init__(self, x: Any, axis: Any, may_be_empty: bool = False) -> None:
-        self.given = checks.check_logits(x, "x", may_be_scalar=axis is None or axis == ())
+        may_be_scalar = axis is None or (isinstance(axis, tuple) and not axis)
+        self.given = checks.check_logits(x, "x", may_be_scalar=may_be_scalar)
         axes = checks.check_axes(axis, self.given, may_be_empty)
         shape = self.given.shape
         self.classes = math.prod(shape[at] for at in axes)
@@ -197,7 +202,7 @@ class _Joined:
         """View of `out` like that of x; None where there is none, and without an `out`."""
         if out is None or self.axes is None:
             return out
-        checks.check_out(out, self.given, {}, self.given.shape, native(self.given.dtype))
+        checks.check_out(out, self.given, {}, self.given.shape, native(self.given.dtype), "x")
         return join_axes(out, self.axes)
 
     def deliver(self, result: Array, out: Array | None) -> Array:

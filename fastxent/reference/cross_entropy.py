@@ -111,7 +111,8 @@ def cross_entropy_aux(
 
     The arguments are those of `cross_entropy_and_grad`. All have the shape of the logits without
     ``axis``, but for "target_grad", which has the target's. A row without a softmax (a NaN, a
-    +inf, or nothing but -inf) has NaN, or no argmax (-1); an ignored row has 0, and no argmax.
+    +inf, or nothing but -inf) has NaN, or no argmax (-1), but the lse of nothing but -inf is -inf;
+    an ignored row has 0, and no argmax.
     """
     rows = _rows(logits, target, axis=axis, reduction=reduction, dtype=dtype, **options)
     p, log_p, lse = softmax(rows.z, dtype=dtype), log_softmax(rows.z, dtype=dtype), _lse(rows)
@@ -203,7 +204,9 @@ def _rows(
 
 
 def _lse(rows: Rows) -> Array:
-    return logsumexp(rows.z, dtype=rows.z.dtype)
+    """Logsumexp of each row; NaN with a +inf, as such a row has no softmax."""
+    lse = logsumexp(rows.z, dtype=rows.z.dtype)
+    return np.where(np.isposinf(rows.z).any(axis=1), np.nan, lse)
 
 
 def _products(mass: Array, log_p: Array) -> Array:
