@@ -56,7 +56,7 @@ class JacobianProblem:
         """Check the public arguments; give the problem, and the place for its result."""
         storage = checks.check_storage(storage)
         name, grad_name = ("log_p", "grad") if is_log else ("p", "grad_p")
-        may_be_scalar = axis is None or axis == ()
+        may_be_scalar = axis is None or (isinstance(axis, tuple) and not axis)
         first = checks.check_logits(first, name, storage, may_be_scalar=may_be_scalar)
         grad = checks.check_upstream(grad, grad_name, first, name, storage)
         axes = checks.check_axes(axis, first, may_be_empty=False, name=name)

@@ -49,5 +49,4 @@ def _rounded(factor: float | Array, compute: np.dtype[Any]) -> float | Array:
     """A factor of classes, rounded as kernels will use it."""
     if not isinstance(factor, np.ndarray):
         return float(compute.type(factor))
-    with np.errstate(over="ignore"):  # a weight beyond float32 is infinite there
-        return factor.astype(compute)
+    return factor.astype(compute)

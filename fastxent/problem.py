@@ -149,7 +149,7 @@ class Problem:
         x = checks.check_logits(x, "x", storage)
         axis = checks.check_axis(axis, x, "x")
         precision = _precision(x, storage)
-        checks.check_out(out, x, {}, x.shape, precision.storage)
+        checks.check_out(out, x, {}, x.shape, precision.storage, "x")
         classes = x.shape[axis]
         return cls(
             given=x,
@@ -202,7 +202,7 @@ class Problem:
         rows_shape = logits.shape[:axis] + logits.shape[axis + 1 :]
         num_classes = logits.shape[axis]
         target, hard = checks.check_target(target, logits, axis, storage)
-        weights = checks.check_weight(options.weight, num_classes)
+        weights = checks.check_weight(options.weight, num_classes, precision.compute)
         smoothing = checks.check_label_smoothing(options.label_smoothing)
         kind = checks.check_choice(options.reduction, "reduction", REDUCTIONS)
         row_weight = checks.check_sample_weight(options.sample_weight, rows_shape)
@@ -218,9 +218,9 @@ class Problem:
             grad_output=upstream,
         )
         z_loss = checks.check_z_loss(options.z_loss)
-        softcap = checks.check_softcap(options.softcap)
-        logit_scale = checks.check_logit_scale(options.logit_scale)
-        asked = checks.check_aux(options.aux, ASIDES, hard) if options.aux != () else ()
+        logit_scale = checks.check_logit_scale(options.logit_scale, precision.compute)
+        softcap = checks.check_softcap(options.softcap, logit_scale, precision.compute)
+        asked = checks.check_aux(options.aux, ASIDES, hard)
         if out is not None:
             others = {
                 "target": target,

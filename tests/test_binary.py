@@ -313,7 +313,7 @@ BAD = {
     "larger weight": ((X, X), {"weight": np.ones((2, 4, 3))}, fx.ShapeError, "broadcast"),
     "shape of pos_weight": ((X, X), {"pos_weight": np.ones(4)}, fx.ShapeError, "pos_weight"),
     "negative weight": ((X, X), {"weight": [1, 1, -1]}, fx.OptionError, r"weight\[2\] is -1"),
-    "infinite pos_weight": ((X, X), {"pos_weight": 1e39}, fx.OptionError, "finite in float32"),
+    "infinite pos_weight": ((X, X), {"pos_weight": 1e39}, fx.OptionError, r"is 1e\+39: .*float32"),
     "NaN weight": ((X, X), {"weight": NAN}, fx.OptionError, "weight is nan"),
     "text": ((X, X), {"weight": "heavy"}, fx.DTypeError, "weight"),
     "smoothing": ((X, X), {"label_smoothing": 1.5}, fx.OptionError, "label_smoothing"),

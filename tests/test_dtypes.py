@@ -114,6 +114,8 @@ def test_bits_that_are_wrong():
         Problem.build(bits, np.zeros((5, 8), np.uint16), storage="bfloat16")
     with pytest.raises(fx.DTypeError, match="uint16"):
         Problem.build(bits, np.zeros(5, int))
+    with pytest.raises(fx.DTypeError, match=r"'float16'.* uint16 .* float32: leave storage out"):
+        Problem.build(np.zeros((5, 7), np.float32), np.zeros(5, int), storage="float16")
     with pytest.raises(fx.DTypeError, match="out needs dtype uint16"):
         Problem.build(bits, np.zeros(5, int), storage="bfloat16", out=np.zeros((5, 7), BF16))
 

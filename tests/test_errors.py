@@ -92,7 +92,7 @@ BAD = {
         {"logits": LOGITS.astype(np.float16).view(np.uint16)},
         fx.DTypeError,
         TypeError,
-        ["uint16", "logits.astype('float32')"],
+        ["uint16", "logits.view('float16')", "logits.view(ml_dtypes.bfloat16)"],
     ),
     "long double logits": (
         {"logits": LOGITS.astype(np.longdouble)},
@@ -131,6 +131,12 @@ BAD = {
         ["weight[2] is -2.0", "not negative"],
     ),
     "weight NaN": ({"weight": [np.nan] * 7}, fx.OptionError, ValueError, ["weight[0] is nan"]),
+    "weight beyond float32": (
+        {"weight": [1, 1, 1, 1, 1e39, 1, 1]},
+        fx.OptionError,
+        ValueError,
+        ["weight[4] is 1e+39", "class", "finite in float32"],
+    ),
     "weight complex": ({"weight": np.ones(7, complex)}, fx.DTypeError, TypeError, ["complex"]),
     "sample_weight of wrong shape": (
         {"sample_weight": np.ones((N, C))},
@@ -200,6 +206,36 @@ BAD = {
     "softcap zero": ({"softcap": 0}, fx.OptionError, ValueError, ["above 0", "softcap=None"]),
     "softcap negative": ({"softcap": -30.0}, fx.OptionError, ValueError, ["softcap", "-30.0"]),
     "softcap infinite": ({"softcap": np.inf}, fx.OptionError, ValueError, ["softcap", "inf"]),
+    "softcap beyond float32": (
+        {"softcap": 1e39},
+        fx.OptionError,
+        ValueError,
+        ["softcap must be finite and above 0 in float32", "1e+39"],
+    ),
+    "softcap below float32": (
+        {"softcap": np.float64(1e-46)},
+        fx.OptionError,
+        ValueError,
+        ["softcap must be finite and above 0 in float32", "1e-46"],
+    ),
+    "1 over softcap beyond float32": (
+        {"softcap": 1e-40},
+        fx.OptionError,
+        ValueError,
+        ["1 / softcap", "finite and above 0 in float32", "1e-40"],
+    ),
+    "logit_scale over softcap beyond float32": (
+        {"softcap": np.float64(1e-10), "logit_scale": 1e30},
+        fx.OptionError,
+        ValueError,
+        ["logit_scale / softcap", "finite and above 0 in float32", "1e+30"],
+    ),
+    "logit_scale beyond float32": (
+        {"logit_scale": 1e39},
+        fx.OptionError,
+        ValueError,
+        ["logit_scale must be finite and above 0 in float32", "1e+39"],
+    ),
     "softcap text": ({"softcap": "30"}, fx.DTypeError, TypeError, ["softcap", "'30'"]),
     "logit_scale zero": ({"logit_scale": 0.0}, fx.OptionError, ValueError, ["logit_scale=1.0"]),
     "logit_scale NaN": ({"logit_scale": np.nan}, fx.OptionError, ValueError, ["logit_scale"]),
@@ -219,6 +255,7 @@ BAD = {
     ),
     "aux one string": ({"aux": "lse"}, fx.OptionError, ValueError, ["aux=('lse',)"]),
     "aux no iterable": ({"aux": 3}, fx.DTypeError, TypeError, ["aux", "('lse',)", "3"]),
+    "aux a 0-d array": ({"aux": np.array("lse")}, fx.DTypeError, TypeError, ["aux", "('lse',)"]),
     "aux None": ({"aux": None}, fx.DTypeError, TypeError, ["aux", "None"]),
     "aux target_grad of labels": (
         {"aux": ("target_grad",)},
@@ -321,7 +358,7 @@ def test_every_overlap_of_out_with_the_logits():
                 same = offset == 10 and row_step == 5 and class_step == 1
                 if elements[0] & elements[1] and not same:
                     seen.add("overlap")
-                    with pytest.raises(fx.OutputError, match="overlaps the logits"):
+                    with pytest.raises(fx.OutputError, match=r"overlaps logits.*out=logits"):
                         fx.cross_entropy_and_grad(source, labels, out=out)
                     assert np.array_equal(buffer, before)
                 else:
@@ -357,6 +394,13 @@ def test_softmax_family(function):
             function(np.ones((2, 2)), axis=axis)
     with pytest.raises(fx.ShapeError, match=r"axis \(0, -2\) names an axis of x.* twice"):
         function(np.ones((2, 2)), axis=(0, -2))
+    with pytest.raises(fx.DTypeError, match="a tuple of integers, or None"):
+        function(np.ones((2, 2)), axis=np.array([0, 1]))
+    if function is not fx.logsumexp:
+        x = np.ones((2, 2))
+        for axis in (-1, (0, 1)):
+            with pytest.raises(fx.OutputError, match=r"out overlaps x without.*pass out=x"):
+                function(x, axis=axis, out=x[::-1])
     with pytest.raises(fx.ShapeError, match="x is a scalar"):
         function(np.float32(1))
     with pytest.raises(fx.OptionError, match="num_threads"):
@@ -470,8 +514,6 @@ def test_infinite_factors_do_not_warn():
     )
     assert np.isnan(grad[0]).all()
     fx.cross_entropy_and_grad(np.zeros((2, 2)), [1, 0], sample_weight=[1, 1], normalizer=5e-324)
-    loss = fx.cross_entropy(np.zeros((2, 2), "f4"), np.ones((2, 2)), weight=[1e39] * 2)
-    assert not np.isfinite(loss)
 
 
 def test_out_shares_memory_with_what_is_no_array():
@@ -513,6 +555,30 @@ def test_device_arrays_are_refused():
 
     with pytest.raises(fx.DTypeError, match="GPU"):
         fx.cross_entropy(OnDevice(), [0, 1])
+
+
+def test_tensors_that_numpy_cannot_read():
+    torch = pytest.importorskip("torch", reason="PyTorch makes the tensors")
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="NumPy's bfloat16")
+    logits = torch.zeros(2, 3, requires_grad=True)
+    with pytest.raises(fx.DTypeError, match=r"requires grad, pass logits\.detach\(\)"):
+        fx.cross_entropy(logits, [0, 1])
+    fx.cross_entropy(logits.detach(), [0, 1])
+    narrow = torch.zeros(2, 3, dtype=torch.bfloat16)
+    with pytest.raises(fx.DTypeError, match=r"x\.view\(torch\.uint16\)\.numpy.*x\.float\(\)"):
+        fx.softmax(narrow)
+    assert fx.softmax(narrow.float()).dtype == np.float32
+    bits = narrow.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    assert fx.softmax(bits).dtype == ml_dtypes.bfloat16
+
+
+def test_options_that_do_not_fit_float32_fit_float64(backend):
+    logits = LOGITS.astype(float)
+    for options in ({"softcap": 1e39}, {"softcap": 1e-46}, {"logit_scale": 1e39}):
+        loss, grad = fx.cross_entropy_and_grad(logits, LABELS, backend=backend, **options)
+        assert np.isfinite(loss)
+        assert np.isfinite(grad).all()
+    assert np.isfinite(fx.cross_entropy(logits, LABELS, weight=[1e39] * 7, backend=backend))
 
 
 def test_options_of_later_versions_are_not_swallowed():

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastxent.checks.reading import as_array, reals, shown
 from fastxent.errors import DTypeError, LabelError, OptionError, ShapeError
-from fastxent.precision import Array, kind_of, precision_of
+from fastxent.precision import Array, kind_of, native, precision_of
 
 __all__ = [
     "check_class_indices",
@@ -28,9 +28,19 @@ def check_logits(
 ) -> Array:
     """Real floating array of at least one dimension, in a dtype that can be computed with."""
     logits = as_array(value, name)
+    if storage is not None and native(logits.dtype) != np.uint16:
+        raise DTypeError(
+            f"storage = {storage!r} tells what the bits in uint16 arrays are, and {name} has dtype "
+            f"{logits.dtype}: leave storage out, or pass {name}.view('uint16')"
+        )
     if precision_of(logits.dtype, storage) is None:
         kind = logits.dtype.kind
-        if kind in "iub":
+        if native(logits.dtype) == np.uint16:
+            cure = (
+                f"if these are the bits of half precision, {name}.view(ml_dtypes.bfloat16) or "
+                f"{name}.view('float16'); integers are not converted silently"
+            )
+        elif kind in "iub":
             cure = f"integers and booleans are not converted silently: {name}.astype('float32')"
         elif kind == "f":
             cure = f"{_SUPPORTED} are supported: {name}.astype('float32')"
@@ -118,11 +128,20 @@ def _weights(value: Any, name: str, shape: tuple[int, ...], meaning: str) -> Arr
     return array
 
 
-def check_weight(value: Any, num_classes: int) -> Array | None:
-    """Class weights as a float64 array of shape (C,)."""
+def check_weight(value: Any, num_classes: int, compute: np.dtype[Any]) -> Array | None:
+    """Class weights as a float64 array of shape (C,), all finite in the dtype that computes."""
     if value is None:
         return None
-    return _weights(value, "weight", (num_classes,), "one weight a class")
+    weights = _weights(value, "weight", (num_classes,), "one weight a class")
+    with np.errstate(over="ignore"):
+        too_large = np.isinf(weights.astype(compute))
+    if too_large.any():
+        at = int(too_large.argmax())
+        raise OptionError(
+            f"weight[{at}] is {weights[at]}: the weight of a class must be finite in {compute}, "
+            "which computes"
+        )
+    return weights
 
 
 def check_sample_weight(value: Any, rows_shape: tuple[int, ...]) -> Array | None:

@@ -65,9 +65,9 @@ def check_element_factor(
     # NaN goes through both: two passes without a temporary array
     if array.size and not (array.min() >= 0 and array.max() < np.inf):
         place = tuple(int(i) for i in np.argwhere(~((array >= 0) & (array < np.inf)))[0])
+        given = as_array(value, name)[place]
         raise OptionError(
-            f"{_at(name, place)} is {array[place]}: weights must be finite in {dtype} and not "
-            "negative"
+            f"{_at(name, place)} is {given}: weights must be finite in {dtype} and not negative"
         )
     if array.size == 1:
         return float(array.item())

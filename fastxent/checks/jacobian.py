@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from fastxent.checks.arrays import check_logits
-from fastxent.checks.output import check_out, overlap
+from fastxent.checks.output import check_out, overlap, raise_overlap
 from fastxent.checks.reading import shown
-from fastxent.errors import DTypeError, OutputError, ShapeError
+from fastxent.errors import DTypeError, ShapeError
 from fastxent.layout import same_memory
 from fastxent.precision import Array, native
 
@@ -44,9 +44,6 @@ def check_out_of_product(out: Any, inputs: dict[str, Array]) -> Array | None:
             if out is not one and not overlap(out, one):
                 continue
             if not same_memory(out, one):
-                raise OutputError(
-                    f"out overlaps {name} without being the same array: pass out={name} to write "
-                    "over it, or an array of its own"
-                )
+                raise_overlap(name)
             first = one
     return check_out(out, first, {}, shape, dtype)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
+
+import numpy as np
 
 from fastxent.checks.reading import integer, number
 from fastxent.errors import DTypeError, OptionError
@@ -95,30 +96,50 @@ def check_z_loss(value: Any) -> float:
     return factor
 
 
-def _positive(value: Any, name: str, absent: str) -> float:
+def _is_positive(factor: float, compute: np.dtype[Any]) -> bool:
+    with np.errstate(over="ignore", under="ignore"):
+        return bool(0 < compute.type(factor) < np.inf)
+
+
+def _positive(value: Any, name: str, absent: str, compute: np.dtype[Any]) -> float:
     factor = number(value, name)
-    if not (math.isfinite(factor) and factor > 0):
-        raise OptionError(f"{name} must be finite and above 0, got {value!r}; {absent} is for none")
-    return factor
+    if not _is_positive(factor, compute):
+        raise OptionError(
+            f"{name} must be finite and above 0 in {compute}, which computes; got {value!r}; "
+            f"{absent} is for none"
+        )
+    return float(factor)
 
 
-def check_softcap(value: Any) -> float | None:
-    """Bound of the capped logits, or None."""
-    return None if value is None else _positive(value, "softcap", "softcap=None")
-
-
-def check_logit_scale(value: Any) -> float:
+def check_logit_scale(value: Any, compute: np.dtype[Any]) -> float:
     """Factor of the logits."""
-    return _positive(value, "logit_scale", "logit_scale=1.0")
+    return _positive(value, "logit_scale", "logit_scale=1.0", compute)
+
+
+def check_softcap(value: Any, logit_scale: float, compute: np.dtype[Any]) -> float | None:
+    """Bound of the capped logits, or None."""
+    if value is None:
+        return None
+    softcap = _positive(value, "softcap", "softcap=None", compute)
+    for what, factor in (("1", 1.0), ("logit_scale", logit_scale)):
+        if not _is_positive(factor / softcap, compute):
+            raise OptionError(
+                f"{what} / softcap must be finite and above 0 in {compute}, which computes; it is "
+                f"{factor!r} / {value!r}"
+            )
+    return softcap
 
 
 def check_aux(value: Any, names: tuple[str, ...], hard: bool) -> tuple[str, ...]:
     """Names of side outputs, each once; the gradient of the target for probabilities only."""
     if isinstance(value, str):
         raise OptionError(f"aux needs an iterable of names, not one string: pass aux=({value!r},)")
-    if not isinstance(value, Iterable):
-        raise DTypeError(f"aux must be an iterable of names such as ('lse',), got {value!r}")
-    asked = tuple(value)
+    try:
+        asked = tuple(value)
+    except TypeError:
+        raise DTypeError(
+            f"aux must be an iterable of names such as ('lse',), got {value!r}"
+        ) from None
     for at, name in enumerate(asked):
         check_choice(name, f"aux[{at}]", names)
         if name in asked[:at]:
@@ -128,7 +149,7 @@ def check_aux(value: Any, names: tuple[str, ...], hard: bool) -> tuple[str, ...]
             "aux names 'target_grad', and class indices have no gradient: pass probabilities as "
             "the target, or leave the name out"
         )
-    return asked
+    return tuple(map(str, asked))
 
 
 def check_storage(value: Any) -> str | None:

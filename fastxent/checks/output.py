@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from fastxent.errors import DTypeError, OutputError, ShapeError
 from fastxent.layout import same_memory
 from fastxent.precision import Array
 
-__all__ = ["check_out", "overlap"]
+__all__ = ["check_out", "overlap", "raise_overlap"]
 
 # How hard NumPy may search for a common element before two arrays count as overlapping.
 # Any, because NumPy's type stubs know the special values -1 and 0 only.
@@ -46,14 +46,26 @@ def _overlaps_itself(array: Array) -> bool:
     return bool(np.diff(np.sort(addresses)).min(initial=array.itemsize) < array.itemsize)
 
 
+def raise_overlap(name: str) -> NoReturn:
+    """Say how `out` may share memory with an input, and that it does so otherwise."""
+    raise OutputError(
+        f"out overlaps {name} without being the same array: pass out={name} to write over it, or "
+        "an array of its own"
+    )
+
+
 def check_out(
     out: Any,
     logits: Array,
     others: dict[str, Array | None],
     shape: tuple[int, ...],
     dtype: npt.DTypeLike,
+    name: str = "logits",
 ) -> Array | None:
-    """Array that can be written to and shares memory with nothing but, exactly, the logits."""
+    """Array that can be written to and shares memory with nothing but, exactly, the logits.
+
+    `name` is what the caller knows the logits by.
+    """
     if out is None:
         return None
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
@@ -69,11 +81,8 @@ def check_out(
             "out is a broadcast or overlapping view: several of its entries are one in memory"
         )
     if not same_memory(out, logits) and overlap(out, logits):
-        raise OutputError(
-            "out overlaps the logits without being the same array: pass out=logits to write over "
-            "them, or an array of its own"
-        )
-    for name, other in others.items():
+        raise_overlap(name)
+    for other_name, other in others.items():
         if other is not None and overlap(out, other):
-            raise OutputError(f"out shares memory with {name}, which would be overwritten")
+            raise OutputError(f"out shares memory with {other_name}, which would be overwritten")
     return out

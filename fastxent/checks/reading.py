@@ -22,16 +22,32 @@ def as_array(value: Any, name: str) -> Array:
             f"{name} is a masked array and its mask would be lost: drop rows with ignore_index, "
             f"drop classes with logits of -inf, and pass {name}.data"
         )
-    if hasattr(value, "__cuda_array_interface__"):
-        raise DTypeError(
-            f"{name} lives on a GPU and no backend for it is available: copy it to the CPU first"
-        )
     try:
+        if hasattr(value, "__cuda_array_interface__"):
+            raise DTypeError(
+                f"{name} lives on a GPU and no backend for it is available: copy it to the CPU "
+                "first"
+            )
         if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
             return np.from_dlpack(value)
         return np.asarray(value)
-    except (ValueError, TypeError, BufferError, OverflowError) as error:
-        raise DTypeError(f"{name} cannot be read as an array: {error}") from error
+    except DTypeError:
+        raise
+    except (ValueError, TypeError, BufferError, OverflowError, RuntimeError) as error:
+        cure = _cure_of_tensor(value, name) or error
+        raise DTypeError(f"{name} cannot be read as an array: {cure}") from error
+
+
+def _cure_of_tensor(value: Any, name: str) -> str:
+    """What to do with a tensor of PyTorch that NumPy cannot read, told by its attributes."""
+    if getattr(value, "requires_grad", False) is True:
+        return f"it is a tensor that requires grad, pass {name}.detach()"
+    if str(getattr(value, "dtype", "")) == "torch.bfloat16":
+        return (
+            "it is a tensor of bfloat16, pass "
+            f"{name}.view(torch.uint16).numpy().view(ml_dtypes.bfloat16), or {name}.float()"
+        )
+    return ""
 
 
 def shown(shape: tuple[int, ...]) -> str:
