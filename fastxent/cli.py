@@ -41,6 +41,7 @@ examples:
   fastxent check --quick
   fastxent check --backend cython numpy --dtype float32
 
+Numba compiles its kernels first, --quick or not: minutes, unless they are in its cache.
 Exits with 1 if a case failed.
 """
 
@@ -109,7 +110,11 @@ def _parser() -> argparse.ArgumentParser:
         default=selfcheck.DTYPES,
         help="only these; by default all four",
     )
-    check.add_argument("--quick", action="store_true", help="one case in eight, no large ones")
+    check.add_argument(
+        "--quick",
+        action="store_true",
+        help="one case in eight, no large ones; Numba compiles first all the same",
+    )
 
     bench = _command(
         commands, "bench", _bench, "measure the speed beside that of others", _BENCH_EXAMPLES

@@ -35,6 +35,8 @@ COPIED = (
     "logits or probabilities with more than four row dimensions that do not merge",
     "softmax over several axes that do not merge into one",
     "labels and weights that are not contiguous",
+    "weight, pos_weight and grad_output of the binary loss in a dtype that it does not compute in",
+    "grad_output of the binary loss under reduction='mean', if it is an array",
 )
 
 # Leading dimensions that kernels can count through.

@@ -33,9 +33,11 @@ def binary_cross_entropy_with_logits(
         Floating-point numbers: the probability of 1, not checked. Integers and booleans: 0 or 1.
     weight : array_like, optional
         Factor of each element's loss, broadcast to the shape of `logits`; finite, not negative.
+        In another dtype than the one that computes (float64 for float64 logits, else float32) it
+        is converted first, to a new array of its own size.
     pos_weight : array_like, optional
-        Factor of the loss of the 1, broadcast likewise: above 1 it weighs recall more, below 1
-        precision.
+        Factor of the loss of the 1, broadcast and converted likewise: above 1 it weighs recall
+        more, below 1 precision.
     label_smoothing : float, default 0.0
         Share e, in [0, 1], of each target that is spread evenly: target * (1 - e) + e / 2.
     reduction : {"mean", "sum", "none"}, default "mean"
@@ -111,7 +113,8 @@ def binary_cross_entropy_with_logits_and_grad(
     logits, target, weight, pos_weight, label_smoothing, reduction, backend, num_threads
         As in `binary_cross_entropy_with_logits`.
     grad_output : float or array_like of the shape of `logits`, optional
-        Upstream gradient: multiplies the gradient, not the loss.
+        Upstream gradient: multiplies the gradient, not the loss. An array is converted as `weight`
+        is, and for the mean divided by the number of elements, each into a new array.
     out : numpy.ndarray, optional
         Where the gradient goes: an array of the shape and dtype of `logits`. ``out=logits``
         writes it over the logits. A buffer used again saves the first touch of fresh memory.
