@@ -3,6 +3,8 @@
 
 #include "kernels.hpp"
 
+// Most classes for which rows lie in the lanes: JACOBIAN_TILE_CLASSES of backends/contract.py.
+constexpr int64_t fastxent_jacobian_tile_classes = 32;
 constexpr int64_t fastxent_jacobian_tiles = 4;  // that are taken together where rows lie side by side
 
 // It depends on shape and layout only, but for `pieces` and `chunk_rows`, which change no bit.

@@ -21,8 +21,10 @@ FASTXENT_ONCE double block_sum(const S *first, const S *grad, int64_t n) {
             __builtin_prefetch(grad + k + fastxent_block, 0, 2);
         }
         lanes<T> of_first = splat(T(0));
-        if constexpr (std::is_same_v<Product, of_proba>) of_first = read_lanes(first + k, some, T(0));
-        total.of[chain] = Product::plus(total.of[chain], of_first, read_lanes(grad + k, some, T(0)));
+        if constexpr (std::is_same_v<Product, of_proba>)
+            of_first = read_lanes(first + k, some, T(0));
+        total.of[chain] =
+            Product::plus(total.of[chain], of_first, read_lanes(grad + k, some, T(0)));
     });
     return sum(total.sum());
 }
@@ -32,7 +34,11 @@ FASTXENT_ONCE void close_classes(const S *first, const S *grad, S *out, double s
     using T = compute_of<S>;
     const lanes<T> sums = splat(static_cast<T>(sum));
     for_lanes<T>(n, [&](int64_t k, auto some, int) __attribute__((always_inline)) {
-        write_lanes(out + k, Product::closed(read_lanes(first + k, some, T(0)), read_lanes(grad + k, some, T(0)), sums), some);
+        // beside exponentials it is no gain
+        if constexpr (std::is_same_v<Product, of_proba>)
+            __builtin_prefetch(out + k + fastxent_block, 1, 2);
+        const lanes<T> p = read_lanes(first + k, some, T(0)), g = read_lanes(grad + k, some, T(0));
+        write_lanes(out + k, Product::closed(p, g, sums), some);
     });
 }
 

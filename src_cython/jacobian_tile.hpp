@@ -51,6 +51,15 @@ FASTXENT_ONCE lanes<T> tile_sums(const T *first, const T *grad, int64_t classes,
     return sums.value();
 }
 
+// How many of a tile's rows follow one another in memory without a gap: all of them, or each stands alone.
+template <class S>
+FASTXENT_INLINE int64_t rows_together(const fastxent_matrix &matrix, int64_t count, int64_t classes) {
+    constexpr int64_t size = sizeof(S);
+    const bool dense = matrix.class_stride == size && matrix.levels == 1 &&
+                       matrix.stride[0] == classes * size;
+    return dense ? count : 1;
+}
+
 // Rows of an array, up to a whole tile of them; lanes without a row hold anything.
 template <class S, class T>
 FASTXENT_ONCE void load_tile(const fastxent_matrix &matrix, int64_t row, int64_t count, int64_t classes,
@@ -67,26 +76,27 @@ FASTXENT_ONCE void load_tile(const fastxent_matrix &matrix, int64_t row, int64_t
         return;
     }
     const T *from[rows];
-    for (int r = 0; r < rows; ++r) {
-        if (r >= count) {
-            from[r] = from[0];
-            continue;
-        }
+    if (std::is_same_v<S, T> && stride == sizeof(S)) {
+        for (int r = 0; r < rows; ++r)
+            from[r] = reinterpret_cast<const T *>(row_of(matrix, row + (r < count ? r : 0)));
+        return gather(from, classes, numbers);
+    }
+    const int64_t together = rows_together<S>(matrix, count, classes);
+    for (int64_t r = 0; r < count; r += together) {
         const char *place = row_of(matrix, row + r);
         T *own = staged + r * classes;
-        from[r] = own;
-        if (stride != sizeof(S))
+        if (stride == sizeof(S))
+            for_lanes<T>(together * classes,
+                         [&](int64_t k, auto some, int) __attribute__((always_inline)) {
+                             const S *stored = reinterpret_cast<const S *>(place);
+                             store(own + k, read_lanes(stored + k, some, T(0)), some);
+                         });
+        else
             for_lanes<T>(classes, [&](int64_t k, auto some, int) __attribute__((always_inline)) {
                 store(own + k, gathered<T, S>(place + k * stride, stride, some, T(0)), some);
             });
-        else if constexpr (std::is_same_v<S, T>)
-            from[r] = reinterpret_cast<const T *>(place);
-        else
-            for_lanes<T>(classes, [&](int64_t k, auto some, int) __attribute__((always_inline)) {
-                const S *numbers_of_row = reinterpret_cast<const S *>(place);
-                store(own + k, read_lanes(numbers_of_row + k, some, T(0)), some);
-            });
     }
+    for (int r = 0; r < rows; ++r) from[r] = staged + (r < count ? r : 0) * classes;
     gather(from, classes, numbers);
 }
 
@@ -122,8 +132,9 @@ FASTXENT_ONCE void close_tile(const fastxent_matrix &matrix, int64_t row, int64_
         store_classes<T, n.value>(to, k, piece);
     });
     if (directly) return;
-    for (int64_t r = 0; r < count; ++r)
-        deliver(to[r], splat(T(1)), classes, matrix, row_of(matrix, row + r), 0);
+    const int64_t together = rows_together<S>(matrix, count, classes);
+    for (int64_t r = 0; r < count; r += together)
+        deliver(to[r], splat(T(1)), together * classes, matrix, row_of(matrix, row + r), 0);
 }
 
 // Rows that lie side by side in all arrays, `tiles` of them at a time: from each class more than a line.

@@ -173,7 +173,7 @@ fastxent_jacobian_schedule fastxent_jacobian_schedule_of(const fastxent_jacobian
     fastxent_jacobian_schedule plan = {};
     plan.chunk_rows = rows_of_chunk(pass.classes);
     plan.pieces = 1;
-    if (pass.classes > fastxent_tile_classes && pass.first.class_stride == size &&
+    if (pass.classes > fastxent_jacobian_tile_classes && pass.first.class_stride == size &&
         pass.grad.class_stride == size && pass.out.class_stride == size) {
         plan.blocks = over(pass.classes, fastxent_block);
         plan.chunks = over(pass.rows, plan.chunk_rows);

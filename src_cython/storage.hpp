@@ -204,6 +204,20 @@ FASTXENT_INLINE __m128i bits_of(const brain *, __m256 value) {
     FASTXENT_INLINE void write_lanes(S *to, const lanes<float> &value, whole) {                          \
         for (int p = 0; p < lanes<float>::parts; ++p)                                              \
             _mm_storeu_si128(reinterpret_cast<__m128i *>(to + 8 * p), bits_of(to, value.part[p])); \
+    }                                                                                              \
+    FASTXENT_INLINE lanes<float> read_lanes(const S *from, first some, float fill) {                     \
+        S bits[lanes<float>::count] = {};                                                          \
+        for (int64_t i = 0; i < some.n; ++i) __builtin_memcpy(bits + i, from + i, sizeof(S));      \
+        const lanes<float> value = read_lanes(bits, whole{}, fill);                                \
+        return each<float>([&](int p) {                                                            \
+            const __m256 mask = _mm256_castsi256_ps(part_mask(p, some.n, fill));                   \
+            return _mm256_blendv_ps(_mm256_set1_ps(fill), value.part[p], mask);                    \
+        });                                                                                        \
+    }                                                                                              \
+    FASTXENT_INLINE void write_lanes(S *to, const lanes<float> &value, first some) {                     \
+        S bits[lanes<float>::count];                                                               \
+        write_lanes(bits, value, whole{});                                                         \
+        for (int64_t i = 0; i < some.n; ++i) __builtin_memcpy(to + i, bits + i, sizeof(S));        \
     }
 FASTXENT_HALF_LANES(half)
 FASTXENT_HALF_LANES(brain)

@@ -247,6 +247,8 @@ def test_block_is_the_same_on_both_sides():
     assert f"fastxent_block = {contract.BLOCK};" in text
     assert f"fastxent_label_chunk = {contract.LABEL_CHUNK};" in text
     assert f"fastxent_tile_classes = {contract.TILE_CLASSES};" in text
+    jacobian = (KERNELS / "jacobian_pass.hpp").read_text()
+    assert f"_tile_classes = {contract.JACOBIAN_TILE_CLASSES};" in jacobian
     power = re.search(r"fastxent_chunk_elements = 1 << (\d+);", text)
     assert power is not None
     assert 1 << int(power[1]) == contract.CHUNK_ELEMENTS

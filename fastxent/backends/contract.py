@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BLOCK",
     "CHUNK_ELEMENTS",
+    "JACOBIAN_TILE_CLASSES",
     "KINDS",
     "LABEL_CHUNK",
     "TILE_CLASSES",
@@ -38,6 +39,10 @@ LABEL_CHUNK = 8192
 # Most classes for which compiled backends put rows, not classes, into the SIMD lanes. A row of 96
 # takes the same time either way (60 ns on AVX-512), one of 65 takes 43 ns instead of 61.
 TILE_CLASSES = 100
+
+# The same for the Jacobian products, which go three times through memory and compute little: 96
+# classes take 50 ns as a row and 104 in a tile, 32 take 17 either way.
+JACOBIAN_TILE_CLASSES = 32
 
 # Elements a chunk: a few microseconds of work, so that a core that is busy elsewhere delays a call
 # by one chunk only. The losses of a chunk's rows make one partial sum.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import prange
 
-from fastxent.backends.contract import BLOCK, TILE_CLASSES
+from fastxent.backends.contract import BLOCK, JACOBIAN_TILE_CLASSES
 from fastxent.backends.numba_cpu import cache
 from fastxent.backends.numba_cpu.arguments import Memory, matrix_of
 from fastxent.backends.numba_cpu.fields import jacobian_at
@@ -90,7 +90,7 @@ def softmax_backward(problem: JacobianProblem, out: Array) -> None:
     rows, blocks, pieces = math.prod(leading), over(classes, BLOCK), 1
     chunk_rows = rows_of_chunk(classes)
     most = most_workers(problem.num_threads)
-    tiled = None if classes > TILE_CLASSES and all(map(side_by_side, arrays)) else 0.0
+    tiled = None if classes > JACOBIAN_TILE_CLASSES and all(map(side_by_side, arrays)) else 0.0
     if tiled is None:
         chunks = over(rows, chunk_rows)
         pieces = pieces_of(classes, chunks, most)
