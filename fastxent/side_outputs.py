@@ -29,8 +29,8 @@ class Aux(NamedTuple):
 
     Arrays have one entry a row, in the shape of the logits without the class axis; `target_grad`
     has the target's. An ignored row holds 0, no argmax (-1) and False. A row without a softmax (a
-    NaN, a +inf, or nothing but -inf) has no argmax either, and NaN for all else, except that the
-    `lse` of nothing but -inf is -inf.
+    NaN, a +inf, or nothing but -inf) has no argmax either, and NaN for the rest; but the `lse` of
+    nothing but -inf is -inf, and `z_loss` the factor times its square.
 
     Attributes
     ----------

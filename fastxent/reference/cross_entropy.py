@@ -111,8 +111,8 @@ def cross_entropy_aux(
 
     The arguments are those of `cross_entropy_and_grad`. All have the shape of the logits without
     ``axis``, but for "target_grad", which has the target's. A row without a softmax (a NaN, a
-    +inf, or nothing but -inf) has NaN, or no argmax (-1), but the lse of nothing but -inf is -inf;
-    an ignored row has 0, and no argmax.
+    +inf, or nothing but -inf) has NaN, or no argmax (-1), but the lse of nothing but -inf is -inf,
+    and "z_loss" follows from it; an ignored row has 0, and no argmax.
     """
     rows = _rows(logits, target, axis=axis, reduction=reduction, dtype=dtype, **options)
     p, log_p, lse = softmax(rows.z, dtype=dtype), log_softmax(rows.z, dtype=dtype), _lse(rows)
