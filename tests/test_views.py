@@ -8,6 +8,7 @@ import pytest
 import scipy.special
 
 import fastxent as fx
+from fastxent.backends.contract import TILE_CLASSES
 from fastxent.cases.layouts import LAYOUTS
 from fastxent.layout import join_axes, order_of
 from fastxent.problem import Problem
@@ -96,7 +97,16 @@ def test_kernels_see_the_callers_memory(name, dtype, backend):
 @pytest.mark.parametrize("layout", ["C", "F", "stepped"])
 @pytest.mark.parametrize("shape", [(3, 40, 70, 60), (2, 1030, 300)], ids=str)
 def test_groups_of_rows_that_end_anywhere(shape, layout, kind, backend):
-    """More rows than are taken at a time, ends in the midst of a dimension; also in place."""
+    """More rows than are taken at a time, ends in the midst of a dimension; also in place.
+
+    Up to 100 classes rows are always in the lanes; beyond, where they lie side by side, and there
+    the sums are added up in another order than along a contiguous row.
+    """
+
+    def agree(one, other):
+        some = 0 if shape[1] <= TILE_CLASSES else 4 * np.finfo(np.float32).eps
+        return np.allclose(one, other, rtol=some, atol=some)
+
     logits = RNG.standard_normal(shape).astype(np.float32)
     given = LAYOUTS[layout](logits.copy(), 1)
     rows = np.ascontiguousarray(np.moveaxis(logits, 1, -1))
@@ -109,13 +119,11 @@ def test_groups_of_rows_that_end_anywhere(shape, layout, kind, backend):
         last = np.ascontiguousarray(np.moveaxis(target, 1, -1))
     loss, grad = fx.cross_entropy_and_grad(rows, last, **options)
     result = fx.cross_entropy_and_grad(given, target, axis=1, **options)
-    assert np.array_equal(result[0], loss)
-    assert np.array_equal(np.moveaxis(result[1], 1, -1), grad)
+    assert agree(result[0], loss)
+    assert agree(np.moveaxis(result[1], 1, -1), grad)
     fx.cross_entropy_and_grad(given, target, axis=1, out=given, **options)
-    assert np.array_equal(np.moveaxis(given, 1, -1), grad)
-    assert np.array_equal(
-        fx.logsumexp(logits, 1, backend=backend), fx.logsumexp(rows, backend=backend)
-    )
+    assert np.array_equal(given, result[1])
+    assert agree(fx.logsumexp(logits, 1, backend=backend), fx.logsumexp(rows, backend=backend))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
