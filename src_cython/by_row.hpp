@@ -97,13 +97,15 @@ FASTXENT_ONCE void blocks_forward(const fastxent_pass &pass, const row_group<T> 
         if (pass.log_proba.data) {
             ahead.to_size = pass.log_proba.class_stride;
             ahead.to = row_of(pass.log_proba, group.row[slot]) + begin * ahead.to_size;
-            blocks[b] = block_forward<T, true>(z, max, n, here, nowhere, ahead);
+            blocks[b] = block_forward<T, 1>(z, max, n, here, nowhere, ahead);
         } else if (!exps) {
-            blocks[b] = block_forward<T, false>(z, max, n, here, nowhere, ahead);
+            blocks[b] = block_forward<T, 0>(z, max, n, here, nowhere, ahead);
+        } else if (stride < static_cast<int64_t>(sizeof(T))) {
+            blocks[b] = block_forward<T, 2>(z, max, n, here, exps, ahead);
         } else if (!directly || classes <= fastxent_block) {
-            blocks[b] = block_forward<T, true>(z, max, n, here, exps, ahead);
+            blocks[b] = block_forward<T, 1>(z, max, n, here, exps, ahead);
         } else {
-            blocks[b] = block_forward<T, false>(z, max, n, here, exps, ahead);
+            blocks[b] = block_forward<T, 0>(z, max, n, here, exps, ahead);
         }
         blocks[b].argmax = argmax;
         if (pass.entropy) blocks[b].spread = block_spread(z, max, n, exps);
@@ -179,8 +181,9 @@ FASTXENT_ONCE void blocks_close(const fastxent_pass &pass, const row_group<T> &g
         const lanes<T> factor =
             splat(static_cast<T>(Target::everywhere ? of_block : scale * of_block));
         T *grad = group.exps[slot] + begin;
-        if (!in_one_step) block_close(grad, n, target.block(begin, n), scales, factor);
-        if (pass.softcap != 0.0) block_slope(grad, z, n, pass, transform);
+        const bool slopes = pass.softcap != 0.0, closes = Target::everywhere || !slopes;
+        if (closes && !in_one_step) block_close(grad, n, target.block(begin, n), scales, factor);
+        if (slopes) block_slope(grad, z, n, pass, transform, closes ? one : factor);
         if (schedule.writes_directly) continue;
         // exponentials are at most 1
         if (in_one_step && scale * of_block - scale * of_block == 0.0)

@@ -30,6 +30,16 @@ template <class T> struct background_targets {
     tile_on_background<T> of_tile(const tile<T> &) const { return {background, step}; }
 };
 
+template <class T> struct constant_targets {
+    const T *background;
+    explicit constant_targets(const fastxent_pass &pass)
+        : background(static_cast<const T *>(pass.background)) {}
+    on_constant<T> of_row(int64_t, T *) const {
+        return {background, load<T>(background, whole{}, T(0))};
+    }
+    tile_on_background<T> of_tile(const tile<T> &) const { return {background, 0}; }
+};
+
 template <class T> struct soft_targets {
     const fastxent_pass &pass;
     on_soft<T> of_row(int64_t row, T *masses) const {
@@ -56,6 +66,8 @@ void forward_with(const fastxent_pass &pass, const Targets &targets) {
 
 template <class T> void forward_of(const fastxent_pass &pass) {
     if (pass.soft.data) return forward_with<T, false>(pass, soft_targets<T>{pass});
+    if (pass.background && !pass.background_step)
+        return forward_with<T, true>(pass, constant_targets<T>(pass));
     if (pass.background) return forward_with<T, true>(pass, background_targets<T>(pass));
     forward_with<T, true>(pass, plain_targets{});
 }

@@ -44,12 +44,12 @@ struct look_ahead {
 
 // Sums of a block of z, and its exponentials, which may go over z.
 //
-// With `fetches` a line for every line of classes is fetched meanwhile, where the processor does not
-// foresee it. Rows of one block jump from place to place: 8192x1000 from memory took 480 ns a row, 425 so;
+// Where the processor does not foresee it, a line for every line of classes is fetched meanwhile: one
+// for each set of lanes, or, where numbers are half as wide, for every other (`fetches` 1 or 2). Rows of one block jump from place to place: 8192x1000 from memory took 480 ns a row, 425 so;
 // 16384x500 265 and 200; with probabilities to read besides 375 and 265. Logits that were prepared have
 // been read in a burst, and nothing else is read while their exponentials are computed. Longer rows of
 // logits that are read as they lie it foresees, and fetching as well costs a third.
-template <class T, bool fetches, class Target>
+template <class T, int fetches, class Target>
 FASTXENT_INLINE fastxent_block_sums block_forward(const T *z, double block_max, int64_t n,
                                                   const Target &target, T *exps,
                                                   const look_ahead &ahead) {
@@ -57,7 +57,7 @@ FASTXENT_INLINE fastxent_block_sums block_forward(const T *z, double block_max, 
     chains<T> total(T(0)), mass(T(0)), dot(T(0));
     for_lanes<T>(n, [&](int64_t k, auto some, int chain) __attribute__((always_inline)) {
         if constexpr (fetches) {
-            ahead.fetch(k);
+            if (chain % fetches == 0) ahead.fetch(k);
             if constexpr (Target::everywhere) target.fetch(k + fastxent_block);
         }
         const lanes<T> shifted = load<T>(z + k, some, -infinity<T>) - shift;
@@ -134,14 +134,14 @@ FASTXENT_INLINE void block_close(T *exps, int64_t n, const Target &target, const
     });
 }
 
-// The gradient with respect to z becomes that with respect to the logits.
+// The gradient with respect to z becomes that with respect to the logits; `factor` is what it lacks.
 template <class T>
 FASTXENT_ONCE void block_slope(T *grad, const T *z, int64_t n, const fastxent_pass &pass,
-                               const transform_of<T> &transform) {
+                               const transform_of<T> &transform, lanes<T> factor) {
     const lanes<T> inverse_cap = splat(static_cast<T>(1.0 / pass.softcap));
     for_lanes<T>(n, [&](int64_t k, auto some, int) __attribute__((always_inline)) {
         const lanes<T> slope = transform.slope(load<T>(z + k, some, T(0)), inverse_cap);
-        store(grad + k, load<T>(grad + k, some, T(0)) * slope, some);
+        store(grad + k, load<T>(grad + k, some, T(0)) * factor * slope, some);
     });
 }
 

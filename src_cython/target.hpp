@@ -26,6 +26,19 @@ template <class T> struct on_background {
     }
 };
 
+// The same mass on every class, which fills `background`: kept in registers.
+template <class T> struct on_constant {
+    static constexpr bool everywhere = true;
+    const T *background;
+    lanes<T> constant;
+    FASTXENT_INLINE on_constant block(int64_t, int64_t) const { return *this; }
+    FASTXENT_INLINE void fetch(int64_t) const {}
+    FASTXENT_INLINE lanes<T> mass(int64_t, whole) const { return constant; }
+    FASTXENT_INLINE lanes<T> mass(int64_t, first some) const {
+        return load<T>(background, some, T(0));
+    }
+};
+
 template <class T> struct on_masses {
     static constexpr bool everywhere = true;
     const T *masses;
