@@ -29,8 +29,9 @@ $(SETUP): $(SOURCES)
 demo: $(SETUP)  ## Train on real digits, compare with the textbook, draw it, measure the speed
 	$(BIN)/fastxent demo
 
-test: $(SETUP)  ## Run the test suite and the doctests
-	$(BIN)/python -m pytest
+# A file of tests stays in one process: what Numba compiles for it is compiled once.
+test: $(SETUP)  ## Run the test suite and the doctests, a process for each core
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-levels: $(SETUP)  ## Run the conformance suite on every instruction level this CPU has
 	for level in baseline v3 v4; do \
