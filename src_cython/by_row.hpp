@@ -19,7 +19,11 @@ template <class T> struct row_buffers {
         T *buffers = reinterpret_cast<T *>(own);
         logits = buffers, exps = logits + schedule.buffer;
         masses = exps + schedule.buffer, block = masses + schedule.buffer;
-        blocks = reinterpret_cast<fastxent_block_sums *>(buffers + schedule.buffers * schedule.buffer);
+        // of a row that threads share the sums lie after the memory of all threads
+        char *sums = schedule.pieces > 1
+                         ? pass.scratch + pass.threads * schedule.thread_bytes
+                         : own + schedule.buffers * schedule.buffer * static_cast<int64_t>(sizeof(T));
+        blocks = reinterpret_cast<fastxent_block_sums *>(sums);
     }
 };
 

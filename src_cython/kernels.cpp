@@ -51,7 +51,8 @@ template <class T> struct soft_targets {
 template <class T, bool labelled, class Targets>
 void forward_with(const fastxent_pass &pass, const Targets &targets) {
     const fastxent_schedule &schedule = pass.schedule;
-    double *totals = reinterpret_cast<double *>(pass.scratch + schedule.thread_bytes * pass.threads);
+    double *totals = reinterpret_cast<double *>(
+        pass.scratch + schedule.thread_bytes * pass.threads + schedule.shared_bytes);
     if (schedule.tiles)
         by_tile<T, labelled>(pass, targets, totals);
     else if (schedule.pieces > 1)

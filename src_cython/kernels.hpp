@@ -87,7 +87,8 @@ struct fastxent_schedule {
     int64_t pieces;      // of a row: more than one where threads share it
     int64_t buffer;      // numbers of a thread's buffer, of which it has `buffers` for each tile in work
     int64_t buffers;
-    int64_t thread_bytes;  // of scratch memory
+    int64_t thread_bytes;  // of scratch memory, of each thread; and after these of all together
+    int64_t shared_bytes;
 };
 
 struct fastxent_pass {

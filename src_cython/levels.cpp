@@ -156,15 +156,15 @@ fastxent_schedule fastxent_schedule_of(const fastxent_pass &pass) {
         schedule.buffer = over(within(schedule.group_rows * classes, fastxent_block, INT64_MAX), lanes) * lanes;
         schedule.buffers = 4;
     }
-    schedule.thread_bytes =
-        schedule.buffers * schedule.buffer * pass.size +
-        over(schedule.group_rows * schedule.blocks * static_cast<int64_t>(sizeof(fastxent_block_sums)),
-             64) * 64;
+    const int64_t sums = schedule.group_rows * schedule.blocks * sizeof(fastxent_block_sums);
+    schedule.thread_bytes = schedule.buffers * schedule.buffer * pass.size;
+    // of a row that threads share there is one set of sums
+    (schedule.pieces > 1 ? schedule.shared_bytes : schedule.thread_bytes) += over(sums, 64) * 64;
     return schedule;
 }
 
 int64_t fastxent_scratch_bytes(const fastxent_pass &pass) {
-    return pass.schedule.thread_bytes * pass.threads +
+    return pass.schedule.thread_bytes * pass.threads + pass.schedule.shared_bytes +
            pass.schedule.chunks * static_cast<int64_t>(sizeof(double));
 }
 

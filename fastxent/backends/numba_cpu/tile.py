@@ -46,8 +46,9 @@ __all__ = [
 ]
 
 
-# Classes that are added up in the compute dtype before they join a sum in double, which takes six
-# instructions for every 16 floats.
+# Classes whose masses are added up in the compute dtype before they join a sum in double, which
+# takes six instructions for every 16 floats. Exponentials join one by one: a loss of 1e-9 is what
+# is left of 1.
 _CHAIN = 8
 
 # Where a tile has more classes than TILE_CLASSES, the sums in double are compensated after so many:
@@ -118,7 +119,7 @@ def tile_forward(
         total = mass = dot = none
         end = min(classes, begin + piece)
         for first in range(begin, end, _CHAIN):
-            some = some_mass = some_dot = nothing
+            some_mass = some_dot = nothing
             for k in range(first, min(end, first + _CHAIN)):
                 # a tile reads and writes in bursts, and memory would wait while this loop computes
                 # (40000x100: 65 ns a row instead of 119)
@@ -127,13 +128,12 @@ def tile_forward(
                 shifted = load(z, k * step, None, 0.0, zero) - shift
                 e = exp_of_negative(shifted)
                 store(exps, k * step, None, e)
-                some = some + e
+                total = total + widened(e)
                 if massed is not None:
                     t = mass_at(target, k, None, zero)
                     some_mass = some_mass + t
                     # no mass, no loss: 0 * -inf must not become NaN
                     some_dot = where_nonzero(t, fma(t, shifted, some_dot), some_dot)
-            total = total + widened(some)
             if massed is not None:
                 mass, dot = mass + widened(some_mass), dot + widened(some_dot)
         if prepared is not None:
