@@ -93,7 +93,9 @@ cdef int _place(fastxent_matrix *matrix, Py_buffer *view, int kind) noexcept:
     matrix.kind = kind
     matrix.levels = view.ndim - 1
     # a single class may have any stride
-    matrix.class_stride = view.strides[view.ndim - 1] if view.shape[view.ndim - 1] > 1 else view.itemsize
+    matrix.class_stride = view.itemsize
+    if view.shape[view.ndim - 1] > 1:
+        matrix.class_stride = view.strides[view.ndim - 1]
     for level in range(view.ndim - 1):
         matrix.size[level] = view.shape[view.ndim - 2 - level]
         matrix.stride[level] = view.strides[view.ndim - 2 - level]

@@ -4,7 +4,8 @@ from binary_pass cimport fastxent_binary_pass
 
 
 cdef extern from "kernels.hpp" nogil:
-    const int64_t fastxent_block, fastxent_label_chunk, fastxent_tile_classes, fastxent_chunk_elements
+    const int64_t fastxent_block, fastxent_label_chunk, fastxent_tile_classes
+    const int64_t fastxent_chunk_elements
 
     cdef enum fastxent_kind:
         fastxent_float32, fastxent_float64
