@@ -52,7 +52,7 @@ FASTXENT_ONCE void gather(const T *const *rows, int64_t classes, T *numbers) {
 constexpr int64_t tile_chain = 8;
 
 // Where a tile has more classes than fastxent_tile_classes, the sums in double are compensated after so
-// many: in float64 one chain of 100 was 15 roundings off.
+// many: in float64 one chain of 1,030 was 120 roundings off.
 constexpr int64_t tile_piece_classes = 32;
 
 // Sums of a piece of a tile's classes.
@@ -126,7 +126,7 @@ FASTXENT_ONCE void tile_forward(tile<T> &rows, int64_t classes, const Target &ta
     // as shift_of: nothing is taken relative to -inf
     const lanes<T> shift = where_equal(top, splat(-infinity<T>), splat(T(0)), top);
     rows.max = top;
-    // number by number: comparing the class with all labels took 8 of 41 instructions a class
+    // number by number, not by comparing each class with all labels
     if constexpr (labelled) rows.at_label = at_labels(rows.z, label);
     if (classes <= fastxent_tile_classes) {
         const tile_sums<T> sums = tile_piece(rows, 0, classes, shift, target);
@@ -178,8 +178,7 @@ template <class T> FASTXENT_ONCE void tile_argmax(const tile<T> &rows, int64_t c
     for (int r = 0; r < tile<T>::rows; ++r) argmax[r] = static_cast<int64_t>(numbers[r]);
 }
 
-// The gradient of all rows at class k. It holds copies: what it were to read from the tile anew for each
-// class, because a store might have changed it, cost a fifth of a row of 10.
+// The gradient of all rows at class k. It holds copies, which no store can change.
 template <class T, class Target, bool capped> struct tile_gradient {
     const T *z, *exps;
     lanes<T> factor, scale, inverse_cap;
