@@ -94,7 +94,7 @@ def exp_of_negative(x: Vector) -> Vector:
 
 @emitted
 def tanh_of(x: Vector) -> Vector:
-    """tanh of any number, from exp(-2|x|) - 1, which keeps its digits near 0: 3 ULP at most."""
+    """tanh of any number, from exp(-2|x|) - 1, which keeps its digits near 0."""
     below = x + x
     above = x.like(0.0) - below
     power, p, r = _exp_parts(below.where_less(below, above, above))
