@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard src_cython/*.pyx src_cython/*.px[di] src_cython/*.?pp)
 
-.PHONY: help setup demo test test-wheel test-levels bench bench-report bench-large accuracy \
+.PHONY: help setup demo test test-core test-wheel test-levels bench bench-report bench-large accuracy \
 	instructions threads lint format build clean
 
 help:  ## Show this list
@@ -37,6 +37,9 @@ test-levels: $(SETUP)  ## Run the conformance suite on every instruction level t
 	for level in baseline v3 v4; do \
 		FASTXENT_ISA=$$level $(BIN)/python -m pytest -q tests/test_conformance.py -k cython || exit 1; \
 	done
+
+test-core: $(SETUP)  ## Run the tests that need no framework: not those of fastxent.torch and its like
+	$(BIN)/python -m pytest -n auto --dist loadfile --ignore=tests/frameworks
 
 test-wheel: $(SETUP)  ## Build sdist and wheel, test the wheel where the source tree is absent
 	sh tests/wheel.sh "$(CURDIR)/$(BIN)/python"

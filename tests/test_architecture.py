@@ -20,6 +20,8 @@ KERNELS = Path(__file__).parent.parent / "src_cython"
 LEAVES = {"errors", "precision", "version"}
 DOOR = {"checks", "layout", "mass", "options", "reduction", "problem", "threads"}
 DOOR |= {"environment", "jacobian"} | LEAVES
+ADAPTERS = {"torch", "jax", "boosting", "sklearn", "numba", "tensorflow", "keras"}
+BELOW_ADAPTERS = {"api", "backends", "backends.contract", "binary", "loss"} | DOOR
 BENCH = {"backends", "backends.contract", "precision", "threads"}
 ALLOWED = {
     "errors": set(),
@@ -59,11 +61,17 @@ ALLOWED = {
     "bench.*": {"api", "cases", "conformance", "config", "reference", "bench."} | BENCH,
     "bench.copying": {"backends.numba_cpu.jit", "backends.numba_cpu.lanes", "bench."} | BENCH,
     "bench.peers.*": {"backends", "bench.timer", "bench.workloads", "precision", "own"},
+    **{f"{name}.*": {f"{name}."} | BELOW_ADAPTERS for name in ADAPTERS - {"numba", "keras"}},
+    "numba.*": {"numba.", "backends.numba_cpu.", "backends.contract"},
+    "keras.*": {"keras.", "torch", "jax", "tensorflow"} | BELOW_ADAPTERS,
     "comparison": {"reference"},
     "promises": {"backends", "backends.contract", "cases.", "comparison", "problem", "reference"},
     "conformance": {"api", "cases.", "comparison", "promises", "reference"},
 }
-FRAMEWORKS = {"torch", "jax", "sklearn", "xgboost", "lightgbm", "tensorflow", "scipy"}
+FRAMEWORKS = {"torch", "jax", "sklearn", "scipy", "tensorflow", "keras", "optax"}
+FRAMEWORKS |= {"xgboost", "lightgbm", "catboost"}
+# What an adapter may import; the objectives of boosting need nothing of the libraries they serve.
+FRAMEWORKS_OF = {name: {name} for name in ADAPTERS} | {"sklearn": {"sklearn", "scipy"}}
 OPTION_WORDS = ("label_smoothing", "ignore_index", "reduction", "class_weight", "pos_weight")
 
 
@@ -91,6 +99,7 @@ def rule_for(name):
     if name in ALLOWED:
         return ALLOWED[name]
     packages = ("api", "backends", "bench.peers", "bench", "cases", "checks", "reference")
+    packages += tuple(ADAPTERS)
     return next((ALLOWED[f"{p}.*"] for p in packages if f"{name}.".startswith(f"{p}.")), None)
 
 
@@ -115,12 +124,14 @@ def test_foreign_packages_stay_in_their_modules(name, path):
     roots = {target.partition(".")[0] for target in imported(path)}
     if not name.startswith("backends.numba_cpu"):
         assert "llvmlite" not in roots
-        assert "numba" not in roots or name == "bench.copying"  # its kernels are the copy limit
+        # the kernels of bench.copying are the copy limit
+        assert "numba" not in roots or name == "bench.copying" or name.startswith("numba")
     if name.startswith("reference"):
         standard = {"__future__", "collections", "dataclasses", "typing"}
         assert roots <= {"numpy", "fastxent"} | standard
+    adapter = name.partition(".")[0]
     if not name.startswith(("demo", "bench.peers.")):
-        assert not roots & FRAMEWORKS
+        assert roots & FRAMEWORKS <= FRAMEWORKS_OF.get(adapter, set())
     if name.startswith("bench.peers."):
         assert len(roots & FRAMEWORKS) <= 1, "one framework a file"
 
@@ -224,6 +235,7 @@ def test_import_is_light():
         "import fastxent\n"
         "new = {m.partition('.')[0] for m in set(sys.modules) - base}\n"
         "heavy = {'numba', 'llvmlite', 'scipy', 'sklearn', 'matplotlib', 'rich', 'torch', 'jax'}\n"
+        "heavy |= {'xgboost', 'lightgbm', 'catboost', 'tensorflow', 'keras'}\n"
         "assert not new & heavy, new & heavy\n"
         "assert 'fastxent.backends._kernels' not in sys.modules\n"
         "import warnings\n"
