@@ -68,7 +68,7 @@ ALLOWED = {
     "promises": {"backends", "backends.contract", "cases.", "comparison", "problem", "reference"},
     "conformance": {"api", "cases.", "comparison", "promises", "reference"},
 }
-FRAMEWORKS = {"torch", "jax", "sklearn", "scipy", "tensorflow", "keras", "optax"}
+FRAMEWORKS = {"torch", "jax", "sklearn", "scipy", "tensorflow", "keras"}
 FRAMEWORKS |= {"xgboost", "lightgbm", "catboost"}
 # What an adapter may import; the objectives of boosting need nothing of the libraries they serve.
 FRAMEWORKS_OF = {name: {name} for name in ADAPTERS} | {"sklearn": {"sklearn", "scipy"}}
