@@ -21,6 +21,7 @@ from rich.table import Table
 
 from fastxent.bench import markdown, pictures
 from fastxent.bench.aims import aims
+from fastxent.bench.contest import Contest
 from fastxent.bench.document import Document
 from fastxent.bench.measure import Measurement
 
@@ -37,6 +38,8 @@ def collect(raw: Path) -> Document:
         document.seconds = extra.get("seconds", document.seconds)
         if "measurement" in extra:
             document.measurements.append(Measurement.from_dict(extra["measurement"]))
+        if "contest" in extra:
+            document.contests.append(Contest.from_dict(extra["contest"]))
         for name in ("latency", "memory", "startup", "instructions"):
             getattr(document, name).update(extra.get(name, {}))
     return document

@@ -15,7 +15,7 @@ import pytest
 import fastxent as fx
 from fastxent.bench import children, memory, startup
 from fastxent.bench.latency import WORKLOAD
-from fastxent.bench.peers import others, own
+from fastxent.bench.peers import adapters, others, own
 from fastxent.bench.summary import COMPILED
 from fastxent.bench.workloads import Workload, arrays
 
@@ -31,7 +31,7 @@ def test_small_call(benchmark):
 def test_peak_memory(benchmark):
     if memory.why_not() is not None:
         pytest.skip(memory.why_not())
-    peers = own(backends=COMPILED) + own(("out",), backends=("numpy",)) + others()
+    peers = own(backends=COMPILED) + own(("out",), backends=("numpy",)) + adapters() + others()
     names = [peer.name for peer in peers if peer.why_not(BIG) is None]
     benchmark.extra_info["memory"] = memory.peak_bytes_of_all(names, BIG)
     logits, target = arrays(BIG)

@@ -10,9 +10,10 @@ from dataclasses import replace
 import pytest
 
 import fastxent as fx
+from fastxent.bench.aims_of_frameworks import FRAMEWORK_SHAPES
 from fastxent.bench.document import FULL_SECONDS
 from fastxent.bench.measure import measure
-from fastxent.bench.peers import others, own
+from fastxent.bench.peers import adapters, others, own
 from fastxent.bench.peers.own import Own
 from fastxent.bench.summary import COMPILED
 from fastxent.bench.timer import Plan
@@ -41,6 +42,7 @@ KINDS = (
     + [Workload(*shape, dtype="float64", threads=THREADS) for shape in SHAPES]
     + [Workload(*shape, "soft", "float64", threads=THREADS) for shape in SOFT_SHAPES[:2]]
 )
+INSIDE_FRAMEWORKS = [Workload(*shape, threads=THREADS) for shape in FRAMEWORK_SHAPES]
 SOFTMAX = [
     Workload(*shape, threads=THREADS, operation=operation)
     for operation in ("softmax", "log_softmax")
@@ -69,8 +71,9 @@ def beside(workload, options):
 def test_all_threads(benchmark, machine_facts, workload):
     scaling = own(("out",), threads=1) if workload.dtype == "float32" else []
     plain = Workload(*OPTIONS_SHAPE, threads=THREADS)
+    inside = adapters() if workload in INSIDE_FRAMEWORKS else []
     options = beside(workload, OPTIONS) if workload == plain else {}
-    measurement = measure(workload, own() + scaling + others(), PLAN, others=options)
+    measurement = measure(workload, own() + inside + scaling + others(), PLAN, others=options)
     record(benchmark, measurement, machine_facts)
 
 

@@ -60,7 +60,9 @@ ALLOWED = {
     "cases.*": {"cases.", "precision"},
     "bench.*": {"api", "cases", "conformance", "config", "reference", "bench."} | BENCH,
     "bench.copying": {"backends.numba_cpu.jit", "backends.numba_cpu.lanes", "bench."} | BENCH,
-    "bench.peers.*": {"backends", "bench.timer", "bench.workloads", "precision", "own"},
+    "bench.peers.*": {"backends", "bench.timer", "bench.workloads", "precision", "own"}
+    | {"torch", "jax"},
+    "bench.contests.*": {"bench.contest", "boosting", "sklearn", "precision", "own"},
     **{f"{name}.*": {f"{name}."} | BELOW_ADAPTERS for name in ADAPTERS - {"numba", "keras"}},
     "numba.*": {"numba.", "backends.numba_cpu.", "backends.contract"},
     "keras.*": {"keras.", "torch", "jax", "tensorflow"} | BELOW_ADAPTERS,
@@ -98,7 +100,16 @@ def imported(path):
 def rule_for(name):
     if name in ALLOWED:
         return ALLOWED[name]
-    packages = ("api", "backends", "bench.peers", "bench", "cases", "checks", "reference")
+    packages = (
+        "api",
+        "backends",
+        "bench.peers",
+        "bench.contests",
+        "bench",
+        "cases",
+        "checks",
+        "reference",
+    )
     packages += tuple(ADAPTERS)
     return next((ALLOWED[f"{p}.*"] for p in packages if f"{name}.".startswith(f"{p}.")), None)
 
@@ -130,7 +141,7 @@ def test_foreign_packages_stay_in_their_modules(name, path):
         standard = {"__future__", "collections", "dataclasses", "typing"}
         assert roots <= {"numpy", "fastxent"} | standard
     adapter = name.partition(".")[0]
-    if not name.startswith(("demo", "bench.peers.")):
+    if not name.startswith(("demo", "bench.peers.", "bench.contests.")):
         assert roots & FRAMEWORKS <= FRAMEWORKS_OF.get(adapter, set())
     if name.startswith("bench.peers."):
         assert len(roots & FRAMEWORKS) <= 1, "one framework a file"

@@ -126,7 +126,7 @@ def test_summary_of_round_numbers():
 
 def test_aims_name_what_was_asked_and_measured():
     by_name = {(aim.title, aim.backend): aim for aim in aims(small_document())}
-    assert len(by_name) == len(aims(Document())) == 117
+    assert len(by_name) == len(aims(Document())) == 133
     aim = by_name["share of the lower ceiling, 8192 x 1000", "cython"]
     assert (aim.asked_text, aim.measured_text, aim.verdict) == ("≥ 0.9", "0.75", "miss")
     aim = by_name["time in place over `out=`, 8192 x 1000 (arithmetic binds)", "cython"]

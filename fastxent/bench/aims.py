@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from fastxent.bench import aims_of_kinds
+from fastxent.bench import aims_of_frameworks, aims_of_kinds
 from fastxent.bench.aim import (
     Aim,
     for_both,
@@ -198,4 +198,5 @@ _GROUPS = (
     _instructions,
     _large,
     *aims_of_kinds.GROUPS,
+    *aims_of_frameworks.GROUPS,
 )

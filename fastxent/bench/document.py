@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastxent.bench import machine
+from fastxent.bench.contest import Contest
 from fastxent.bench.measure import Measurement
 from fastxent.bench.workloads import Workload
 
@@ -36,6 +37,8 @@ class Document:
         What benchmarks/large.py measured, where it was run.
     instructions : dict of str to float
         Instructions an element, by backend, labels, dtype and instruction set.
+    contests : list of Contest
+        Boosting's gradients and Hessians, and fits.
     seconds : float
         What each was timed for, about.
     """
@@ -48,6 +51,7 @@ class Document:
     large: dict[str, Any] = field(default_factory=dict)
     instructions: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    contests: list[Contest] = field(default_factory=list)
 
     @property
     def threads(self) -> int:
@@ -89,9 +93,14 @@ class Document:
                 return measurement
         return None
 
+    def contest(self, title: str) -> Contest | None:
+        """Give the contest of this title, if it was held."""
+        return next((one for one in self.contests if one.title == title), None)
+
     def save(self, path: Path) -> None:
         """Write the file: one line a measurement, so that two runs can be compared by diff."""
         fields = {k: v for k, v in vars(self).items() if k != "measurements"}
+        fields["contests"] = [contest.as_dict() for contest in self.contests]
         head = json.dumps(fields, indent=1)[:-2]
         lines = ",\n  ".join(json.dumps(m.as_dict()) for m in self.measurements)
         path.write_text(f'{head},\n "measurements": [\n  {lines}\n ]\n}}\n')
@@ -101,7 +110,8 @@ class Document:
         """Read what `save` wrote."""
         fields = json.loads(path.read_text())
         measurements = [Measurement.from_dict(entry) for entry in fields.pop("measurements")]
-        return cls(**fields, measurements=measurements)
+        contests = [Contest.from_dict(entry) for entry in fields.pop("contests", [])]
+        return cls(**fields, measurements=measurements, contests=contests)
 
 
 def _kind(workload: Workload) -> tuple[str, str, int, str] | None:

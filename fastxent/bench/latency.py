@@ -10,7 +10,7 @@ import json
 import time
 
 from fastxent.bench.measure import Measurement, checked_calls
-from fastxent.bench.peers import others, own
+from fastxent.bench.peers import adapters, others, own
 from fastxent.bench.timer import Call
 from fastxent.bench.workloads import Workload
 
@@ -35,7 +35,7 @@ def best_seconds(calls: dict[str, Call], rounds: int = ROUNDS) -> dict[str, floa
 
 def main() -> None:
     """Print the best seconds by name."""
-    calls = checked_calls(Measurement(WORKLOAD), own(("out",)) + others())
+    calls = checked_calls(Measurement(WORKLOAD), own(("out",)) + adapters() + others())
     print("\n" + json.dumps({k: float(f"{v:.4g}") for k, v in best_seconds(calls).items()}))
 
 

@@ -10,10 +10,10 @@ from fastxent.bench.measure import Measurement
 from fastxent.bench.summary import (
     copy_share,
     fastest_peer,
-    is_own,
     lower_ceiling,
     peer_ratio,
     share,
+    shown,
 )
 from fastxent.bench.tables import comparison, milliseconds, percent, table, times
 from fastxent.bench.workloads import OPTIONS_SHAPE
@@ -54,7 +54,24 @@ def _readme_kinds(document: Document) -> str:
         parts.append(f"The rest, in the same run:\n\n{tables.overview(document)}")
     if found := tables.options(document):
         parts.append(f"What an option takes, {_options_title()}:\n\n{found}")
+    parts += _framework_parts(document)
     return "".join(f"\n{part}\n" for part in parts)
+
+
+def _framework_parts(document: Document) -> list[str]:
+    parts = []
+    if found := tables.inside_frameworks(document):
+        parts.append(
+            "Inside PyTorch and JAX, loss and gradient as in training (`backward()`, jitted "
+            f"`value_and_grad`), float32, in the same rounds:\n\n{found}\n\n"
+            "![Inside the frameworks](docs/pictures/frameworks.svg)"
+        )
+    if found := tables.contests(document):
+        parts.append(
+            "For boosting, called as the libraries call a custom objective, and whole fits of a "
+            f"softmax regression:\n\n{found}"
+        )
+    return parts
 
 
 def _options_title() -> str:
@@ -67,7 +84,7 @@ def details(measurement: Measurement) -> str:
     for name, timing in sorted(measurement.timings.items(), key=lambda item: item[1].median):
         rows.append(
             [
-                f"fastxent {name}" if is_own(name) else name,
+                shown(name),
                 milliseconds(measurement, name),
                 f"{1e3 * timing.lower:.3g} to {1e3 * timing.upper:.3g}",
                 f"{measurement.workload.counted_bytes / timing.median / 1e9:.1f}",
@@ -115,7 +132,7 @@ def _others(document: Document) -> str:
         seconds, size = document.latency.get(name), document.memory.get(name)
         rows.append(
             [
-                f"fastxent {name}" if is_own(name) else name,
+                shown(name),
                 "-" if seconds is None else f"{1e6 * seconds:.1f}",
                 "-" if size is None else f"{size / 1e6:.1f}",
             ]
@@ -159,6 +176,9 @@ def results_page(document: Document) -> str:
     options = tables.options(document)
     if options:
         options = f"\n### Options, {_options_title()}\n\n{options}\n"
+    frameworks = "".join(
+        f"\n{part.replace('docs/pictures/', 'pictures/')}\n" for part in _framework_parts(document)
+    )
     slowest = ", ".join(sorted({fastest_peer(m) or "-" for m in document.find()}))
     return f"""\
 # Benchmark results
@@ -175,7 +195,7 @@ them](benchmarks.md). {machine.summary(document.machine)}.
 Milliseconds, medians. The fastest of the others are {slowest}.
 
 {shown}
-{options}
+{options}{frameworks}
 ![Time of the others over that of fastxent](pictures/peers.svg)
 ![Share of the copy limit](pictures/roofline.svg)
 ![What the second thread brings](pictures/threads.svg)

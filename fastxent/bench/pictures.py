@@ -12,10 +12,13 @@ from fastxent.bench.ceilings import COPY, COPY_ON_ONE_THREAD
 from fastxent.bench.document import Document
 from fastxent.bench.measure import Measurement
 from fastxent.bench.summary import (
+    ADAPTERS,
     COMPILED,
+    IN_FRAMEWORKS,
     copy_share,
     is_own,
     is_peer,
+    shown,
     time_ratio,
 )
 
@@ -126,9 +129,9 @@ def _threads(figure: Figure, document: Document) -> None:
 
 
 def _memory(figure: Figure, document: Document) -> None:
-    shown = {k: size for k, size in document.memory.items() if not is_own(k) or "/out" in k}
-    sizes = sorted(shown.items(), key=lambda item: -item[1])
-    names = [f"fastxent {name}" if is_own(name) else name for name, _ in sizes]
+    compared = {k: size for k, size in document.memory.items() if _is_compared(k)}
+    sizes = sorted(compared.items(), key=lambda item: -item[1])
+    names = [shown(name) for name, _ in sizes]
     megabytes = [size / 1e6 for _, size in sizes]
     axes = figure.add_subplot()
     colours = [OWN["cython"] if is_own(name) else OTHERS[4] for name, _ in sizes]
@@ -141,11 +144,29 @@ def _memory(figure: Figure, document: Document) -> None:
     axes.grid(False)
 
 
+def _is_compared(name: str) -> bool:
+    return not is_own(name) or name in ADAPTERS or "/out" in name
+
+
+def _frameworks(figure: Figure, document: Document) -> None:
+    measurements = [m for m in document.find() if any(name in m.timings for name in ADAPTERS)]
+    bars = {
+        f"{peer} / {adapter}": [_known(time_ratio(m, peer, adapter)) for m in measurements]
+        for adapter, peer in IN_FRAMEWORKS
+    }
+    axes = figure.add_subplot()
+    _grouped_bars(axes, _labels(measurements), bars, OTHERS)
+    axes.axhline(1, color=INK, linewidth=1)
+    _tidy(axes, "Training-style call inside the framework: how many times as fast", "times as fast")
+    figure.legend(ncols=3, frameon=False, fontsize="small", loc="outside lower center")
+
+
 PICTURES: dict[str, tuple[Callable[[Figure, Document], None], tuple[float, float]]] = {
     "peers.svg": (_peers, (10.0, 4.6)),
     "roofline.svg": (_roofline, (8.0, 4.2)),
     "threads.svg": (_threads, (9.0, 3.8)),
     "memory.svg": (_memory, (8.0, 3.8)),
+    "frameworks.svg": (_frameworks, (9.0, 3.8)),
 }
 
 

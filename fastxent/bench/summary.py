@@ -10,7 +10,9 @@ from fastxent.bench import ceilings
 from fastxent.bench.measure import Measurement
 
 __all__ = [
+    "ADAPTERS",
     "COMPILED",
+    "IN_FRAMEWORKS",
     "Ceiling",
     "copy_share",
     "fastest_peer",
@@ -20,10 +22,19 @@ __all__ = [
     "lower_ceiling",
     "peer_ratio",
     "share",
+    "shown",
     "time_ratio",
 ]
 
 COMPILED = ("cython", "numba")
+# fastxent as frameworks call it, by the names of the modules.
+ADAPTERS = ("fastxent.torch", "fastxent.jax")
+# An adapter, and what the users of its framework would call instead.
+IN_FRAMEWORKS = (
+    ("fastxent.torch", "PyTorch eager"),
+    ("fastxent.torch", "torch.compile"),
+    ("fastxent.jax", "JAX"),
+)
 
 
 @dataclass(frozen=True)
@@ -35,13 +46,18 @@ class Ceiling:
 
 
 def is_own(name: str) -> bool:
-    """Whether a timing is fastxent's: a backend and a mode."""
-    return "/" in name
+    """Whether a timing is fastxent's: a backend and a mode, or an adapter."""
+    return "/" in name or name in ADAPTERS
 
 
 def is_peer(name: str) -> bool:
     """Whether a timing is that of somebody else's loss."""
     return not is_own(name) and not ceilings.is_copy(name)
+
+
+def shown(name: str) -> str:
+    """Name somebody so that a reader sees who is fastxent's."""
+    return f"fastxent {name}" if is_own(name) and name not in ADAPTERS else name
 
 
 def time_ratio(measurement: Measurement, over: str | None, under: str | None) -> float | None:

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from fastxent.bench.contest import FASTXENT, Contest
 from fastxent.bench.document import Document
 from fastxent.bench.measure import Measurement, beside
-from fastxent.bench.summary import COMPILED, fastest_peer, is_peer, peer_ratio, share, time_ratio
+from fastxent.bench.summary import (
+    ADAPTERS,
+    COMPILED,
+    IN_FRAMEWORKS,
+    fastest_peer,
+    is_peer,
+    peer_ratio,
+    share,
+    time_ratio,
+)
 from fastxent.bench.workloads import HALVES, OPTIONS, OPTIONS_SHAPE
 
 __all__ = [
     "comparison",
+    "contests",
+    "inside_frameworks",
     "kinds",
     "milliseconds",
     "options",
@@ -129,3 +141,45 @@ def options(document: Document) -> str:
     rows.insert(0, ["none", *(milliseconds(found, name) for name in names), "1.00", "1.00"])
     units = (", ms", ", times the plain call")
     return table(["option", *(f"{name}{unit}" for unit in units for name in COMPILED)], rows)
+
+
+def inside_frameworks(document: Document) -> str:
+    """Make the table of calls inside PyTorch and JAX; empty if none was measured."""
+    found = [m for m in document.find() if any(name in m.timings for name in ADAPTERS)]
+    if not found:
+        return ""
+    rows = [
+        [
+            m.workload.shape_text,
+            *(milliseconds(m, name) for name in ADAPTERS),
+            *(
+                f"{milliseconds(m, peer)} (**{times(time_ratio(m, peer, adapter))}**)"
+                for adapter, peer in IN_FRAMEWORKS
+            ),
+        ]
+        for m in found
+    ]
+    headings = (f"{name}, ms" for name in ADAPTERS)
+    peers = (f"{peer}, ms (over {adapter})" for adapter, peer in IN_FRAMEWORKS)
+    return table(["N x C", *headings, *peers], rows)
+
+
+def contests(document: Document) -> str:
+    """Make the table of contests; empty if none was held."""
+    rows = [
+        [
+            contest.title,
+            _contest_milliseconds(contest, FASTXENT),
+            f"{name} {_contest_milliseconds(contest, name)}",
+            f"**{times(contest.ratio(name))}**",
+        ]
+        for contest in document.contests
+        for name in contest.timings
+        if name != FASTXENT
+    ]
+    return table(["", "fastxent, ms", "the other, ms", "times"], rows) if rows else ""
+
+
+def _contest_milliseconds(contest: Contest, name: str) -> str:
+    timing = contest.timings.get(name)
+    return "-" if timing is None else f"{1e3 * timing.median:,.1f}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fastxent.bench import ceilings, machine
 from fastxent.bench.measure import Measurement, measure
 from fastxent.bench.peers import others, own
-from fastxent.bench.summary import copy_share, is_own, lower_ceiling, peer_ratio, share
+from fastxent.bench.summary import copy_share, lower_ceiling, peer_ratio, share, shown
 from fastxent.bench.timer import Plan
 from fastxent.bench.workloads import Workload
 
@@ -93,7 +93,7 @@ def table(measurement: Measurement) -> Table:
     for name, timing in sorted(measurement.timings.items(), key=lambda item: item[1].median):
         ratio = peer_ratio(measurement, name)
         result.add_row(
-            f"fastxent {name}" if is_own(name) else name,
+            shown(name),
             f"{1e3 * timing.median:.3f}",
             f"{(timing.upper - timing.lower) / timing.median:.0%}",
             f"{measurement.workload.counted_bytes / timing.median / 1e9:.1f}",

@@ -14,7 +14,7 @@ from fastxent.bench.peers import openmp
 from fastxent.bench.peers.contract import Peer
 from fastxent.bench.peers.own import MODES, Own
 
-__all__ = ["OTHERS", "named", "others", "own"]
+__all__ = ["OTHERS", "adapters", "named", "others", "own"]
 
 # Modules below this package; each defines `PEER` and imports its framework when it is asked to run.
 OTHERS = (
@@ -25,6 +25,9 @@ OTHERS = (
     "scipy_special",
     "numpy_textbook",
 )
+
+# fastxent inside a framework: measured beside what the users of that framework would call.
+ADAPTERS = ("fastxent_torch", "fastxent_jax")
 
 
 def own(
@@ -38,13 +41,21 @@ def own(
 
 def named(name: str) -> Peer:
     """Give the peer of this name."""
-    return next(peer for peer in [*own(), *others()] if peer.name == name)
+    return next(peer for peer in [*own(), *adapters(), *others()] if peer.name == name)
+
+
+def adapters() -> list[Peer]:
+    """Give fastxent's adapters."""
+    openmp.share()
+    return [_loaded(module) for module in ADAPTERS]
 
 
 def others() -> list[Peer]:
     """Give everybody else."""
     openmp.share()
-    found: list[Peer] = []
-    for name in OTHERS:
-        found.append(importlib.import_module(f"{__name__}.{name}").PEER)
-    return found
+    return [_loaded(module) for module in OTHERS]
+
+
+def _loaded(module: str) -> Peer:
+    peer: Peer = importlib.import_module(f"{__name__}.{module}").PEER
+    return peer

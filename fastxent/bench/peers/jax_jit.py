@@ -8,7 +8,7 @@ from fastxent.bench.peers.contract import Result, output_alone, why_not_installe
 from fastxent.bench.timer import Call
 from fastxent.bench.workloads import Workload, arrays
 
-__all__ = ["PEER"]
+__all__ = ["PEER", "compiled_call"]
 
 
 class JaxJit:
@@ -26,25 +26,31 @@ class JaxJit:
         """Compile for this shape and dtype, and hand the arrays over."""
         import jax
 
-        # Without it float64 arrays become float32. Every array here has a dtype of its own.
-        jax.config.update("jax_enable_x64", True)
-        cpu = jax.devices("cpu")[0]
-        logits, target = arrays(workload)
-        device_logits = jax.device_put(logits, cpu)
-        if not workload.has_loss:
-            softmax = getattr(jax.nn, workload.operation)
-            compiled = jax.jit(softmax).lower(device_logits).compile()
-            return Call(lambda: jax.block_until_ready(compiled(device_logits)), read=output_alone)
-        indices = workload.operation == "cross_entropy" and workload.labels == "hard"
-        device_target = jax.device_put(target.astype("int32") if indices else target, cpu)
-        compiled = jax.jit(jax.value_and_grad(_mean_loss(workload)))
-        compiled = compiled.lower(device_logits, device_target).compile()
+        softmax = None if workload.has_loss else getattr(jax.nn, workload.operation)
+        return compiled_call(workload, softmax or jax.value_and_grad(_mean_loss(workload)))
 
-        def run() -> Result:
-            loss, grad = jax.block_until_ready(compiled(device_logits, device_target))
-            return loss, grad
 
-        return Call(run)
+def compiled_call(workload: Workload, function: Any) -> Call:
+    """Compile `value_and_grad` of a loss, or a softmax, and hand it the arrays of a workload."""
+    import jax
+
+    # Without it float64 arrays become float32. Every array here has a dtype of its own.
+    jax.config.update("jax_enable_x64", True)
+    cpu = jax.devices("cpu")[0]
+    logits, target = arrays(workload)
+    device_logits = jax.device_put(logits, cpu)
+    if not workload.has_loss:
+        softmax = jax.jit(function).lower(device_logits).compile()
+        return Call(lambda: jax.block_until_ready(softmax(device_logits)), read=output_alone)
+    indices = workload.operation == "cross_entropy" and workload.labels == "hard"
+    device_target = jax.device_put(target.astype("int32") if indices else target, cpu)
+    compiled = jax.jit(function).lower(device_logits, device_target).compile()
+
+    def run() -> Result:
+        loss, grad = jax.block_until_ready(compiled(device_logits, device_target))
+        return loss, grad
+
+    return Call(run)
 
 
 def _mean_loss(workload: Workload) -> Any:

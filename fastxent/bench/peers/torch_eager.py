@@ -9,7 +9,7 @@ from fastxent.bench.peers.torch_arrays import read, tensors
 from fastxent.bench.timer import Call
 from fastxent.bench.workloads import Workload
 
-__all__ = ["PEER"]
+__all__ = ["PEER", "training_call"]
 
 
 class TorchEager:
@@ -38,20 +38,24 @@ class TorchEager:
                 allocates_output=False,
                 read=read,
             )
-        leaf = logits.detach().requires_grad_()
         losses: dict[str, Any] = {
             "cross_entropy": F.cross_entropy,
             "binary": F.binary_cross_entropy_with_logits,
         }
-        mean_loss = losses[workload.operation]
+        return training_call(losses[workload.operation], logits, target)
 
-        def run() -> Result:
-            loss = mean_loss(leaf, target)
-            loss.backward()
-            grad, leaf.grad = leaf.grad, None  # its memory is not given back inside the next call
-            return loss.detach(), grad
 
-        return Call(run, read=read)
+def training_call(mean_loss: Any, logits: Any, target: Any) -> Call:
+    """Compute the loss of logits that require a gradient, and call `backward`."""
+    leaf = logits.detach().requires_grad_()
+
+    def run() -> Result:
+        loss = mean_loss(leaf, target)
+        loss.backward()
+        grad, leaf.grad = leaf.grad, None  # its memory is not given back inside the next call
+        return loss.detach(), grad
+
+    return Call(run, read=read)
 
 
 PEER = TorchEager()

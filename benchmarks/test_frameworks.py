@@ -1,0 +1,35 @@
+"""fastxent for boosting and in scikit-learn, beside what their users would call.
+
+`fastxent.torch` and `fastxent.jax` are measured in test_workloads.py, in the rounds of the others.
+"""
+
+import os
+
+import pytest
+
+from fastxent.bench.contest import FASTXENT, hold
+from fastxent.bench.contests import BOOSTING, FITTING, boosting, fitting
+from fastxent.bench.document import FULL_SECONDS
+from fastxent.bench.peers import openmp
+from fastxent.bench.timer import Plan
+
+SECONDS = float(os.environ.get("BENCH_SECONDS", FULL_SECONDS))
+PLAN = Plan(seconds=SECONDS, fewest=3, most=21)
+
+
+def record(benchmark, title, contestants):
+    openmp.share()
+    contest = hold(title, contestants, PLAN)
+    benchmark.extra_info["contest"] = contest.as_dict()
+    benchmark.pedantic(contestants[FASTXENT].run, rounds=1)
+    assert not contest.skipped
+
+
+@pytest.mark.parametrize("title", BOOSTING)
+def test_gradient_and_hessian(benchmark, title):
+    record(benchmark, title, boosting.contestants(title))
+
+
+@pytest.mark.parametrize("title", FITTING)
+def test_fit(benchmark, title):
+    record(benchmark, title, fitting.contestants(title))
