@@ -45,8 +45,8 @@ class _Jax(Library):
         jax: Any = sys.modules["jax"]
         # It takes over memory that begins at a multiple of 64 bytes and copies what does not, as
         # small arrays may. Unlike DLPack it knows bfloat16.
-        place = like.sharding if like.committed else None
-        return jax.device_put(result, place, may_alias=True)
+        (device,) = like.devices()
+        return jax.device_put(result, device if like.committed else None, may_alias=True)
 
 
 LIBRARY = _Jax()

@@ -36,7 +36,9 @@ class _TensorFlow(Library):
 
     def read(self, value: Any) -> Array:
         tf: Any = sys.modules["tensorflow"]
-        return np.asarray(tf.convert_to_tensor(value))
+        tensor = tf.convert_to_tensor(value)
+        # a bfloat16 without dimensions gives NumPy a scalar where it expects an array
+        return np.asarray(tensor if tensor.shape.rank else tensor.numpy())
 
     def give(self, result: Array, like: Any) -> Any:
         tf: Any = sys.modules["tensorflow"]
