@@ -8,7 +8,6 @@ from typing import Any
 from fastxent import checks
 from fastxent.api import cross_entropy_and_grad
 from fastxent.options import Options
-from fastxent.precision import Array
 
 __all__ = ["CrossEntropyLoss"]
 
@@ -65,7 +64,7 @@ z_loss, softcap, logit_scale, axis, all_ignored, aux, backend, num_threads
             "backend": backend,
             "num_threads": num_threads,
         }
-        self._grad: Array | None = None
+        self._grad: Any = None
 
     def forward(self, A: Any, Y: Any) -> Any:
         """Compute the loss and keep its gradient.
@@ -84,13 +83,13 @@ z_loss, softcap, logit_scale, axis, all_ignored, aux, backend, num_threads
         loss, self._grad, *asides = cross_entropy_and_grad(A, Y, **self.options)
         return (loss, *asides) if asides else loss
 
-    def backward(self) -> Array:
+    def backward(self) -> Any:
         """Give the gradient of the last `forward`; the same array until the next one.
 
         Returns
         -------
-        numpy.ndarray
-            dL/dA, in the shape and dtype of A.
+        array
+            dL/dA, in the shape and dtype of A and of its library.
 
         Raises
         ------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,13 @@ __all__ = [
     "HALF_KINDS",
     "Array",
     "Precision",
+    "bfloat16_dtype",
     "kernel_dtype",
     "kind_of",
     "narrow",
     "native",
     "precision_of",
+    "readable",
     "widen",
 ]
 
@@ -55,6 +58,14 @@ class Precision:
 
 _FLOAT32, _FLOAT64, _BITS = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.uint16)
 _BYTES = np.dtype(np.uint8)
+# What stands for NumPy's bfloat16 where nobody has imported ml_dtypes: its bits, with its name.
+_NAMED_BITS = np.dtype([("bfloat16", _BITS)])
+
+
+def bfloat16_dtype() -> np.dtype[Any]:
+    """Dtype that says that its 16 bits are bfloat16: that of ml_dtypes, if it is in use."""
+    ml_dtypes = sys.modules.get("ml_dtypes")
+    return _NAMED_BITS if ml_dtypes is None else np.dtype(ml_dtypes.bfloat16)
 
 
 @functools.lru_cache(maxsize=64)
@@ -69,7 +80,8 @@ def kind_of(dtype: np.dtype[Any], storage: str | None = None) -> str | None:
 
     Booleans are 0 and 1 of kind uint8.
 
-    bfloat16 is known by the name of its dtype, so that nothing needs to be imported for it.
+    bfloat16 is known by the name of its dtype, or of its one field, so that nothing needs to be
+    imported for it.
     `storage` says what the bits of a uint16 array are.
     """
     if storage is not None and native(dtype) == _BITS:
@@ -78,7 +90,7 @@ def kind_of(dtype: np.dtype[Any], storage: str | None = None) -> str | None:
         return "uint8"
     if dtype.kind == "f" and dtype.itemsize <= 8:
         return native(dtype).name
-    return "bfloat16" if dtype.name == "bfloat16" else None
+    return "bfloat16" if dtype.name == "bfloat16" or dtype == _NAMED_BITS else None
 
 
 @functools.lru_cache(maxsize=64)
@@ -105,6 +117,11 @@ def widen(stored: Array, kind: str) -> Array:
     if kind == "bfloat16":
         return (stored.astype(np.uint32) << 16).view(np.float32)
     return stored.view(np.float16).astype(np.float32) if kind == "float16" else stored
+
+
+def readable(array: Array) -> Array:
+    """The same numbers in a dtype that NumPy converts: bfloat16 without ml_dtypes as float32."""
+    return widen(array.view(_BITS), "bfloat16") if array.dtype == _NAMED_BITS else array
 
 
 def narrow(values: Array, kind: str) -> Array:

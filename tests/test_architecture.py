@@ -19,7 +19,7 @@ KERNELS = Path(__file__).parent.parent / "src_cython"
 # stands for the package below it.
 LEAVES = {"errors", "precision", "version"}
 DOOR = {"checks", "layout", "mass", "options", "reduction", "problem", "threads"}
-DOOR |= {"environment", "jacobian"} | LEAVES
+DOOR |= {"environment", "interchange", "jacobian"} | LEAVES
 ADAPTERS = {"torch", "jax", "boosting", "sklearn", "numba", "tensorflow", "keras"}
 BELOW_ADAPTERS = {"api", "backends", "backends.contract", "binary", "loss"} | DOOR
 BENCH = {"backends", "backends.contract", "precision", "threads"}
@@ -30,7 +30,8 @@ ALLOWED = {
     "reference.*": {"reference."},
     "layout": {"precision"},
     "options": set(),
-    "checks.*": {"checks.", "errors", "layout", "precision"},
+    "interchange.*": {"interchange.", "precision"},
+    "checks.*": {"checks.", "errors", "interchange", "layout", "precision"},
     "environment": {"checks"},
     "threads": {"checks"},
     "reduction": {"precision"},
@@ -56,7 +57,7 @@ ALLOWED = {
     },
     "api.*": {"api.", "binary", "backends", "backends.contract", "shortcut", "side_outputs"} | DOOR,
     "shortcut": {"backends", "layout", "options", "threads"},
-    "loss": {"api", "checks", "options", "precision"},
+    "loss": {"api", "checks", "options"},
     "cases.*": {"cases.", "precision"},
     "bench.*": {"api", "cases", "conformance", "config", "reference", "bench."} | BENCH,
     "bench.copying": {"backends.numba_cpu.jit", "backends.numba_cpu.lanes", "bench."} | BENCH,
@@ -100,17 +101,8 @@ def imported(path):
 def rule_for(name):
     if name in ALLOWED:
         return ALLOWED[name]
-    packages = (
-        "api",
-        "backends",
-        "bench.peers",
-        "bench.contests",
-        "bench",
-        "cases",
-        "checks",
-        "reference",
-    )
-    packages += tuple(ADAPTERS)
+    packages = ("api", "backends", "bench.peers", "bench.contests", "bench", "cases", "checks")
+    packages += ("interchange", "reference", *ADAPTERS)
     return next((ALLOWED[f"{p}.*"] for p in packages if f"{name}.".startswith(f"{p}.")), None)
 
 

@@ -559,17 +559,10 @@ def test_device_arrays_are_refused():
 
 def test_tensors_that_numpy_cannot_read():
     torch = pytest.importorskip("torch", reason="PyTorch makes the tensors")
-    ml_dtypes = pytest.importorskip("ml_dtypes", reason="NumPy's bfloat16")
     logits = torch.zeros(2, 3, requires_grad=True)
-    with pytest.raises(fx.DTypeError, match=r"requires grad, pass logits\.detach\(\)"):
+    with pytest.raises(fx.DTypeError, match=r"requires grad.*fastxent\.torch.*logits\.detach\(\)"):
         fx.cross_entropy(logits, [0, 1])
     fx.cross_entropy(logits.detach(), [0, 1])
-    narrow = torch.zeros(2, 3, dtype=torch.bfloat16)
-    with pytest.raises(fx.DTypeError, match=r"x\.view\(torch\.uint16\)\.numpy.*x\.float\(\)"):
-        fx.softmax(narrow)
-    assert fx.softmax(narrow.float()).dtype == np.float32
-    bits = narrow.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    assert fx.softmax(bits).dtype == ml_dtypes.bfloat16
 
 
 def test_options_that_do_not_fit_float32_fit_float64(backend):

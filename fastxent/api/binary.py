@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastxent import checks
 from fastxent.backends import pick
 from fastxent.binary import BinaryCall
-from fastxent.precision import Array
+from fastxent.interchange import home_of
 
 __all__ = ["binary_cross_entropy_with_logits", "binary_cross_entropy_with_logits_and_grad"]
 
@@ -72,6 +73,8 @@ def binary_cross_entropy_with_logits(
     without overflow or cancellation for any x. A side without mass contributes 0 even where its
     logarithm is infinite. It equals the `cross_entropy` of the two logits ``[0, x]``.
 
+    Arrays of other libraries are taken and given back as in `cross_entropy`.
+
     Examples
     --------
     >>> import fastxent as fx
@@ -90,7 +93,7 @@ def binary_cross_entropy_with_logits(
         num_threads=num_threads,
     )
     loss, _ = call.run(pick(backend), wants_grad=False)
-    return loss
+    return home_of(logits).give(loss)
 
 
 def binary_cross_entropy_with_logits_and_grad(
@@ -104,8 +107,8 @@ def binary_cross_entropy_with_logits_and_grad(
     backend: str | None = None,
     num_threads: int | None = None,
     grad_output: Any = None,
-    out: Array | None = None,
-) -> tuple[Any, Array]:
+    out: Any = None,
+) -> tuple[Any, Any]:
     """Binary cross-entropy and its gradient with respect to the logits, in one pass.
 
     Parameters
@@ -115,15 +118,16 @@ def binary_cross_entropy_with_logits_and_grad(
     grad_output : float or array_like of the shape of `logits`, optional
         Upstream gradient: multiplies the gradient, not the loss. An array is converted as `weight`
         is, and for the mean divided by the number of elements, each into a new array.
-    out : numpy.ndarray, optional
-        Where the gradient goes: an array of the shape and dtype of `logits`. ``out=logits``
-        writes it over the logits. A buffer used again saves the first touch of fresh memory.
+    out : array, optional
+        Where the gradient goes: an array of the shape and dtype of `logits`, NumPy's or of a
+        library whose arrays can be written to; the same object comes back. ``out=logits`` writes
+        it over the logits. A buffer used again saves the first touch of fresh memory.
 
     Returns
     -------
     loss : numpy scalar or array
         As from `binary_cross_entropy_with_logits`, bit for bit.
-    grad : numpy.ndarray
+    grad : array
         In the shape and dtype of `logits`; `out` if it was given. That of ``reduction="none"``
         is the gradient of the sum of the losses.
 
@@ -158,8 +162,9 @@ def binary_cross_entropy_with_logits_and_grad(
         reduction=reduction,
         num_threads=num_threads,
         grad_output=grad_output,
-        out=out,
+        out=checks.as_output(out),
     )
     loss, grad = call.run(pick(backend), wants_grad=True)
     assert grad is not None
-    return loss, grad
+    home = home_of(logits)
+    return home.give(loss), home.deliver(grad, out)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from fastxent import checks
 from fastxent.backends import pick
 from fastxent.backends.contract import Outputs
+from fastxent.interchange import home_of
 from fastxent.options import Options
-from fastxent.precision import Array
 from fastxent.problem import Problem
 from fastxent.shortcut import are_defaults, mean_loss
 from fastxent.side_outputs import loss_and_aux
@@ -115,6 +116,11 @@ def cross_entropy(
     Nothing is copied, except logits or probabilities of foreign byte order or of more than four
     row dimensions that do not merge, and labels or weights that are not contiguous.
 
+    Arrays may be NumPy's, or any in the CPU's memory: of PyTorch, JAX, TensorFlow, the Python array
+    API standard, or with ``__array_interface__`` or DLPack. They are read where they lie. Results
+    are arrays of the library of `logits`, a number is one without dimensions. No derivatives go
+    through: `fastxent.torch` and its like do that.
+
     References
     ----------
     .. [1] C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision",
@@ -144,7 +150,8 @@ def cross_entropy(
     problem = Problem.of_options(logits, target, Options(*options), num_threads)
     chosen = pick(backend, problem)
     loss, asides = loss_and_aux(problem.with_labels(chosen), chosen, Outputs())
-    return loss if asides is None else (loss, asides)
+    home = home_of(logits)
+    return home.give(loss) if asides is None else (home.give(loss), home.give_each(asides))
 
 
 def cross_entropy_and_grad(
@@ -166,7 +173,7 @@ def cross_entropy_and_grad(
     backend: str | None = None,
     num_threads: int | None = None,
     grad_output: Any = None,
-    out: Array | None = None,
+    out: Any = None,
 ) -> Any:
     """Cross-entropy and its gradient with respect to the logits, in one pass.
 
@@ -177,8 +184,9 @@ z_loss, softcap, logit_scale, axis, all_ignored, aux, backend, num_threads
         As in `cross_entropy`.
     grad_output : float or array_like of the shape of `logits` without `axis`, optional
         Upstream gradient: multiplies the gradient, not the loss.
-    out : numpy.ndarray, optional
-        Where the gradient goes: an array of the shape and dtype of `logits`, of any layout.
+    out : array, optional
+        Where the gradient goes: an array of the shape and dtype of `logits`, of any layout, NumPy's
+        or of a library whose arrays can be written to; the same object comes back.
         ``out=logits`` writes it over the logits. A buffer used again saves the first touch of
         fresh memory.
 
@@ -186,7 +194,7 @@ z_loss, softcap, logit_scale, axis, all_ignored, aux, backend, num_threads
     -------
     loss : numpy scalar or array
         As from `cross_entropy`, bit for bit.
-    grad : numpy.ndarray
+    grad : array
         In the shape and dtype of `logits`; `out` if it was given. That of ``reduction="none"``
         is the gradient of the sum of the rows' losses. Ignored rows hold 0. A new array is laid
         out in memory as `logits` are.
@@ -228,10 +236,12 @@ z_loss, softcap, logit_scale, axis, all_ignored, aux, backend, num_threads
         plain = mean_loss(logits, target, ignore_index, backend, num_threads, True, out)
         if plain is not None:
             return plain
-    problem = Problem.of_options(logits, target, Options(*options), num_threads, grad_output, out)
+    into = checks.as_output(out)
+    problem = Problem.of_options(logits, target, Options(*options), num_threads, grad_output, into)
     chosen = pick(backend, problem)
     problem = problem.with_labels(chosen)
-    grad = problem.new_output(out)
+    grad = problem.new_output(into)
     loss, asides = loss_and_aux(problem, chosen, Outputs(grad=grad.rows))
-    given = grad.deliver()
-    return (loss, given) if asides is None else (loss, given, asides)
+    home = home_of(logits)
+    given = home.give(loss), home.deliver(grad.deliver(), out)
+    return given if asides is None else (*given, home.give_each(asides))

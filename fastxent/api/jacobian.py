@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastxent import checks
 from fastxent.backends import pick
+from fastxent.interchange import home_of
 from fastxent.jacobian import JacobianProblem
-from fastxent.precision import Array
 
 __all__ = ["log_softmax_backward", "softmax_backward"]
 
@@ -18,10 +19,10 @@ def softmax_backward(
     grad_p: Any,
     axis: Axes = -1,
     *,
-    out: Array | None = None,
+    out: Any = None,
     backend: str | None = None,
     num_threads: int | None = None,
-) -> Array:
+) -> Any:
     """Gradient through a softmax: ``p * (grad_p - sum(p * grad_p))`` along an axis.
 
     Parameters
@@ -33,14 +34,14 @@ def softmax_backward(
     axis : int, tuple of int or None, default -1
         Where the classes are; None is all axes. Several axes are taken together; an array is
         copied only if no view makes them one.
-    out : numpy.ndarray, optional
+    out : array, optional
         Where the result goes: shape and dtype of `p`; ``out=p`` and ``out=grad_p`` are allowed.
     backend, num_threads
         As in `cross_entropy`.
 
     Returns
     -------
-    numpy.ndarray
+    array
         Gradient with respect to what the softmax was taken of; shape and dtype of `p`.
 
     Raises
@@ -54,6 +55,8 @@ def softmax_backward(
     across them. A NaN stays in its row, and so does an infinite gradient beside a probability of
     0, whose product is NaN.
 
+    Arrays of other libraries are taken and given back as in `cross_entropy`.
+
     Examples
     --------
     >>> import fastxent as fx
@@ -61,9 +64,10 @@ def softmax_backward(
     >>> fx.softmax_backward(p, [1.0, 0.0, 0.0]).round(3)
     array([ 0.225, -0.16 , -0.065])
     """
-    problem, result = JacobianProblem.build(p, grad_p, axis, num_threads, out, is_log=False)
+    into = checks.as_output(out)
+    problem, result = JacobianProblem.build(p, grad_p, axis, num_threads, into, is_log=False)
     pick(backend).softmax_backward(problem, result.rows)
-    return result.deliver()
+    return home_of(p).deliver(result.deliver(), out)
 
 
 def log_softmax_backward(
@@ -71,10 +75,10 @@ def log_softmax_backward(
     grad: Any,
     axis: Axes = -1,
     *,
-    out: Array | None = None,
+    out: Any = None,
     backend: str | None = None,
     num_threads: int | None = None,
-) -> Array:
+) -> Any:
     """Gradient through a log-softmax: ``grad - exp(log_p) * sum(grad)`` along an axis.
 
     Parameters
@@ -88,7 +92,7 @@ def log_softmax_backward(
 
     Returns
     -------
-    numpy.ndarray
+    array
         Gradient with respect to what the log-softmax was taken of; shape and dtype of `log_p`.
 
     Raises
@@ -103,6 +107,7 @@ def log_softmax_backward(
     >>> fx.log_softmax_backward(log_p, [-1.0, 0.0, 0.0]).round(3)
     array([-0.341,  0.242,  0.099])
     """
-    problem, result = JacobianProblem.build(log_p, grad, axis, num_threads, out, is_log=True)
+    into = checks.as_output(out)
+    problem, result = JacobianProblem.build(log_p, grad, axis, num_threads, into, is_log=True)
     pick(backend).softmax_backward(problem, result.rows)
-    return result.deliver()
+    return home_of(log_p).deliver(result.deliver(), out)

@@ -10,6 +10,7 @@ import numpy as np
 from fastxent import checks
 from fastxent.backends import pick
 from fastxent.backends.contract import Outputs
+from fastxent.interchange import home_of
 from fastxent.layout import empty_aligned, join_axes, order_of, split_axes, take_rows
 from fastxent.precision import Array, native, precision_of, widen
 from fastxent.problem import Problem
@@ -24,10 +25,10 @@ def softmax(
     x: Any,
     axis: Axes = -1,
     *,
-    out: Array | None = None,
+    out: Any = None,
     backend: str | None = None,
     num_threads: int | None = None,
-) -> Array:
+) -> Any:
     """Softmax: ``exp(x) / sum(exp(x))`` over one or several axes, without overflow.
 
     Parameters
@@ -36,14 +37,14 @@ def softmax(
     axis : int, tuple of int, or None, default -1
         Any axis is read where it lies. Several are taken together, None stands for all of them;
         `x` is copied only if no view makes them one.
-    out : numpy.ndarray, optional
+    out : array, optional
         Where the result goes: shape and dtype of `x`, any layout; ``out=x`` is allowed.
     backend, num_threads
         As in `cross_entropy`.
 
     Returns
     -------
-    numpy.ndarray
+    array
         Shape and dtype of `x`. NaN where a slice holds a NaN, +inf, or nothing but -inf.
 
     Raises
@@ -55,6 +56,8 @@ def softmax(
     -----
     ``scipy.special.softmax`` gives the same, at every infinity and NaN too. It differs in its
     default axis, None, and in that it takes integers.
+
+    Arrays of other libraries are taken and given back as in `cross_entropy`.
 
     Examples
     --------
@@ -72,10 +75,10 @@ def log_softmax(
     x: Any,
     axis: Axes = -1,
     *,
-    out: Array | None = None,
+    out: Any = None,
     backend: str | None = None,
     num_threads: int | None = None,
-) -> Array:
+) -> Any:
     """Logarithm of the softmax over one or several axes: ``x - logsumexp(x)``.
 
     Parameters
@@ -85,7 +88,7 @@ def log_softmax(
 
     Returns
     -------
-    numpy.ndarray
+    array
         Shape and dtype of `x`. NaN where a slice holds a NaN, +inf, or nothing but -inf.
 
     Raises
@@ -144,7 +147,7 @@ def logsumexp(
     if joined.classes == 0:
         checks.check_num_threads(1 if num_threads is None else num_threads)
         pick(backend)
-        return np.full(joined.rows_shape, -np.inf, joined.loss_dtype)[()]
+        return home_of(x).give(np.full(joined.rows_shape, -np.inf, joined.loss_dtype)[()])
     problem = Problem.of_array(joined.x, joined.axis, num_threads)
     row_max = np.empty(problem.rows, problem.precision.compute)
     row_sum = np.empty(problem.rows)
@@ -154,7 +157,7 @@ def logsumexp(
     if infinite.size:  # where the sum is NaN: whether there is a NaN, only the logits can tell
         entries = widen(take_rows(problem.logits, infinite), problem.precision.kind)
         lse[infinite] = np.where(np.isnan(entries).any(axis=1), np.nan, np.inf)
-    return lse.astype(problem.precision.loss).reshape(joined.rows_shape)[()]
+    return home_of(x).give(lse.astype(problem.precision.loss).reshape(joined.rows_shape)[()])
 
 
 class _Joined:
@@ -218,14 +221,17 @@ class _Joined:
 
 
 def _normalised(
-    name: str, x: Any, axis: Any, out: Array | None, backend: str | None, num_threads: int | None
-) -> Array:
+    name: str, x: Any, axis: Any, out: Any, backend: str | None, num_threads: int | None
+) -> Any:
+    into = checks.as_output(out)
     if type(axis) is int:
-        return _over_one_axis(name, x, axis, out, backend, num_threads)
-    joined = _Joined(x, axis)
-    into = joined.output(out)
-    result = _over_one_axis(name, joined.x, joined.axis, into, backend, num_threads)
-    return joined.deliver(result, out)
+        result = _over_one_axis(name, x, axis, into, backend, num_threads)
+    else:
+        joined = _Joined(x, axis)
+        place = joined.output(into)
+        result = _over_one_axis(name, joined.x, joined.axis, place, backend, num_threads)
+        result = joined.deliver(result, into)
+    return home_of(x).deliver(result, out)
 
 
 def _over_one_axis(

@@ -34,10 +34,11 @@ from fastxent.checks.options import (
     check_storage,
     check_z_loss,
 )
-from fastxent.checks.output import check_out
+from fastxent.checks.output import as_output, check_out
 from fastxent.checks.states import raise_backend, raise_call_order
 
 __all__ = [
+    "as_output",
     "check_aux",
     "check_axes",
     "check_axis",

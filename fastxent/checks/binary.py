@@ -8,7 +8,7 @@ import numpy as np
 
 from fastxent.checks.reading import as_array, shown
 from fastxent.errors import DTypeError, LabelError, OptionError, ShapeError
-from fastxent.precision import Array, kind_of
+from fastxent.precision import Array, kind_of, readable
 
 __all__ = [
     "check_binary_target",
@@ -52,7 +52,7 @@ def _reals(value: Any, name: str, dtype: np.dtype[Any]) -> Array:
     if array.dtype.kind not in "iu" and kind_of(array.dtype) is None:
         raise DTypeError(f"{name} has dtype {array.dtype}: expected real numbers")
     with np.errstate(over="ignore"):  # what is too large becomes infinite
-        return array.astype(dtype, copy=False)
+        return readable(array).astype(dtype, copy=False)
 
 
 def check_element_factor(
@@ -65,7 +65,7 @@ def check_element_factor(
     # NaN goes through both: two passes without a temporary array
     if array.size and not (array.min() >= 0 and array.max() < np.inf):
         place = tuple(int(i) for i in np.argwhere(~((array >= 0) & (array < np.inf)))[0])
-        given = as_array(value, name)[place]
+        given = readable(as_array(value, name))[place]
         raise OptionError(
             f"{_at(name, place)} is {given}: weights must be finite in {dtype} and not negative"
         )

@@ -7,12 +7,13 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from fastxent.checks.reading import shown
+from fastxent.checks.reading import as_array, shown
 from fastxent.errors import DTypeError, OutputError, ShapeError
+from fastxent.interchange import library_of
 from fastxent.layout import same_memory
 from fastxent.precision import Array
 
-__all__ = ["check_out", "overlap", "raise_overlap"]
+__all__ = ["as_output", "check_out", "overlap", "raise_overlap"]
 
 # How hard NumPy may search for a common element before two arrays count as overlapping.
 # Any, because NumPy's type stubs know the special values -1 and 0 only.
@@ -54,6 +55,21 @@ def raise_overlap(name: str) -> NoReturn:
     )
 
 
+def as_output(out: Any) -> Any:
+    """The memory of an array that is to be written, as a NumPy array; what is none as it is."""
+    if out is None or isinstance(out, np.ndarray):
+        return out
+    library = library_of(out)
+    if library is not None:
+        reason = library.why_not_written()
+        if reason is not None:
+            raise OutputError(f"out cannot be written to: {reason}")
+        return as_array(out, "out")
+    # np.asarray may copy what has neither, and what is written to a copy is lost
+    shows = hasattr(out, "__array_interface__") or hasattr(out, "__dlpack__")
+    return as_array(out, "out") if shows else out
+
+
 def check_out(
     out: Any,
     logits: Array,
@@ -69,7 +85,10 @@ def check_out(
     if out is None:
         return None
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise DTypeError(f"out must be a plain NumPy array, got {type(out).__name__}")
+        raise DTypeError(
+            "out must be a plain NumPy array, or a CPU array that shows its memory through "
+            f"__array_interface__ or DLPack, got {type(out).__name__}"
+        )
     if out.shape != shape:
         raise ShapeError(f"out needs {shown(shape)}; it has {shown(out.shape)}")
     if out.dtype != dtype:

@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 
 from fastxent.errors import DTypeError
-from fastxent.precision import Array, kind_of
+from fastxent.interchange import library_of
+from fastxent.precision import Array, kind_of, readable
 
 __all__ = ["as_array", "integer", "number", "reals", "shown"]
+
+# DLPack's numbers of the memory that the CPU can read: its own, and what GPUs share with it.
+_DEVICES_OF_CPU = (1, 3, 11, 13)
 
 
 def as_array(value: Any, name: str) -> Array:
@@ -23,31 +27,28 @@ def as_array(value: Any, name: str) -> Array:
             f"drop classes with logits of -inf, and pass {name}.data"
         )
     try:
-        if hasattr(value, "__cuda_array_interface__"):
-            raise DTypeError(
-                f"{name} lives on a GPU and no backend for it is available: copy it to the CPU "
-                "first"
-            )
-        if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+        library = library_of(value)
+        if library is not None:
+            reason = library.why_not(value, name)
+            if reason is None:
+                return library.read(value)
+        elif _is_on_device(value):
+            reason = "it lives on a GPU and no backend for that is available: copy it to the CPU"
+        elif hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
             return np.from_dlpack(value)
-        return np.asarray(value)
-    except DTypeError:
-        raise
+        else:
+            return np.asarray(value)
     except (ValueError, TypeError, BufferError, OverflowError, RuntimeError) as error:
-        cure = _cure_of_tensor(value, name) or error
-        raise DTypeError(f"{name} cannot be read as an array: {cure}") from error
+        raise DTypeError(f"{name} cannot be read as an array: {error}") from error
+    raise DTypeError(f"{name} cannot be read as an array: {reason}")
 
 
-def _cure_of_tensor(value: Any, name: str) -> str:
-    """What to do with a tensor of PyTorch that NumPy cannot read, told by its attributes."""
-    if getattr(value, "requires_grad", False) is True:
-        return f"it is a tensor that requires grad, pass {name}.detach()"
-    if str(getattr(value, "dtype", "")) == "torch.bfloat16":
-        return (
-            "it is a tensor of bfloat16, pass "
-            f"{name}.view(torch.uint16).numpy().view(ml_dtypes.bfloat16), or {name}.float()"
-        )
-    return ""
+def _is_on_device(value: Any) -> bool:
+    """Whether an array that no library owns is out of the CPU's reach."""
+    if hasattr(value, "__cuda_array_interface__"):
+        return True
+    asked = getattr(value, "__dlpack_device__", None)
+    return asked is not None and int(asked()[0]) not in _DEVICES_OF_CPU
 
 
 def shown(shape: tuple[int, ...]) -> str:
@@ -74,7 +75,7 @@ def number(value: Any, name: str) -> float:
     array = as_array(value, name)
     if array.shape != () or not _is_real(array):
         raise DTypeError(f"{name} must be one real number, got {value!r}")
-    return float(array)
+    return float(readable(array))
 
 
 def reals(value: Any, name: str) -> Array:
@@ -82,4 +83,4 @@ def reals(value: Any, name: str) -> Array:
     array = as_array(value, name)
     if not _is_real(array):
         raise DTypeError(f"{name} has dtype {array.dtype}: expected real numbers")
-    return np.require(array, np.float64, ["C_CONTIGUOUS", "ALIGNED"])
+    return np.require(readable(array), np.float64, ["C_CONTIGUOUS", "ALIGNED"])

@@ -1,0 +1,51 @@
+"""What is to be known about a library of arrays."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from typing import Any
+
+from fastxent.precision import Array
+
+__all__ = ["Library", "elsewhere", "is_one_of"]
+
+
+class Library(ABC):
+    """Arrays of one library, seen from NumPy."""
+
+    @abstractmethod
+    def owns(self, value: Any) -> bool:
+        """Whether this is one of its arrays."""
+
+    def why_not(self, value: Any, name: str) -> str | None:
+        """Why the memory of an array cannot be read, and what to do; None if it can."""
+        return None
+
+    def why_not_written(self) -> str | None:
+        """Why nothing may be written to its arrays; None if that is allowed."""
+        return None
+
+    @abstractmethod
+    def read(self, value: Any) -> Array:
+        """NumPy array of the same memory."""
+
+    @abstractmethod
+    def give(self, result: Array, like: Any) -> Any:
+        """Array of this library with the memory of a new NumPy array, on the device of `like`."""
+
+    def after_write(self, value: Any) -> None:
+        """Tell the library that the memory of an array has changed."""
+        return
+
+
+def is_one_of(value: Any, module: str, *names: str) -> bool:
+    """Whether this is an instance of these classes, if their module has been imported."""
+    loaded = sys.modules.get(module)
+    # a class may be missing while another thread is still importing the module
+    return loaded is not None and isinstance(value, tuple(getattr(loaded, n, ()) for n in names))
+
+
+def elsewhere(device: object, cure: str) -> str:
+    """Say that an array is not in the memory of the CPU."""
+    return f"it lives on the device {device} and no backend for that is available: {cure}"
