@@ -66,6 +66,8 @@ static const void *attribute(const struct fastxent_xla_frame *frame, int64_t at,
 
 static void *handle(const struct fastxent_xla_frame *frame, fastxent_jax_body *body) {
     if (answers_metadata(frame)) return NULL;
+    if (frame->struct_size < sizeof *frame || frame->api->struct_size < sizeof *frame->api)
+        return NULL; /* another XLA than expected: the call at import finds no numbers, and gives up */
     if (frame->stage != fastxent_xla_stage_execute) return NULL;
     struct fastxent_call call;
     call.operand_count = arrays_of(&frame->arguments, fastxent_xla_argument_buffer, call.operands);

@@ -7,8 +7,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The oldest version that has all of this: XLA accepts handlers of older versions than its own. */
 #define FASTXENT_XLA_MAJOR 0
-#define FASTXENT_XLA_MINOR 3
+#define FASTXENT_XLA_MINOR 1
 
 enum {
     fastxent_xla_extension_metadata = 1,

@@ -21,14 +21,14 @@ def loss(
     operands = [np.asarray(array) for array in arrays]
     batch = operands[0].shape[: operands[0].ndim - options.rank]
     flat = [
-        operand.reshape(math.prod(batch), *operand.shape[len(batch) :]) for operand in operands
+        operand.reshape((math.prod(batch), *operand.shape[len(batch) :])) for operand in operands
     ]
     results = [
         _one(options, wants, Operands(**dict(zip(names, of_group, strict=True))))
         for of_group in zip(*flat, strict=True)
     ]
     return tuple(
-        np.stack(column).reshape(*batch, *column[0].shape) for column in zip(*results, strict=True)
+        np.stack(column).reshape((*batch, *column[0].shape)) for column in zip(*results, strict=True)
     )
 
 
