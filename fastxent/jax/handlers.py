@@ -33,21 +33,11 @@ _FAILED = "FASTXENT_JAX_FFI=0 asks for the callback"
 def share_threads() -> None:
     """Tell the handlers the limit of this process: they run where no Python can be asked."""
     if _why_callback is None:
-        kernels = _kernels()
-        kernels.jax_use(
-            threads.get_num_threads(),
-            threads.NANOSECONDS_PER_ROW,
-            threads.NANOSECONDS_PER_BYTE,
-            threads.NANOSECONDS_PER_THREAD,
-        )
+        _compiled().share_threads(threads.get_num_threads())
 
 
-@functools.cache
-def _kernels() -> Any:
-    load("cython")  # chooses the instruction level
-    from fastxent.backends import _kernels
-
-    return _kernels
+def _compiled() -> Any:
+    return load("cython")
 
 
 def info() -> str:
@@ -68,10 +58,10 @@ def call_loss(options: LossOptions, operands: Operands, wants: Wants = Wants()) 
         shapes.append((logits.shape, logits.dtype))
     if wants.target_grad:
         shapes.append((target.shape, target.dtype))
+    given = [operand for operand in operands if operand is not None]
     if _why_callback is not None:
-        given = {name: x for name, x in operands._asdict().items() if x is not None}
-        call = functools.partial(host.loss, options, tuple(given), wants)
-        return _callback(call, list(given.values()), shapes)
+        names = tuple(name for name, x in operands._asdict().items() if x is not None)
+        return _callback(functools.partial(host.loss, options, names, wants), given, shapes)
     smoothing = options.label_smoothing
     skip = options.ignore_index or 0
     integers = (
@@ -85,7 +75,6 @@ def call_loss(options: LossOptions, operands: Operands, wants: Wants = Wants()) 
         *(1.0 - smoothing, smoothing / logits.shape[at]),
         *(options.logit_scale, options.softcap or 0.0, options.z_loss),
     )
-    given = [operand for operand in operands if operand is not None]
     return _foreign("cross_entropy", given, shapes, integers, numbers)
 
 
@@ -132,13 +121,13 @@ def _why_not() -> str | None:
     """Why XLA cannot call the handlers, None if a call of two rows came out right."""
     if not environment.jax_ffi():
         return _FAILED
-    reason = load("cython").why_not()
+    reason: str | None = _compiled().why_not()
     if reason is not None:
         return reason
     try:
         # first: a handler that is refused while the platform starts would take the platform down
         cpu = jax.devices("cpu")[0]
-        for name, handler in _kernels().jax_handlers().items():
+        for name, handler in _compiled().jax_handlers().items():
             jax.ffi.register_ffi_target(f"fastxent_{name}", handler, platform="cpu")
         share_threads()
         loss, grad = _two_rows(cpu)

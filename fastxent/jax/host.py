@@ -27,9 +27,8 @@ def loss(
         _one(options, wants, Operands(**dict(zip(names, of_group, strict=True))))
         for of_group in zip(*flat, strict=True)
     ]
-    return tuple(
-        np.stack(column).reshape((*batch, *column[0].shape)) for column in zip(*results, strict=True)
-    )
+    columns = zip(*results, strict=True)
+    return tuple(np.stack(column).reshape((*batch, *column[0].shape)) for column in columns)
 
 
 def _one(options: LossOptions, wants: Wants, operands: Operands) -> tuple[Array, ...]:

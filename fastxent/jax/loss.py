@@ -26,7 +26,6 @@ def loss(options: LossOptions, operands: Operands) -> Any:
     return call_loss(options, operands)[0]
 
 
-@functools.partial(loss.defjvp, symbolic_zeros=True)
 def _loss_jvp(options: LossOptions, primals: Any, tangents: Any) -> tuple[Any, Any]:
     (operands,), (dots,) = primals, tangents
     moved = [name for name, dot in zip(Operands._fields, dots, strict=True) if _moves(dot)]
@@ -43,7 +42,9 @@ def _loss_jvp(options: LossOptions, primals: Any, tangents: Any) -> tuple[Any, A
     if factors:
 
         def of_factors(*given: Any) -> Any:
-            return formula.loss(options, operands._replace(**dict(zip(factors, given, strict=True))))
+            return formula.loss(
+                options, operands._replace(**dict(zip(factors, given, strict=True)))
+            )
 
         _, extra = jax.jvp(
             of_factors,
@@ -52,6 +53,9 @@ def _loss_jvp(options: LossOptions, primals: Any, tangents: Any) -> tuple[Any, A
         )
         tangent = tangent + extra
     return value, tangent
+
+
+loss.defjvp(_loss_jvp, symbolic_zeros=True)
 
 
 def _moves(dot: Any) -> bool:
@@ -68,10 +72,12 @@ def _loss_and_grads(options: LossOptions, wants: Wants, operands: Operands) -> t
     return tuple(call_loss(options, operands, wants))
 
 
-@_loss_and_grads.defjvp
 def _loss_and_grads_jvp(
     options: LossOptions, wants: Wants, primals: Any, tangents: Any
 ) -> tuple[Any, Any]:
     derivative = functools.partial(formula.loss_and_grads, options, wants)
     _, tangent = jax.jvp(derivative, primals, tangents)
     return _loss_and_grads(options, wants, *primals), tangent
+
+
+_loss_and_grads.defjvp(_loss_and_grads_jvp)

@@ -8,10 +8,10 @@ import pytest
 jax = pytest.importorskip("jax", reason="JAX is not installed")
 optax = pytest.importorskip("optax", reason="optax is not installed")
 
-import jax.numpy as jnp
-from jax.test_util import check_grads
+jnp = jax.numpy
+from jax.test_util import check_grads  # noqa: E402
 
-import fastxent.jax as fj
+import fastxent.jax as fj  # noqa: E402
 
 RNG = np.random.default_rng(1)
 LOGITS = RNG.normal(size=(5, 7))
@@ -46,8 +46,8 @@ def test_derivatives_against_finite_differences(reduction):
             given["normalizer"] = scale
         return fj.cross_entropy(logits, LABELS, **given, **EVERYTHING)
 
-    check_grads(of_all, (LOGITS, SOFT, WEIGHT, ROW_WEIGHT), order=2, rtol=1e-5)
-    check_grads(of_labels, (LOGITS, WEIGHT, ROW_WEIGHT, 3.0), order=2, rtol=1e-5)
+    check_grads(jax.jit(of_all), (LOGITS, SOFT, WEIGHT, ROW_WEIGHT), order=2, rtol=1e-5)
+    check_grads(jax.jit(of_labels), (LOGITS, WEIGHT, ROW_WEIGHT, 3.0), order=2, rtol=1e-5)
 
 
 def test_weights_in_the_denominator_are_differentiated():
@@ -61,7 +61,8 @@ def test_weights_in_the_denominator_are_differentiated():
         return (mass * rows).sum() / mass.sum()
 
     given = jnp.asarray(WEIGHT), jnp.asarray(ROW_WEIGHT)
-    for got, expected in zip(jax.grad(ours, (0, 1))(*given), jax.grad(plain, (0, 1))(*given)):
+    found, truth = jax.grad(ours, (0, 1))(*given), jax.grad(plain, (0, 1))(*given)
+    for got, expected in zip(found, truth, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
         assert np.abs(expected).max() > 1e-3
 
@@ -125,7 +126,7 @@ def test_vmap_is_a_loop(reduction, batched):
     many = jax.jit(jax.vmap(function, tuple(axes.values())))(*given.values())
     for i in range(3):
         one = function(*(v[i] if axes[name] == 0 else v for name, v in given.items()))
-        for of_many, of_one in zip(jax.tree.leaves(many), jax.tree.leaves(one)):
+        for of_many, of_one in zip(jax.tree.leaves(many), jax.tree.leaves(one), strict=True):
             np.testing.assert_allclose(of_many[i], of_one, rtol=1e-14, atol=1e-17)
 
 
@@ -159,7 +160,7 @@ def test_scan_and_checkpoint():
     start = jnp.asarray(RNG.normal(size=(3, 7)))
     got = jax.jit(functools.partial(train, fj.cross_entropy))(start)
     expected = jax.jit(functools.partial(train, optax_mean))(start)
-    for a, b in zip(got, expected):
+    for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
     def through(loss_of, matrix):  # differentiated through the whole training
