@@ -10,7 +10,7 @@ cdef extern from "jax_calls.h" nogil:
 
 
 def jax_use(int limit, double of_row, double of_byte, double of_thread):
-    """Use this level, at most so many threads, and this model of what a thread is worth."""
+    """Use this level, so many threads at most (0: never a team), and this model of their worth."""
     fastxent_jax_use(_level, limit, of_row, of_byte, of_thread)
 
 

@@ -10,7 +10,7 @@ void fastxent_jax_use(const fastxent_level *chosen, int limit, double of_row, do
                       double of_thread) {
     level = chosen;
     nanoseconds_of_row = of_row, nanoseconds_of_byte = of_byte, nanoseconds_of_thread = of_thread;
-    thread_limit.store(limit, std::memory_order_relaxed);
+    thread_limit = limit;
 }
 
 int fastxent_jax_cross_entropy_body(const fastxent_call *call, char *message, size_t size) {

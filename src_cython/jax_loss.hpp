@@ -4,6 +4,7 @@
 // are computed in one pass, each group has a denominator of its own.
 #pragma once
 
+#include <initializer_list>
 #include <limits>
 
 #include "jax_arrays.hpp"
@@ -112,7 +113,7 @@ struct loss_call {
         check.bad_row = reinterpret_cast<int64_t *>(place);
         check.live = check.bad_row + chunks;
         check.mass = reinterpret_cast<double *>(check.live + chunks);
-        level->check_labels(check);
+        level.load()->check_labels(check);
         *bad_row = -1, *mass = 0.0;
         for (int64_t chunk = 0; chunk < chunks; ++chunk) {
             if (*bad_row < 0) *bad_row = check.bad_row[chunk];
@@ -293,7 +294,8 @@ struct loss_call {
             if (outcome != fastxent_done) return outcome;
             if (bad_row >= 0) return bad_label(bad_row);
         }
-        if (grad) advise_large_pages(grad->data, shape.rows() * shape.classes * size_of(grad->kind));
+        for (const fastxent_array *array : {grad, target_grad})
+            if (array) advise_large_pages(array->data, shape.rows() * shape.classes * size_of(array->kind));
         if (same_factors()) return groups ? run_groups(0, groups) : fastxent_done;
         for (int64_t group = 0; group < groups && outcome == fastxent_done; ++group)
             outcome = run_groups(group, 1);

@@ -159,7 +159,7 @@ class CythonBackend:
         return _kernels.jax_handlers()
 
     def share_threads(self, limit: int) -> None:
-        """Tell them how many threads they may use: they cannot ask."""
+        """Tell them how many threads they may use, for they cannot ask; 0 in a forked child."""
         _kernels.jax_use(
             limit,
             threads.NANOSECONDS_PER_ROW,

@@ -33,7 +33,7 @@ _FAILED = "FASTXENT_JAX_FFI=0 asks for the callback"
 def share_threads() -> None:
     """Tell the handlers the limit of this process: they run where no Python can be asked."""
     if _why_callback is None:
-        _compiled().share_threads(threads.get_num_threads())
+        _compiled().share_threads(0 if threads.forked() else threads.get_num_threads())
 
 
 def _compiled() -> Any:

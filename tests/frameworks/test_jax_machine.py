@@ -113,6 +113,22 @@ def test_a_thousand_calls():
     np.testing.assert_array_equal(grad, first[1])
 
 
+def test_a_call_runs_while_another_thread_holds_the_lock_of_python():
+    code = """
+        import sys, time, jax, jax.numpy as jnp, fastxent.jax as fj
+        step = jax.jit(jax.value_and_grad(fj.cross_entropy))
+        given = jnp.zeros((4000, 3000)), jnp.zeros(4000, int)
+        jax.block_until_ready(step(*given))
+        sys.setswitchinterval(1e5)  # a thread that waits for the lock now waits for ever
+        loss, grad = step(*given)
+        late = time.monotonic() + 60
+        while not (loss.is_ready() and grad.is_ready()):
+            assert time.monotonic() < late
+        print("done")
+    """
+    assert child(code) == "done"
+
+
 def test_devices_of_shard_map():
     code = """
         import jax, jax.numpy as jnp, numpy as np, fastxent, fastxent.jax as fj
@@ -193,6 +209,25 @@ def test_the_callback_gives_the_same_numbers():
             print("done")
     """
     assert child(code, FASTXENT_JAX_FFI="0") == "done"
+
+
+def test_where_the_ffi_fails_a_warning_says_so():
+    code = """
+        import warnings, jax, jax.numpy as jnp, numpy as np, fastxent
+        def refuse(*given, **options):
+            raise RuntimeError("another version")
+        jax.ffi.register_ffi_target = refuse
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            import fastxent.jax as fj
+        assert "RuntimeError: another version" in str(caught[-1].message), caught
+        assert caught[-1].category is RuntimeWarning
+        assert "another version" in fastxent.show_config("dicts")["adapters"]["jax"]
+        loss = jax.jit(fj.cross_entropy)(jnp.zeros((2, 4)), jnp.array([0, 3]))
+        np.testing.assert_allclose(loss, np.log(4), rtol=1e-6)
+        print("done")
+    """
+    assert child(code) == "done"
 
 
 def test_without_jax_the_import_says_what_to_install():
