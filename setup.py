@@ -18,6 +18,7 @@ from setuptools.errors import CompileError, LinkError
 
 SOURCES = Path("src_cython")
 KERNELS = SOURCES / "kernels.cpp"
+HANDLERS = SOURCES / "jax_handlers.c"  # XLA calls C
 # -ffast-math and its relatives never: linked in, they switch off subnormals for the whole process.
 FLAGS = [
     "-std=c++17",
@@ -36,6 +37,7 @@ FLAGS = [
     "-Wno-maybe-uninitialized",
     "-Wno-uninitialized",
 ]
+C_FLAGS = ["-std=c11", "-O2", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # -mprefer-vector-width: GCC otherwise splits 64-byte vectors in two on some CPUs
 LEVELS = {
     "baseline": [],
@@ -64,6 +66,9 @@ class BuildLevels(build_ext):
                 levels,
             )
             ext.extra_objects += [path for paths in objects for path in paths]
+        ext.extra_objects += self.compiler.compile(
+            [str(HANDLERS)], output_dir=self.build_temp, extra_postargs=C_FLAGS
+        )
         ext.define_macros += [(f"FASTXENT_HAVE_{name.upper()}", "1") for name in levels]
         # the module itself is Cython's code: its unused parameters are not ours to warn about
         ext.extra_compile_args = [f for f in FLAGS if f != "-Wextra"] + openmp
@@ -101,8 +106,13 @@ setup(
     ext_modules=[
         Extension(
             "fastxent.backends._kernels",
-            sources=[str(SOURCES / "_kernels.pyx"), str(SOURCES / "levels.cpp")],
-            depends=["setup.py", str(KERNELS), *map(str, sorted(SOURCES.glob("*.[hp]*")))],
+            sources=[
+                str(SOURCES / name) for name in ("_kernels.pyx", "levels.cpp", "jax_calls.cpp")
+            ],
+            depends=[
+                *("setup.py", str(KERNELS), str(HANDLERS)),
+                *map(str, sorted(SOURCES.glob("*.[hp]*"))),
+            ],
             include_dirs=[str(SOURCES)],
             language="c++",
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if LIMITED_API else [],

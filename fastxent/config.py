@@ -30,6 +30,9 @@ _PACKAGES = (
     "xgboost",
 )
 
+# Adapters with a function `info`, which says how they call the kernels.
+_ADAPTERS = ("jax",)
+
 # Instruction sets that the compiled levels are made of, as Linux spells them.
 _CPU_FEATURES = (
     "avx",
@@ -105,6 +108,14 @@ def _backend(name: str) -> dict[str, Any]:
     return {"able": reason is None, "reason": reason, "facts": backend.info()}
 
 
+def _adapters() -> dict[str, str]:
+    """How adapters that are loaded call the kernels; none is imported to find out."""
+    loaded = {name: sys.modules.get(f"fastxent.{name}") for name in _ADAPTERS}
+    return {
+        name: "not loaded" if module is None else module.info() for name, module in loaded.items()
+    }
+
+
 def _versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
@@ -131,6 +142,7 @@ def collect() -> dict[str, Any]:
         "cpu": _cpu(),
         "threads": _threads(),
         "backends": _backends(),
+        "adapters": _adapters(),
         "layouts": {"copied": list(layout.COPIED)},
         "versions": _versions(),
         "environment": _environment(),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fastxent import checks
 
-__all__ = ["INSTRUCTION_LEVELS", "cache_directory", "instruction_level", "keep_kernels"]
+__all__ = ["INSTRUCTION_LEVELS", "cache_directory", "instruction_level", "jax_ffi", "keep_kernels"]
 
 INSTRUCTION_LEVELS = ("baseline", "v3", "v4")
 
@@ -27,3 +27,8 @@ def cache_directory() -> Path | None:
     """FASTXENT_CACHE_DIR: where they are kept, None for the user's own cache directory."""
     asked = os.environ.get("FASTXENT_CACHE_DIR")
     return Path(asked) if asked else None
+
+
+def jax_ffi() -> bool:
+    """FASTXENT_JAX_FFI: whether fastxent.jax calls its kernels through XLA's FFI; 0 is no."""
+    return os.environ.get("FASTXENT_JAX_FFI") != "0"

@@ -26,6 +26,7 @@ __all__ = [
     "get_num_threads",
     "limit_and_origin",
     "most_threads",
+    "on_change",
     "only_caller",
     "plan",
     "register_openmp",
@@ -43,6 +44,20 @@ _process_limit: int | None = None
 _openmp_limit: Callable[[], int] | None = None
 _forked = False
 _caller = threading.Lock()
+_listeners: list[Callable[[], None]] = []
+
+
+def on_change(listener: Callable[[], None]) -> None:
+    """Call `listener` whenever this process sets another limit, and in a child after fork.
+
+    For code that runs where no Python can be asked.
+    """
+    _listeners.append(listener)
+
+
+def _tell_listeners() -> None:
+    for listener in _listeners:
+        listener()
 
 
 def _mark_forked() -> None:
@@ -50,6 +65,7 @@ def _mark_forked() -> None:
     # region hangs or is killed. Serial kernels start none. Grandchildren inherit the mark.
     global _forked
     _forked = True
+    _tell_listeners()
 
 
 if hasattr(os, "register_at_fork"):
@@ -216,6 +232,7 @@ def set_num_threads(num_threads: int) -> None:
     """
     global _process_limit
     _process_limit = min(checks.check_num_threads(num_threads), most_threads())
+    _tell_listeners()
 
 
 def get_num_threads() -> int:

@@ -372,3 +372,4 @@ def mean_loss(logits, target, skip, grad, int threads):
 
 include "binary.pxi"
 include "jacobian.pxi"
+include "jax.pxi"

@@ -15,6 +15,7 @@ SECTIONS = [
     "cpu",
     "threads",
     "backends",
+    "adapters",
     "layouts",
     "versions",
     "environment",

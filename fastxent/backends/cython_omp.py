@@ -162,5 +162,18 @@ class CythonBackend:
             problem.num_threads,
         )
 
+    def jax_handlers(self) -> dict[str, object]:
+        """Give the handlers that XLA can call, as capsules."""
+        return _kernels.jax_handlers()
+
+    def share_threads(self, limit: int) -> None:
+        """Tell them how many threads they may use, for they cannot ask; 0 in a forked child."""
+        _kernels.jax_use(
+            limit,
+            threads.NANOSECONDS_PER_ROW,
+            threads.NANOSECONDS_PER_BYTE,
+            threads.NANOSECONDS_PER_THREAD,
+        )
+
 
 BACKEND = CythonBackend()

@@ -20,6 +20,7 @@ from fastxent.checks.binary import (
     check_element_upstream,
     raise_bad_binary_target,
 )
+from fastxent.checks.frameworks import raise_not_on_cpu, raise_traced
 from fastxent.checks.jacobian import check_out_of_product, check_upstream
 from fastxent.checks.options import (
     check_aux,
@@ -68,4 +69,6 @@ __all__ = [
     "raise_bad_binary_target",
     "raise_bad_label",
     "raise_call_order",
+    "raise_not_on_cpu",
+    "raise_traced",
 ]

@@ -1,0 +1,20 @@
+"""fastxent for JAX: losses and softmax that `jit`, `grad`, `jvp`, `vmap`, `scan`, `shard_map` know.
+
+>>> import jax.numpy as jnp
+>>> import fastxent.jax
+>>> round(float(fastxent.jax.cross_entropy(jnp.zeros((4, 10)), jnp.array([3, 1, 4, 1]))), 4)
+2.3026
+"""
+
+try:
+    import jax as _jax  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "fastxent.jax needs JAX, which is not installed: pip install 'fastxent[jax]'"
+    ) from error
+
+from fastxent.jax.cross_entropy import cross_entropy
+from fastxent.jax.handlers import info
+from fastxent.jax.softmax import log_softmax, logsumexp, softmax
+
+__all__ = ["cross_entropy", "info", "log_softmax", "logsumexp", "softmax"]

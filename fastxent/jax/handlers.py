@@ -1,0 +1,158 @@
+"""The kernels as JAX calls them: through XLA's FFI, or through a callback where that fails.
+
+XLA calls the handlers of the compiled extension (src_cython/jax_handlers.c) with pointers to its
+buffers: nothing is copied, and neither Python nor its lock has a part in the call. A small call at
+import proves that it works.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastxent import environment, threads
+from fastxent.backends import load
+from fastxent.jax import host
+from fastxent.jax.manual_axes import alike
+from fastxent.jax.operands import LossOptions, Operands, Wants
+from fastxent.jax.platform import on_cpu
+from fastxent.precision import precision_of
+
+__all__ = ["call_loss", "call_softmax", "info", "share_threads"]
+
+_REDUCTIONS = ("none", "sum", "mean")
+_FORMS = ("softmax", "log_softmax", "logsumexp", "logsumexp and softmax")
+_FAILED = "FASTXENT_JAX_FFI=0 asks for the callback"
+
+
+def share_threads() -> None:
+    """Tell the handlers the limit of this process: they run where no Python can be asked."""
+    if _why_callback is None:
+        _compiled().share_threads(0 if threads.forked() else threads.get_num_threads())
+
+
+def _compiled() -> Any:
+    return load("cython")
+
+
+def info() -> str:
+    """How kernels are called, for a bug report."""
+    if _why_callback is None:
+        return "XLA FFI"
+    return f"jax.pure_callback ({_why_callback})"
+
+
+def call_loss(options: LossOptions, operands: Operands, wants: Wants = Wants()) -> list[Any]:  # noqa: B008
+    """Loss, and the gradients that are wanted, of one pass."""
+    logits, target = operands.logits, operands.target
+    compute = _compute(logits)
+    at = logits.ndim + options.axis
+    rows_shape = logits.shape[:at] + logits.shape[at + 1 :]
+    shapes = [(rows_shape if options.reduction == "none" else (), compute)]
+    if wants.grad:
+        shapes.append((logits.shape, logits.dtype))
+    if wants.target_grad:
+        shapes.append((target.shape, target.dtype))
+    given = [operand for operand in operands if operand is not None]
+    if _why_callback is not None:
+        names = tuple(name for name, x in operands._asdict().items() if x is not None)
+        return _callback(functools.partial(host.loss, options, names, wants), given, shapes)
+    smoothing = options.label_smoothing
+    skip = options.ignore_index or 0
+    integers = (
+        *(options.rank, options.trailing, _REDUCTIONS.index(options.reduction)),
+        *(options.ignore_index is not None, skip - (1 << 64) if skip >= 1 << 63 else skip),
+        options.all_ignored == "zero",
+        *(factor is not None for factor in operands[2:]),
+        *(wants.grad, wants.target_grad, options.num_threads or 0),
+    )
+    numbers = (
+        *(1.0 - smoothing, smoothing / logits.shape[at]),
+        *(options.logit_scale, options.softcap or 0.0, options.z_loss),
+    )
+    return _foreign("cross_entropy", given, shapes, integers, numbers)
+
+
+def call_softmax(form: str, x: Any, trailing: int, num_threads: int | None) -> list[Any]:
+    """The softmax, its logarithm, or logsumexp, that maybe with the softmax beside it."""
+    at = x.ndim - 1 - trailing
+    rows_shape = x.shape[:at] + x.shape[at + 1 :]
+    shapes = [(rows_shape, _compute(x))] if form.startswith("logsumexp") else []
+    if form != "logsumexp":
+        shapes.append((x.shape, x.dtype))
+    if _why_callback is not None:
+        call = functools.partial(host.softmax, form, trailing, num_threads)
+        return _callback(call, [x], shapes)
+    integers = (trailing, _FORMS.index(form), num_threads or 0)
+    return _foreign("softmax", [x], shapes, integers, ())
+
+
+def _compute(logits: Any) -> np.dtype[Any]:
+    precision = precision_of(np.dtype(logits.dtype))
+    assert precision is not None  # the door has looked
+    return precision.compute
+
+
+def _foreign(
+    name: str, operands: list[Any], shapes: list[Any], integers: Any, numbers: Any
+) -> list[Any]:
+    operands, results = alike([on_cpu(operands[0]), *operands[1:]], shapes)
+    call = jax.ffi.ffi_call(f"fastxent_{name}", results, vmap_method="broadcast_all")
+    return list(
+        call(
+            *operands,
+            integers=np.array(integers, np.int64),
+            numbers=np.array(numbers or (0.0,), np.float64),
+        )
+    )
+
+
+def _callback(call: Any, operands: list[Any], shapes: list[Any]) -> list[Any]:
+    operands, results = alike(operands, shapes)
+    return list(jax.pure_callback(call, tuple(results), *operands, vmap_method="broadcast_all"))
+
+
+def _why_not() -> str | None:
+    """Why XLA cannot call the handlers, None if a call of two rows came out right."""
+    if not environment.jax_ffi():
+        return _FAILED
+    reason: str | None = _compiled().why_not()
+    if reason is not None:
+        return reason
+    try:
+        # first: a handler that is refused while the platform starts would take the platform down
+        cpu = jax.devices("cpu")[0]
+        for name, handler in _compiled().jax_handlers().items():
+            jax.ffi.register_ffi_target(f"fastxent_{name}", handler, platform="cpu")
+        share_threads()
+        loss, grad = _two_rows(cpu)
+    except Exception as error:  # whatever another version of JAX may say
+        return f"{type(error).__name__}: {error}"
+    expected = np.array([[-2.0, 1.0, 1.0], [1.0, -2.0, 1.0]]) / 6
+    right = np.allclose(loss, np.log(3)) and np.allclose(grad, expected)
+    return None if right else "a call of two rows gave wrong numbers"
+
+
+def _two_rows(cpu: jax.Device) -> tuple[Any, Any]:
+    options = LossOptions(2, 0, None, 0.0, "mean", 0.0, None, 1.0, "nan", 1)
+    with jax.ensure_compile_time_eval(), jax.default_device(cpu):
+        operands = Operands(jnp.zeros((2, 3), jnp.float32), jnp.array([0, 1], jnp.int32))
+        loss, grad = call_loss(options, operands, Wants(grad=True))
+    return np.asarray(loss), np.asarray(grad)
+
+
+_why_callback: str | None = None
+_why_callback = _why_not()
+if _why_callback is None:
+    threads.on_change(share_threads)
+elif _why_callback != _FAILED:
+    warnings.warn(
+        f"XLA's FFI cannot call fastxent's kernels, jax.pure_callback does: {_why_callback}",
+        RuntimeWarning,
+        stacklevel=2,
+    )

@@ -1,0 +1,40 @@
+"""Inside `jax.shard_map`: which mesh axes an array varies along, under every supported JAX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+__all__ = ["alike"]
+
+
+def _varying(x: Any) -> frozenset[Any]:
+    aval = jax.typeof(x)
+    manual = getattr(aval, "manual_axis_type", None)
+    if manual is not None:
+        return frozenset(manual.varying)
+    return frozenset(getattr(aval, "vma", ()))
+
+
+def _vary(x: Any, axes: tuple[Any, ...]) -> Any:
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(x, axes, to="varying")
+    return jax.lax.pvary(x, axes)
+
+
+def alike(operands: list[Any], shapes: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Operands that vary along the same mesh axes, and what results of a call with them are.
+
+    A foreign call wants them alike; a class weight, say, is often the same on every device.
+    """
+    varying = [_varying(x) for x in operands]
+    axes = frozenset().union(*varying)
+    operands = [
+        _vary(x, tuple(sorted(axes - own))) if axes - own else x
+        for x, own in zip(operands, varying, strict=True)
+    ]
+    like = jax.typeof(operands[0])
+    return operands, [
+        like.update(shape=shape, dtype=dtype, weak_type=False) for shape, dtype in shapes
+    ]

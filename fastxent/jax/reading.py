@@ -1,0 +1,32 @@
+"""What the door needs of JAX arrays, which may be traced: their shapes and dtypes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from fastxent import checks, threads
+from fastxent.precision import Array
+
+__all__ = ["checked_threads", "fixed", "stand_in"]
+
+
+def stand_in(x: Any) -> Array:
+    """NumPy array of zeros that takes no memory, of the shape and dtype of `x`: for checks."""
+    return np.broadcast_to(np.zeros((), np.dtype(x.dtype)), x.shape)
+
+
+def fixed(value: Any, name: str) -> Any:
+    """An option that has to be known when the function is traced."""
+    if isinstance(value, jax.core.Tracer):
+        checks.raise_traced(name)
+    return value
+
+
+def checked_threads(num_threads: Any) -> int | None:
+    """The `num_threads` argument, clamped to what can be had."""
+    if num_threads is None:
+        return None
+    return min(checks.check_num_threads(fixed(num_threads, "num_threads")), threads.most_threads())

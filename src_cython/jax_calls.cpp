@@ -1,0 +1,60 @@
+// Calls that arrive from JAX. No Python, any thread.
+#include "jax_calls.h"
+
+#include <cmath>
+#include <limits>
+
+#include "jax_loss.hpp"
+
+void fastxent_jax_use(const fastxent_level *chosen, int limit, double of_row, double of_byte,
+                      double of_thread) {
+    level = chosen;
+    nanoseconds_of_row = of_row, nanoseconds_of_byte = of_byte, nanoseconds_of_thread = of_thread;
+    thread_limit = limit;
+}
+
+int fastxent_jax_cross_entropy_body(const fastxent_call *call, char *message, size_t size) {
+    if (call->integer_count != fastxent_integers || call->number_count != fastxent_numbers ||
+        call->operand_count < 2 || call->result_count < 1 || call->operands[0].kind > fastxent_bfloat16)
+        return refuse(message, size, "fastxent: operands or options of another form than expected");
+    return loss_call(*call, message, size).run_all();
+}
+
+int fastxent_jax_softmax_body(const fastxent_call *call, char *message, size_t size) {
+    if (call->integer_count != fastxent_softmax_integers || call->operand_count != 1)
+        return refuse(message, size, "fastxent: operands or options of another form than expected");
+    const fastxent_array &logits = call->operands[0];
+    const int64_t form = call->integers[fastxent_softmax_form];
+    const shape_of_rows shape = shape_of(logits, call->integers[fastxent_softmax_trailing]);
+    const int64_t rows = shape.rows(), bytes = rows * shape.classes * size_of(logits.kind);
+    if (!rows) return fastxent_done;
+    double one = 1.0;
+    fastxent_pass pass = {};
+    pass.rows = rows, pass.classes = shape.classes;
+    pass.size = logits.kind == fastxent_float64 ? 8 : 4;
+    pass.logits = matrix_of(logits, shape, 0, shape.lead);
+    pass.logit_scale = 1.0;
+    pass.row_scale = &one;
+    pass.background_total = 1.0;
+    pass.threads = threads_for(call->integers[fastxent_softmax_threads], rows, bytes);
+    scratch memory, sums;
+    const fastxent_array &last = call->results[call->result_count - 1];
+    if (form != 2) {
+        advise_large_pages(last.data, bytes);
+        (form == 1 ? pass.log_proba : pass.grad) = matrix_of(last, shape, 0, shape.lead);
+    }
+    if (form < 2) return run(pass, memory);
+    const fastxent_array &lse = call->results[0];
+    pass.row_max = lse.data;
+    pass.row_sum = reinterpret_cast<double *>(sums.get(8 * rows));
+    if (!pass.row_sum) return fastxent_no_memory;
+    const int outcome = run(pass, memory);
+    for (int64_t row = 0; row < rows && outcome == fastxent_done; ++row) {
+        const double max = value_of(lse, row);
+        double value = max + std::log(pass.row_sum[row]);
+        // the sum is NaN beside a +inf: whether there is a NaN, only the logits can tell
+        if (max == std::numeric_limits<double>::infinity() && !has_nan(pass.logits, shape, row)) value = max;
+        put_value(lse, row, value);
+    }
+    return outcome;
+}

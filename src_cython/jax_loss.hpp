@@ -1,0 +1,306 @@
+// The loss: operands and options of a call become a pass over rows.
+//
+// Leading dimensions beyond those of one call number independent calls, "groups" (jax.vmap): their rows
+// are computed in one pass, each group has a denominator of its own.
+#pragma once
+
+#include <initializer_list>
+#include <limits>
+
+#include "jax_arrays.hpp"
+#include "jax_run.hpp"
+#include "pages.hpp"
+
+namespace {
+
+// One call of cross_entropy.
+struct loss_call {
+    const fastxent_call &call;
+    char *message;
+    size_t message_size;
+    const fastxent_array &logits, &target;
+    const fastxent_array *factor = nullptr, *row_weight = nullptr, *denominator = nullptr;
+    const fastxent_array &loss;
+    const fastxent_array *grad = nullptr, *target_grad = nullptr;
+    bool hard;
+    shape_of_rows shape;
+    int64_t groups, rows_of_group;
+    int size, threads;
+
+    loss_call(const fastxent_call &given, char *text, size_t text_size)
+        : call(given), message(text), message_size(text_size), logits(given.operands[0]),
+          target(given.operands[1]), loss(given.results[0]) {
+        const fastxent_array *operand = given.operands + 2, *result = given.results + 1;
+        if (option(fastxent_has_factor)) factor = operand++;
+        if (option(fastxent_has_row_weight)) row_weight = operand++;
+        if (option(fastxent_has_denominator)) denominator = operand++;
+        if (option(fastxent_wants_grad)) grad = result++;
+        if (option(fastxent_wants_target_grad)) target_grad = result++;
+        shape = shape_of(logits, option(fastxent_trailing));
+        hard = target.rank < logits.rank;
+        groups = product(logits.dims, 0, logits.rank - option(fastxent_rank));
+        if (groups && option(fastxent_reduce) == 0 && !factor) groups = 1;  // rows have nothing in common
+        rows_of_group = groups ? shape.rows() / groups : 0;
+        size = logits.kind == fastxent_float64 ? 8 : 4;
+        threads = threads_for(option(fastxent_threads), shape.rows(),
+                              shape.rows() * shape.classes * size_of(logits.kind));
+    }
+
+    int64_t option(fastxent_integer name) const { return call.integers[name]; }
+    double number(fastxent_number name) const { return call.numbers[name]; }
+    bool is_mean() const { return option(fastxent_reduce) == 2; }
+
+    fastxent_labels labels(int64_t group, int64_t count) const {
+        fastxent_labels all = {};
+        all.size = static_cast<int>(size_of(target.kind));
+        all.data = static_cast<const char *>(target.data) + group * rows_of_group * all.size;
+        all.rows = count * rows_of_group;
+        all.classes = shape.classes;
+        all.is_signed = target.kind % 2;  // of integer kinds the signed ones have odd numbers
+        all.has_skip = option(fastxent_has_skip) != 0;
+        all.skip = option(fastxent_skip);
+        return all;
+    }
+
+    // Weights are the caller's arrays, whose numbers nobody has seen before.
+    int check_weights(const fastxent_array *weights, const char *name) {
+        if (!weights) return fastxent_done;
+        const int64_t count = product(weights->dims, 0, weights->rank);
+        for (int64_t i = 0; i < count; ++i) {
+            const double value = value_of(*weights, i);
+            if (!(value >= 0.0 && value <= std::numeric_limits<double>::max()))
+                return refuse(message, message_size,
+                              "%s holds %g at place %lld: weights must be finite and not negative", name,
+                              value, static_cast<long long>(i));
+        }
+        return fastxent_done;
+    }
+
+    int bad_label(int64_t row) {
+        const fastxent_labels all = labels(0, groups);
+        const char *place = static_cast<const char *>(all.data) + row * all.size;
+        char label[32], ignored[64] = "";
+        int64_t value = 0;
+        std::memcpy(&value, place, static_cast<size_t>(all.size));
+        if (all.is_signed && all.size < 8) {
+            const int unused = 64 - 8 * all.size;
+            value = static_cast<int64_t>(static_cast<uint64_t>(value) << unused) >> unused;
+        }
+        std::snprintf(label, sizeof label, all.is_signed ? "%lld" : "%llu",
+                      static_cast<long long>(value));
+        if (all.has_skip)
+            std::snprintf(ignored, sizeof ignored, " and is not the ignored label %lld",
+                          static_cast<long long>(all.skip));
+        return refuse(message, message_size,
+                      "fastxent: the target of row %lld is %s: it lies outside [0, %lld) for C = %lld "
+                      "classes%s",
+                      static_cast<long long>(row), label, static_cast<long long>(shape.classes),
+                      static_cast<long long>(shape.classes), ignored);
+    }
+
+    // First bad label of these groups or -1, and the mass of the live rows.
+    int check_labels(int64_t group, int64_t count, const double *class_mass, const double *row_mass,
+                     int64_t *bad_row, double *mass) {
+        fastxent_label_check check = {};
+        check.labels = labels(group, count);
+        check.class_mass = class_mass;
+        check.row_mass = row_mass;
+        check.threads = threads;
+        const int64_t chunks = (check.labels.rows + fastxent_label_chunk - 1) / fastxent_label_chunk;
+        scratch memory;
+        char *place = memory.get(24 * chunks);
+        if (!place) return fastxent_no_memory;
+        check.bad_row = reinterpret_cast<int64_t *>(place);
+        check.live = check.bad_row + chunks;
+        check.mass = reinterpret_cast<double *>(check.live + chunks);
+        level.load()->check_labels(check);
+        *bad_row = -1, *mass = 0.0;
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+            if (*bad_row < 0) *bad_row = check.bad_row[chunk];
+            *mass += check.mass[chunk];
+        }
+        return fastxent_done;
+    }
+
+    // What the sum of a group's losses is divided by.
+    int denominator_of(int64_t group, const double *class_mass, const double *row_mass, double *divisor) {
+        *divisor = 1.0;
+        if (!is_mean()) return fastxent_done;
+        if (denominator) {
+            *divisor = value_of(*denominator, group);
+            if (*divisor >= 0.0 && *divisor <= std::numeric_limits<double>::max()) return fastxent_done;
+            return refuse(message, message_size,
+                          "fastxent: normalizer must be finite and not negative, it is %g", *divisor);
+        }
+        if (hard) {
+            int64_t bad_row;
+            return check_labels(group, 1, class_mass, row_mass, &bad_row, divisor);
+        }
+        *divisor = static_cast<double>(rows_of_group);
+        if (row_mass) {
+            *divisor = 0.0;
+            for (int64_t row = 0; row < rows_of_group; ++row) *divisor += row_mass[row];
+        }
+        return fastxent_done;
+    }
+
+    void fill_zero(const fastxent_array *array, int64_t group) const {
+        if (!array) return;
+        const int64_t bytes = rows_of_group * shape.classes * size_of(array->kind);
+        std::memset(static_cast<char *>(array->data) + group * bytes, 0, static_cast<size_t>(bytes));
+    }
+
+    bool same_factors() const {
+        if (!factor) return true;
+        const size_t bytes = static_cast<size_t>(shape.classes * size);
+        const char *first = static_cast<const char *>(factor->data);
+        for (int64_t group = 1; group < groups; ++group)
+            if (std::memcmp(first, first + static_cast<size_t>(group) * bytes, bytes)) return false;
+        return true;
+    }
+
+    // Some groups that have their factors of classes in common.
+    int run_groups(int64_t first, int64_t count) {
+        const int64_t rows = count * rows_of_group, classes = shape.classes;
+        double total = 0.0;
+        class_factor background, gain;
+        scratch class_memory, row_memory, scale_memory, divisor_memory, loss_memory, pass_memory;
+        double *divisors = reinterpret_cast<double *>(divisor_memory.get(8 * count));
+        if (!divisors) return fastxent_no_memory;
+
+        double one = 1.0, *class_mass = nullptr, *row_mass = nullptr;
+        if (factor) {
+            class_mass = reinterpret_cast<double *>(class_memory.get(8 * classes));
+            if (!class_mass) return fastxent_no_memory;
+            for (int64_t k = 0; k < classes; ++k) class_mass[k] = value_of(*factor, first * classes + k);
+        }
+        if (row_weight) {
+            row_mass = reinterpret_cast<double *>(row_memory.get(8 * rows));
+            if (!row_mass) return fastxent_no_memory;
+            for (int64_t i = 0; i < rows; ++i) row_mass[i] = value_of(*row_weight, first * rows_of_group + i);
+        }
+        bool counts = false;
+        for (int64_t i = 0; i < count; ++i) {
+            const double *own = row_mass ? row_mass + i * rows_of_group : nullptr;
+            const int outcome = denominator_of(first + i, class_mass, own, divisors + i);
+            if (outcome != fastxent_done) return outcome;
+            counts |= divisors[i] != 0.0;
+        }
+
+        fastxent_pass pass = {};
+        const int64_t leads = shape.lead / groups * count, from = shape.lead / groups * first;
+        const int64_t first_row = first * rows_of_group;
+        pass.rows = rows, pass.classes = classes, pass.size = size, pass.threads = threads;
+        pass.logits = matrix_of(logits, shape, from, leads);
+        pass.logit_scale = number(fastxent_scale);
+        pass.softcap = number(fastxent_cap);
+        pass.z_loss = number(fastxent_square);
+        const double on_target = number(fastxent_on_target), on_all = number(fastxent_on_all);
+        double unused;
+        if (hard) {
+            pass.labels = labels(first, count);
+            pass.spike = &one;
+            if (factor) {
+                pass.spike_step = 1;
+                pass.spike = class_mass;
+            }
+        } else {
+            pass.soft = matrix_of(target, shape, from, leads);
+            pass.spike = &total;
+        }
+        const bool has_gain = !hard && (factor || on_target != 1.0);
+        if (has_gain) {
+            if (!gain.fill(size, on_target, factor, first, classes, &unused)) return fastxent_no_memory;
+            pass.gain = gain.data, pass.gain_step = gain.step;
+        }
+        if (on_all != 0.0 || has_gain) {
+            const fastxent_array *weights = on_all != 0.0 ? factor : nullptr;
+            if (!background.fill(size, on_all, weights, first, classes, &pass.background_total))
+                return fastxent_no_memory;
+            pass.background = background.data, pass.background_step = background.step;
+        }
+        // the mass of the labels themselves is known by now: the same memory takes the spikes
+        if (hard && factor)
+            for (int64_t k = 0; k < classes; ++k) class_mass[k] *= on_target;
+        else
+            one = on_target;
+
+        double scale = 1.0 / divisors[0];
+        pass.row_scale = &scale;
+        if (row_weight || count > 1) {
+            double *scales = row_mass;
+            if (!scales) scales = reinterpret_cast<double *>(scale_memory.get(8 * rows));
+            if (!scales) return fastxent_no_memory;
+            pass.row_scale = scales, pass.row_scale_step = 1;
+            for (int64_t i = 0; i < rows; ++i)
+                scales[i] = (row_weight ? row_mass[i] : 1.0) / divisors[i / rows_of_group];
+        }
+        if (grad) pass.grad = matrix_of(*grad, shape, from, leads);
+        if (target_grad) pass.target_grad = matrix_of(*target_grad, shape, from, leads);
+        const bool each = option(fastxent_reduce) == 0, in_rows = each || row_weight || count > 1;
+        fastxent_array losses = loss;
+        if (each)
+            losses.data = static_cast<char *>(loss.data) + first_row * size;
+        else if (in_rows)
+            losses.data = loss_memory.get(rows * size);
+        if (!losses.data) return fastxent_no_memory;
+        if (in_rows)
+            pass.loss = losses.data;
+        else
+            pass.total = &total;
+        if (rows > 0 && counts) {
+            const int outcome = run(pass, pass_memory);
+            if (outcome != fastxent_done) return outcome;
+        }
+        for (int64_t i = 0; i < count; ++i)
+            if (divisors[i] == 0.0) {
+                fill_zero(grad, first + i);
+                fill_zero(target_grad, first + i);
+            }
+        finish(first, count, divisors, losses, in_rows, total);
+        return fastxent_done;
+    }
+
+    void finish(int64_t first, int64_t count, const double *divisors, const fastxent_array &losses,
+                bool in_rows, double total) {
+        const bool each = option(fastxent_reduce) == 0;
+        const int64_t first_row = first * rows_of_group;
+        for (int64_t i = 0; i < count; ++i) {
+            if (in_rows) {
+                total = 0.0;
+                for (int64_t row = i * rows_of_group; row < (i + 1) * rows_of_group; ++row) {
+                    const double factor_of_row = row_weight ? value_of(*row_weight, first_row + row) : 1.0;
+                    const double weighted = value_of(losses, row) * factor_of_row;
+                    if (each && row_weight) put_value(losses, row, weighted);
+                    if (!each) total += weighted;
+                }
+            }
+            if (each) continue;
+            double value = total / divisors[i];
+            if (divisors[i] == 0.0)
+                value = option(fastxent_zero_of_nothing) ? 0.0 : std::numeric_limits<double>::quiet_NaN();
+            put_value(loss, first + i, value);
+        }
+    }
+
+    int run_all() {
+        int outcome = check_weights(factor, "fastxent: weight");
+        if (outcome == fastxent_done) outcome = check_weights(row_weight, "fastxent: sample_weight");
+        if (outcome != fastxent_done) return outcome;
+        if (hard) {
+            int64_t bad_row;
+            double unused;
+            outcome = check_labels(0, groups, nullptr, nullptr, &bad_row, &unused);
+            if (outcome != fastxent_done) return outcome;
+            if (bad_row >= 0) return bad_label(bad_row);
+        }
+        for (const fastxent_array *array : {grad, target_grad})
+            if (array) advise_large_pages(array->data, shape.rows() * shape.classes * size_of(array->kind));
+        if (same_factors()) return groups ? run_groups(0, groups) : fastxent_done;
+        for (int64_t group = 0; group < groups && outcome == fastxent_done; ++group)
+            outcome = run_groups(group, 1);
+        return outcome;
+    }
+};
+
+}  // namespace
