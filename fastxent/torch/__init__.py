@@ -1,0 +1,1 @@
+from fastxent.torch.loss import cross_entropy
