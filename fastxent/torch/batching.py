@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ def _front(tensor: Tensor | None, dim: int | None, size: int) -> Tensor | None:
 
 
 def batched_cross_entropy(
+    operator: Callable[..., Any],
     info: Any,
     in_dims: tuple[int | None, ...],
     logits: Tensor,
@@ -33,7 +35,7 @@ def batched_cross_entropy(
     **options: Any,
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Merge the samples into rows that are not reduced, and reduce those of each sample."""
-    size, operator = info.batch_size, torch.ops.fastxent.cross_entropy.default
+    size = info.batch_size
     given = logits, target, weight, sample_weight, grad_output
     tensors = [_front(one, dim, size) for one, dim in zip(given, in_dims[:5], strict=True)]
     if in_dims[2] is not None:  # class weights of each sample's own

@@ -84,17 +84,40 @@ class Call:
             self.is_spent = True
         return grad, target_grad
 
+    def batched_backward(
+        self, grad_output: Tensor, needs_grad: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients for a batch of upstream gradients, as `torch.autograd.grad` can make one."""
+        grad, target_grad = self.grad, self.target_grad
+        if grad is None and needs_grad:
+            grad = self._later_grad(torch.ones(grad_output.shape))
+        return (
+            None if grad is None else _times(grad, grad_output),
+            None if target_grad is None else _times(target_grad, grad_output),
+        )
+
     def _later_grad(self, grad_output: Tensor) -> Tensor:
         assert self.later is not None
         return self.later.grad(grad_output)
+
+
+def _times(grad: Tensor, grad_output: Tensor) -> Tensor:
+    upstream = grad_output.unsqueeze(1) if grad_output.dim() else grad_output
+    return (grad * upstream).to(grad.dtype)
+
+
+def _is_batched(tensor: Tensor) -> bool:
+    """Whether this is a tensor of ``is_grads_batched=True``, which is no transform of torch.func."""
+    return bool(torch._C._functorch.is_legacy_batchedtensor(tensor))
 
 
 def _scaled(grad: Tensor, grad_output: Tensor, is_kept: bool) -> Tensor:
     """The gradient times the upstream one; what is not kept is changed itself, and not for 1."""
     if grad_output.dim() == 0 and grad_output.item() == 1.0:
         return grad.clone() if is_kept else grad
-    upstream = grad_output.unsqueeze(1) if grad_output.dim() else grad_output
-    return (grad * upstream).to(grad.dtype) if is_kept else grad.mul_(upstream)
+    if is_kept:
+        return _times(grad, grad_output)
+    return grad.mul_(grad_output.unsqueeze(1) if grad_output.dim() else grad_output)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -128,6 +151,8 @@ class _CrossEntropy(torch.autograd.Function):
         elif call.is_spent or call.later is not None:
             # PyTorch's own errors: a graph that was let go of, logits that were written to
             logits, _ = ctx.saved_tensors
+        if _is_batched(grad_output):
+            return (*call.batched_backward(grad_output, needs_grad), None)
         return (*call.backward(grad_output, needs_grad, _graph_is_kept()), None)
 
 

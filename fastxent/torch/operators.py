@@ -15,20 +15,10 @@ from torch import Tensor
 from fastxent.torch import formula, kernels
 from fastxent.torch.arrays import class_axis
 from fastxent.torch.batching import batched_cross_entropy
+from fastxent.torch.registration import register
 from fastxent.torch.settings import Settings
 
 __all__ = ["cross_entropy", "is_fused"]
-
-NAME = "fastxent::cross_entropy"
-
-torch.library.define(
-    NAME,
-    "(Tensor logits, Tensor target, Tensor? weight, Tensor? sample_weight, Tensor? grad_output, *, "
-    "bool wants_grad, bool wants_target_grad, int? ignore_index, float label_smoothing, "
-    "str reduction, float? normalizer, float z_loss, float? softcap, float logit_scale, "
-    "str all_ignored, str? backend, int? num_threads) -> (Tensor, Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
 
 _Tensors = tuple[Tensor, Tensor, Tensor]
 
@@ -53,7 +43,7 @@ def cross_entropy(
     wants_target_grad: bool,
 ) -> _Tensors:
     """Call the operator: loss, gradient and gradient of the target, empty where not wanted."""
-    result: _Tensors = torch.ops.fastxent.cross_entropy.default(
+    result: _Tensors = _call(
         logits,
         target,
         weight,
@@ -66,7 +56,6 @@ def cross_entropy(
     return result
 
 
-@torch.library.impl(NAME, "CPU")
 def _kernel(
     logits: Tensor,
     target: Tensor,
@@ -95,7 +84,6 @@ def _kernel(
     return found.loss, nothing if found.grad is None else found.grad, target_grad
 
 
-@torch.library.register_fake(NAME)
 def _fake(
     logits: Tensor,
     target: Tensor,
@@ -116,8 +104,8 @@ def _fake(
     return logits.new_empty(shape, dtype=dtype), grad, target_grad
 
 
-def _setup(ctx: Any, inputs: Any, keyword_only_inputs: dict[str, Any], output: Any) -> None:
-    options = dict(keyword_only_inputs)
+def _setup(ctx: Any, inputs: Any, options: dict[str, Any], output: Any) -> None:
+    options = dict(options)
     ctx.has_grad = options.pop("wants_grad")
     ctx.has_target_grad = options.pop("wants_target_grad")
     ctx.settings = Settings(**options)
@@ -166,5 +154,15 @@ def _backward(
     return to_logits, to_target, None, None, to_grad_output
 
 
-torch.library.register_autograd(NAME, _backward, setup_context=_setup)
-torch.library.register_vmap(NAME, batched_cross_entropy)
+_call = register(
+    "cross_entropy",
+    "(Tensor logits, Tensor target, Tensor? weight, Tensor? sample_weight, Tensor? grad_output, *, "
+    "bool wants_grad, bool wants_target_grad, int? ignore_index, float label_smoothing, "
+    "str reduction, float? normalizer, float z_loss, float? softcap, float logit_scale, "
+    "str all_ignored, str? backend, int? num_threads) -> (Tensor, Tensor, Tensor)",
+    kernel=_kernel,
+    fake=_fake,
+    setup=_setup,
+    backward=_backward,
+    batched=batched_cross_entropy,
+)
