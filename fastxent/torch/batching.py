@@ -42,7 +42,7 @@ def batched_cross_entropy(
         each = [operator(*[_sample(one, at) for one in tensors], **options) for at in range(size)]
         stacked = tuple(torch.stack(found) for found in zip(*each, strict=True))
         return stacked, (0,) * len(stacked)
-    logits, target, _, rows_factor, upstream = tensors  # type: ignore[assignment]
+    logits, target, _, rows_factor, upstream = tensors
     settings = Settings(**{name: options[name] for name in Settings._fields})
     axis = 1 if logits.dim() == 2 else 2
     rows_shape = logits.shape[:axis] + logits.shape[axis + 1 :]

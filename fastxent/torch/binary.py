@@ -18,6 +18,7 @@ from fastxent.torch.registration import register
 
 __all__ = ["binary_cross_entropy_with_logits"]
 
+
 def _factor(values: Tensor | None) -> Any:
     """Factors in a dtype that NumPy has; the door converts any other."""
     return None if values is None else array_of(values)
@@ -243,7 +244,49 @@ def binary_cross_entropy_with_logits(
     backend: str | None = None,
     num_threads: int | None = None,
 ) -> Tensor:
-    """DOC"""
+    """Binary cross-entropy with the arguments of PyTorch's function of that name.
+
+    Parameters
+    ----------
+    input : Tensor of float16, bfloat16, float32 or float64
+        Logits on the CPU, of any shape and layout.
+    target : Tensor of the same shape
+        Floating-point numbers: the probability of 1, to which the gradient flows too. Integers and
+        booleans: 0 or 1.
+    weight : Tensor, optional
+        Factor of each element's loss, broadcast to the shape of `input`; not negative.
+    size_average, reduce : bool, optional
+        Deprecated by PyTorch, with the same effect and the same warning.
+    reduction : {"mean", "sum", "none"}, default "mean"
+    pos_weight : Tensor, optional
+        Factor of the loss of the 1, broadcast likewise.
+    label_smoothing : float, default 0.0
+        Share of each target that is spread evenly over 0 and 1.
+    memory : {"fast", "low"}, default "fast"
+        "fast" computes the gradient with the loss; "low" keeps nothing and computes it in backward.
+    backend, num_threads
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    Tensor
+        float32, or float64 for float64 logits; of the shape of `input` for ``reduction="none"``.
+
+    Raises
+    ------
+    LabelError, ShapeError, OptionError, DTypeError, BackendError
+        As in `cross_entropy`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastxent.torch import binary_cross_entropy_with_logits
+    >>> logits = torch.tensor([0.0, 2.0], requires_grad=True)
+    >>> loss = binary_cross_entropy_with_logits(logits, torch.tensor([1.0, 0.0]))
+    >>> loss.backward()
+    >>> logits.grad
+    tensor([-0.2500,  0.4404])
+    """
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
     checks.check_memory(memory, False)
@@ -265,8 +308,5 @@ def binary_cross_entropy_with_logits(
     }
     if has_tangent(input, target):
         return _formula([input, target, weight, pos_weight, None], options)
-    loss, _ = _call(
-        input, target, weight, pos_weight, None, **options
-    )
-    result: Tensor = loss
-    return result
+    loss, _ = _call(input, target, weight, pos_weight, None, **options)
+    return loss

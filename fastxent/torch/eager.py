@@ -47,9 +47,7 @@ class Call:
         self, logits: Tensor, target: Tensor, wants_grad: bool, wants_target_grad: bool
     ) -> Tensor:
         """Loss, with what backward will need as far as it is wanted."""
-        is_fused = self.in_place or operators.is_fused(
-            logits, self.settings.reduction, self.memory
-        )
+        is_fused = self.in_place or operators.is_fused(logits, self.settings.reduction, self.memory)
         found: Found | None = None
         if self.is_plain and not self.in_place and (is_fused or not wants_grad):
             found = plain_forward(logits, target, self.settings, wants_grad)
@@ -107,7 +105,7 @@ def _times(grad: Tensor, grad_output: Tensor) -> Tensor:
 
 
 def _is_batched(tensor: Tensor) -> bool:
-    """Whether this is a tensor of ``is_grads_batched=True``, which is no transform of torch.func."""
+    """Whether ``is_grads_batched=True`` made this, which is no transform of torch.func."""
     return bool(torch._C._functorch.is_legacy_batchedtensor(tensor))
 
 

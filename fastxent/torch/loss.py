@@ -41,7 +41,99 @@ def cross_entropy(
     backend: str | None = None,
     num_threads: int | None = None,
 ) -> Any:
-    """DOC"""
+    """Cross-entropy with the arguments of `torch.nn.functional.cross_entropy`.
+
+    Parameters
+    ----------
+    input : Tensor of float16, bfloat16, float32 or float64
+        Logits on the CPU, of shape (C,), (N, C) or (N, C, d1, ...), of any layout.
+    target : Tensor
+        Integers of any dtype: class indices, shape of `input` without axis 1. Floating-point
+        numbers or booleans: probabilities, shape of `input`; of numbers the gradient flows to them
+        too.
+    weight : Tensor of shape (C,), optional
+        Class weights, finite and not negative, in any dtype.
+    size_average, reduce : bool, optional
+        Deprecated by PyTorch, with the same effect and the same warning.
+    ignore_index : int or None, default -100
+        Rows with this label count for nothing and are not read. None: no label is special.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        As in PyTorch.
+    label_smoothing : float, default 0.0
+        In [0, 1].
+    sample_weight : Tensor, optional
+        Factor of each row's loss, of the shape of class indices; the mean divides by it.
+    normalizer : float or Tensor of one number, optional
+        Denominator of the mean, instead of the mass of the targets.
+    z_loss : float, default 0.0
+        Factor of ``logsumexp**2``, added to each row's loss.
+    softcap : float, optional
+        Logits become ``softcap * tanh(logits / softcap)``.
+    logit_scale : float, default 1.0
+        Factor of the logits, before `softcap`.
+    all_ignored : {"nan", "zero"}, default "nan"
+        Loss of a mean whose denominator is 0.
+    aux : iterable of str, default ()
+        Side outputs of the same pass by name, as in `fastxent.cross_entropy`: tensors without a
+        graph. Not in compiled or transformed calls.
+    memory : {"fast", "low"}, default "fast"
+        "fast" computes the gradient with the loss and keeps it until backward. "low" keeps two
+        numbers a row and computes the gradient in backward, from the logits.
+    in_place : bool, default False
+        Write the gradient over the logits. Their values are gone; see Notes.
+    backend : {"cython", "numba", "numpy"}, optional
+        By default the first of `fastxent.backends()` that can run.
+    num_threads : int, optional
+        By default fastxent's own limit, and at most `torch.get_num_threads()`.
+
+    Returns
+    -------
+    loss : Tensor
+        float32, or float64 for float64 logits; half precision gives float32.
+    aux : fastxent.Aux
+        Only where `aux` names something.
+
+    Raises
+    ------
+    LabelError
+        A label outside of the classes. Also an ``IndexError``.
+    ShapeError, OptionError, BackendError
+        A shape or a value does not fit, or the tensors are not on the CPU. Also a ``ValueError``.
+    DTypeError
+        A dtype that is not computed with. Also a ``TypeError``.
+    OutputError, CallOrderError
+        `in_place` cannot keep its promise. Also a ``ValueError``.
+
+    Notes
+    -----
+    Without a gradient to compute none is computed. Where one is, "fast" computes it in the same
+    pass, and an upstream gradient of 1 takes it as it is. With ``reduction="none"`` and in float16
+    it is computed in backward all the same: there the upstream gradient belongs into the pass, as
+    a factor of each row, or because the gradient of a mean would be rounded to 0 before a scaled
+    loss could lift it.
+
+    `in_place` needs logits that another operation made, whose values nothing needs any more. If
+    such a value was saved, PyTorch's version counter raises in backward; if the logits, or the
+    tensor they are a view of, are part of the graph in another way, `CallOrderError` is raised
+    there; so it is for a second backward and for second derivatives. What does not go through
+    autograd, as an ``argmax`` for the accuracy, must come before the call.
+
+    Weights, sample weights and options have no gradient; a `weight` that requires one is an error.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastxent.torch import cross_entropy
+    >>> logits = torch.tensor([[2.0, 1.0, 0.1], [0.1, 2.0, 1.9]], requires_grad=True)
+    >>> target = torch.tensor([1, 0])
+    >>> cross_entropy(logits, target, z_loss=1e-4).backward()
+    >>> logits.grad.round(decimals=2)
+    tensor([[ 0.3300, -0.3800,  0.0500],
+            [-0.4600,  0.2400,  0.2200]])
+    >>> loss, aux = cross_entropy(logits, target, aux=("correct",))
+    >>> aux.correct
+    tensor([False, False])
+    """
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
     if memory != "fast" or in_place:

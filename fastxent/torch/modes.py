@@ -37,13 +37,13 @@ def needs_grad(tensor: Tensor) -> bool:
     if torch.compiler.is_exporting() or not tensor.is_floating_point():
         return False
     if torch.compiler.is_compiling():
-        return torch.is_grad_enabled() and tensor.requires_grad
+        return bool(torch.is_grad_enabled() and tensor.requires_grad)
     functorch = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(tensor):
         if tensor.requires_grad:
             return True
         tensor = functorch.get_unwrapped(tensor)
-    return torch.is_grad_enabled() and tensor.requires_grad
+    return bool(torch.is_grad_enabled() and tensor.requires_grad)
 
 
 def has_tangent(*tensors: Tensor | None) -> bool:

@@ -19,6 +19,7 @@ from fastxent.torch.registration import register
 
 __all__ = ["log_softmax", "softmax"]
 
+
 def _team(x: Tensor, dim: int, num_threads: int | None) -> int:
     return team(num_threads, x.numel() // max(x.shape[dim], 1), x.numel() * x.itemsize)
 
@@ -165,7 +166,36 @@ def softmax(
     backend: str | None = None,
     num_threads: int | None = None,
 ) -> Tensor:
-    """DOC"""
+    """Softmax with the arguments of `torch.nn.functional.softmax`.
+
+    Parameters
+    ----------
+    input : Tensor of float16, bfloat16, float32 or float64
+        On the CPU, of any shape and layout.
+    dim : int, optional
+        The axis of the classes. Without it PyTorch's implicit choice, with its warning.
+    dtype : torch.dtype, optional
+        What the input is converted to first.
+    backend, num_threads
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    Tensor
+        Shape of `input`; its dtype, or `dtype`.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+        As in `cross_entropy`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastxent.torch import softmax
+    >>> softmax(torch.tensor([2.0, 1.0, 0.1]), dim=0)
+    tensor([0.6590, 0.2424, 0.0986])
+    """
     if dim is None:
         dim = torch.nn.functional._get_softmax_dim("softmax", input.dim(), _stacklevel)
     return _normalised(input, dim, dtype, False, backend, num_threads)
@@ -180,7 +210,36 @@ def log_softmax(
     backend: str | None = None,
     num_threads: int | None = None,
 ) -> Tensor:
-    """DOC"""
+    """Logarithm of the softmax with the arguments of `torch.nn.functional.log_softmax`.
+
+    Parameters
+    ----------
+    input : Tensor of float16, bfloat16, float32 or float64
+        On the CPU, of any shape and layout.
+    dim : int, optional
+        The axis of the classes. Without it PyTorch's implicit choice, with its warning.
+    dtype : torch.dtype, optional
+        What the input is converted to first.
+    backend, num_threads
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    Tensor
+        Shape of `input`; its dtype, or `dtype`.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+        As in `cross_entropy`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastxent.torch import log_softmax
+    >>> log_softmax(torch.tensor([2.0, 1.0, 0.1]), dim=0)
+    tensor([-0.4170, -1.4170, -2.3170])
+    """
     if dim is None:
         dim = torch.nn.functional._get_softmax_dim("log_softmax", input.dim(), _stacklevel)
     return _normalised(input, dim, dtype, True, backend, num_threads)
@@ -202,5 +261,4 @@ def _normalised(
         return torch.log_softmax(x, dim) if is_log else torch.softmax(x, dim)
     if x.dim() == 0:
         return _normalised(x.reshape(1), dim, None, is_log, backend, num_threads).reshape(())
-    result: Tensor = _call(x, dim, is_log, backend, num_threads)
-    return result
+    return _call(x, dim, is_log, backend, num_threads)
