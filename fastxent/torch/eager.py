@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastxent import checks
 from fastxent.torch import operators
-from fastxent.torch.in_place import check_writable, watch
+from fastxent.torch.in_place import check_writable, watch, written
 from fastxent.torch.kernels import Found, Later, forward, plain_forward
 from fastxent.torch.modes import transforms_are_active
 from fastxent.torch.settings import Settings
@@ -125,7 +125,7 @@ class _CrossEntropy(torch.autograd.Function):
         wants_grad, wants_target_grad, _ = ctx.needs_input_grad
         loss = call.forward(logits, target, wants_grad, wants_target_grad)
         if call.in_place and wants_grad:
-            call.grad = watch(logits)
+            call.grad = written(logits)
         else:
             # for second derivatives, and to notice changed logits or a graph that is gone
             ctx.save_for_backward(logits, target)
@@ -162,7 +162,18 @@ def run(logits: Tensor, target: Tensor, call: Call) -> Tensor:
     """The loss, with a graph where one is needed."""
     if torch.is_grad_enabled() and (logits.requires_grad or target.requires_grad):
         if call.in_place and logits.requires_grad:
-            check_writable(logits)
+            return _run_in_place(logits, target, call)
         loss: Tensor = _apply(logits, target, call)
         return loss
     return call.forward(logits, target, False, False)
+
+
+def _run_in_place(logits: Tensor, target: Tensor, call: Call) -> Tensor:
+    check_writable(logits)
+    handles = watch(logits)
+    try:
+        return _apply(logits, target, call)
+    except BaseException:  # nothing was written
+        for handle in handles:
+            handle.remove()
+        raise

@@ -7,12 +7,14 @@ the very memory that was written: nothing else may have contributed.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fastxent import checks
 
-__all__ = ["check_writable", "watch"]
+__all__ = ["check_writable", "watch", "written"]
 
 
 def check_writable(logits: Tensor) -> None:
@@ -22,16 +24,26 @@ def check_writable(logits: Tensor) -> None:
     checks.check_in_place_logits(is_leaf, base is not None and base.numel() != logits.numel())
 
 
-def watch(logits: Tensor) -> Tensor:
-    """The memory of the logits, now their gradient, after the hooks are in place."""
-    torch.autograd.graph.increment_version(logits)
+def watch(logits: Tensor) -> list[Any]:
+    """Put hooks on the logits, and on what they are a view of; give their handles.
+
+    Before anything is written: of a view whose base has changed PyTorch makes a new node.
+    """
     address = logits.data_ptr()
 
     def check(grad: Tensor) -> None:
         checks.check_in_place_grad(grad.data_ptr() == address)
 
-    logits.register_hook(check)
+    watched = [logits]
     if logits._base is not None and logits._base.requires_grad:
-        logits._base.register_hook(check)
-    # a tensor of the same storage: PyTorch adds to no gradient whose storage somebody else holds
+        watched.append(logits._base)
+    return [tensor.register_hook(check) for tensor in watched]
+
+
+def written(logits: Tensor) -> Tensor:
+    """The memory of the logits as their gradient, known to PyTorch as changed.
+
+    A tensor of the same storage: PyTorch adds to no gradient whose storage somebody else holds.
+    """
+    torch.autograd.graph.increment_version(logits)
     return logits.detach()
