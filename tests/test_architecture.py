@@ -22,6 +22,7 @@ DOOR = {"checks", "layout", "mass", "options", "reduction", "problem", "threads"
 DOOR |= {"environment", "interchange", "jacobian"} | LEAVES
 ADAPTERS = {"torch", "jax", "boosting", "sklearn", "numba", "tensorflow", "keras"}
 BELOW_ADAPTERS = {"api", "backends", "backends.contract", "binary", "loss"} | DOOR
+BELOW_ADAPTERS |= {"shortcut", "side_outputs"}
 BENCH = {"backends", "backends.contract", "precision", "threads"}
 ALLOWED = {
     "errors": set(),

@@ -37,6 +37,16 @@ from fastxent.checks.options import (
 )
 from fastxent.checks.output import as_output, check_out
 from fastxent.checks.states import raise_backend, raise_call_order
+from fastxent.checks.tensors import (
+    check_device,
+    check_in_place_backward,
+    check_in_place_grad,
+    check_in_place_logits,
+    check_memory,
+    check_no_gradient,
+    check_tensor,
+    check_traceable,
+)
 
 __all__ = [
     "as_output",
@@ -46,13 +56,19 @@ __all__ = [
     "check_binary_target",
     "check_choice",
     "check_class_indices",
+    "check_device",
     "check_element_factor",
     "check_element_upstream",
     "check_grad_output",
     "check_ignore_index",
+    "check_in_place_backward",
+    "check_in_place_grad",
+    "check_in_place_logits",
     "check_label_smoothing",
     "check_logit_scale",
     "check_logits",
+    "check_memory",
+    "check_no_gradient",
     "check_normalizer",
     "check_num_classes",
     "check_num_threads",
@@ -62,6 +78,8 @@ __all__ = [
     "check_softcap",
     "check_storage",
     "check_target",
+    "check_tensor",
+    "check_traceable",
     "check_upstream",
     "check_weight",
     "check_z_loss",

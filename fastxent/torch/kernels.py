@@ -1,0 +1,144 @@
+"""The loss of tensors: a Problem of their views, the kernels, and tensors of what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastxent.backends import pick
+from fastxent.backends.contract import Backend, Outputs
+from fastxent.precision import Array
+from fastxent.problem import Problem
+from fastxent.shortcut import mean_loss
+from fastxent.side_outputs import Aux, loss_and_aux
+from fastxent.torch.arrays import array_of, class_axis, factor_of, storage_of, team, tensor_of
+from fastxent.torch.settings import Settings
+
+__all__ = ["Found", "Later", "forward", "plain_forward"]
+
+
+@dataclass(slots=True)
+class Later:
+    """What a forward pass keeps for a gradient that is computed when it is asked for."""
+
+    problem: Problem
+    backend: Backend
+    row_max: Array
+    row_sum: Array
+    storage: str | None
+
+    def grad(self, grad_output: Tensor) -> Tensor:
+        """Gradient for an upstream gradient, one number or one a row: one pass for any of them."""
+        upstream = array_of(grad_output)
+        grad = self.problem.later_grad(self.backend, self.row_max, self.row_sum, upstream)
+        return tensor_of(grad, self.storage)
+
+
+@dataclass(slots=True)
+class Found:
+    """What one pass gives; None for what was not asked."""
+
+    loss: Tensor
+    grad: Tensor | None = None
+    target_grad: Tensor | None = None
+    aux: Aux | None = None
+    later: Later | None = None
+
+
+def plain_forward(
+    logits: Tensor, target: Tensor, settings: Settings, wants_grad: bool
+) -> Found | None:
+    """Mean loss without options, the short way; None where anything is out of the ordinary."""
+    if logits.dim() != 2 or logits.dtype.itemsize < 4 or target.is_floating_point():
+        return None
+    plain = mean_loss(
+        logits.detach().numpy(),
+        target.numpy(),
+        settings.ignore_index,
+        settings.backend,
+        _team(logits, settings),
+        wants_grad,
+    )
+    if plain is None:
+        return None
+    loss, grad = plain
+    return Found(tensor_of(loss), None if grad is None else tensor_of(grad))
+
+
+def forward(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Any,
+    settings: Settings,
+    *,
+    grad_output: Tensor | None = None,
+    wants_grad: bool = False,
+    wants_target_grad: bool = False,
+    wants_later: bool = False,
+    out: Tensor | None = None,
+    aux: Iterable[str] = (),
+) -> Found:
+    """Run the pass with what is asked for; `out` takes the gradient."""
+    storage = storage_of(logits)
+    names = tuple(aux) if not isinstance(aux, str) else aux
+    if wants_target_grad and "target_grad" not in names:
+        names = (*names, "target_grad")
+    options = settings._asdict()
+    backend = options.pop("backend")
+    options["num_threads"] = _team(logits, settings)
+    into = None if out is None else array_of(out, storage)
+    problem = Problem.build(
+        array_of(logits, storage),
+        array_of(target, storage),
+        weight=factor_of(weight),
+        sample_weight=factor_of(sample_weight),
+        axis=class_axis(logits),
+        grad_output=None if grad_output is None else array_of(grad_output),
+        out=into,
+        storage=storage,
+        aux=names,
+        **options,
+    )
+    chosen = pick(backend, problem)
+    problem = problem.with_labels(chosen)
+    outputs = Outputs()
+    if wants_later:
+        outputs.row_max = np.empty(problem.rows, problem.precision.compute)
+        outputs.row_sum = np.empty(problem.rows)
+    grad = problem.new_output(into) if wants_grad else None
+    if grad is not None:
+        outputs.grad = grad.rows
+    loss, asides = loss_and_aux(problem, chosen, outputs)
+    found = Found(tensor_of(loss))
+    if grad is not None:
+        found.grad = tensor_of(grad.deliver(), storage)
+    if outputs.row_max is not None and outputs.row_sum is not None:
+        found.later = Later(problem, chosen, outputs.row_max, outputs.row_sum, storage)
+    if asides is not None:
+        _add_asides(found, asides, target, storage)
+    return found
+
+
+def _add_asides(found: Found, asides: Aux, target: Tensor, storage: str | None) -> None:
+    tensors = asides._asdict()
+    for name, values in tensors.items():
+        if values is not None and name != "target_grad":
+            tensors[name] = tensor_of(values)
+    if asides.target_grad is not None:
+        is_bits = storage is not None and target.dtype is torch.bfloat16
+        grad = tensor_of(asides.target_grad, storage if is_bits else None)
+        tensors["target_grad"] = grad
+        found.target_grad = grad if target.dtype is torch.bool else grad.to(target.dtype)
+    found.aux = Aux(**tensors)
+
+
+def _team(logits: Tensor, settings: Settings) -> int:
+    classes = logits.shape[class_axis(logits)]
+    rows = logits.numel() // max(classes, 1)
+    return team(settings.num_threads, rows, logits.numel() * logits.itemsize)

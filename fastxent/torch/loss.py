@@ -1,0 +1,214 @@
+"""The functional loss: PyTorch's arguments, then whoever runs the call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.nn import _reduction
+
+from fastxent import checks
+from fastxent.torch import eager, formula, operators
+from fastxent.torch.modes import has_tangent, is_eager, needs_grad
+from fastxent.torch.settings import Settings
+
+__all__ = ["cross_entropy"]
+
+# What the short way of `fastxent.shortcut` takes for granted.
+_PLAIN = (0.0, "mean", None, 0.0, None, 1.0, "nan")
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int | None = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    normalizer: Any = None,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    all_ignored: str = "nan",
+    aux: Iterable[str] = (),
+    memory: str = "fast",
+    in_place: bool = False,
+    backend: str | None = None,
+    num_threads: int | None = None,
+) -> Any:
+    """Cross-entropy with the arguments of `torch.nn.functional.cross_entropy`.
+
+    Parameters
+    ----------
+    input : Tensor of float16, bfloat16, float32 or float64
+        Logits on the CPU, of shape (C,), (N, C) or (N, C, d1, ...), of any layout.
+    target : Tensor
+        Integers of any dtype: class indices, shape of `input` without axis 1. Floating-point
+        numbers or booleans: probabilities, shape of `input`; of numbers the gradient flows to them
+        too.
+    weight : Tensor of shape (C,), optional
+        Class weights, finite and not negative, in any dtype.
+    size_average, reduce : bool, optional
+        Deprecated by PyTorch, with the same effect and the same warning.
+    ignore_index : int or None, default -100
+        Rows with this label count for nothing and are not read. None: no label is special.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        As in PyTorch.
+    label_smoothing : float, default 0.0
+        In [0, 1].
+    sample_weight : Tensor, optional
+        Factor of each row's loss, of the shape of class indices; the mean divides by it.
+    normalizer : float or Tensor of one number, optional
+        Denominator of the mean, instead of the mass of the targets.
+    z_loss : float, default 0.0
+        Factor of ``logsumexp**2``, added to each row's loss.
+    softcap : float, optional
+        Logits become ``softcap * tanh(logits / softcap)``.
+    logit_scale : float, default 1.0
+        Factor of the logits, before `softcap`.
+    all_ignored : {"nan", "zero"}, default "nan"
+        Loss of a mean whose denominator is 0.
+    aux : iterable of str, default ()
+        Side outputs of the same pass by name, as in `fastxent.cross_entropy`: tensors without a
+        graph. Not in compiled or transformed calls.
+    memory : {"fast", "low"}, default "fast"
+        "fast" computes the gradient with the loss and keeps it until backward. "low" keeps two
+        numbers a row and computes the gradient in backward, from the logits.
+    in_place : bool, default False
+        Write the gradient over the logits. Their values are gone; see Notes.
+    backend : {"cython", "numba", "numpy"}, optional
+        By default the first of `fastxent.backends()` that can run.
+    num_threads : int, optional
+        By default fastxent's own limit, and at most `torch.get_num_threads()`.
+
+    Returns
+    -------
+    loss : Tensor
+        float32, or float64 for float64 logits; half precision gives float32.
+    aux : fastxent.Aux
+        Only where `aux` names something.
+
+    Raises
+    ------
+    LabelError
+        A label outside of the classes. Also an ``IndexError``.
+    ShapeError, OptionError, BackendError
+        A shape or a value does not fit, or the tensors are not on the CPU. Also a ``ValueError``.
+    DTypeError
+        A dtype that is not computed with. Also a ``TypeError``.
+    OutputError, CallOrderError
+        `in_place` cannot keep its promise. Also a ``ValueError``.
+
+    Notes
+    -----
+    Without a gradient to compute none is computed. Where one is, "fast" computes it in the same
+    pass, and an upstream gradient of 1 takes it as it is. With ``reduction="none"`` and in float16
+    it is computed in backward all the same: there the upstream gradient belongs into the pass, as
+    a factor of each row, or because the gradient of a mean would be rounded to 0 before a scaled
+    loss could lift it.
+
+    `in_place` needs logits that another operation made, whose values nothing needs any more. If
+    such a value was saved, PyTorch's version counter raises in backward; if the logits, or the
+    tensor they are a view of, are part of the graph in another way, `CallOrderError` is raised
+    there; so it is for a second backward and for second derivatives. What does not go through
+    autograd, as an ``argmax`` for the accuracy, must come before the call.
+
+    Weights, sample weights and options have no gradient; a `weight` that requires one is an error.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastxent.torch import cross_entropy
+    >>> logits = torch.tensor([[2.0, 1.0, 0.1], [0.1, 2.0, 1.9]], requires_grad=True)
+    >>> target = torch.tensor([1, 0])
+    >>> cross_entropy(logits, target, z_loss=1e-4).backward()
+    >>> logits.grad.round(decimals=2)
+    tensor([[ 0.3300, -0.3800,  0.0500],
+            [-0.4600,  0.2400,  0.2200]])
+    >>> loss, aux = cross_entropy(logits, target, aux=("correct",))
+    >>> aux.correct
+    tensor([False, False])
+    """
+    if size_average is not None or reduce is not None:
+        reduction = _reduction.legacy_get_string(size_average, reduce)
+    if memory != "fast" or in_place:
+        checks.check_memory(memory, in_place)
+    options = label_smoothing, reduction, normalizer, z_loss, softcap, logit_scale, all_ignored
+    has_factors = weight is not None or sample_weight is not None
+    if has_factors:
+        _check_factors(weight, sample_weight)
+    if not is_eager(input, target) or has_tangent(input, target):
+        checks.check_traceable(in_place, aux)
+        return _traced(
+            input,
+            target,
+            weight,
+            sample_weight,
+            _settings(options, ignore_index, backend, num_threads),
+            memory,
+        )
+    call = eager.Call(
+        Settings(ignore_index, *options, backend, num_threads),
+        is_plain=not (has_factors or aux) and options == _PLAIN,
+        weight=weight,
+        sample_weight=sample_weight,
+        aux=aux,
+        memory=memory,
+        in_place=in_place,
+    )
+    loss = eager.run(input, target, call)
+    return (loss, call.found_aux) if call.found_aux is not None and aux else loss
+
+
+def _check_factors(weight: Any, sample_weight: Any) -> None:
+    for factor, name in ((weight, "weight"), (sample_weight, "sample_weight")):
+        if factor is not None:
+            checks.check_tensor(isinstance(factor, Tensor), factor, name)
+            checks.check_device(factor.device.type, name)
+            checks.check_no_gradient(factor.requires_grad, name)
+
+
+def _settings(
+    options: tuple[Any, ...], ignore_index: Any, backend: str | None, num_threads: Any
+) -> Settings:
+    """The same options as the plain numbers that an operator takes."""
+    smoothing, reduction, normalizer, z_loss, softcap, logit_scale, all_ignored = options
+    return Settings(
+        ignore_index,
+        float(smoothing),
+        reduction,
+        None if normalizer is None else float(normalizer),
+        float(z_loss),
+        None if softcap is None else float(softcap),
+        float(logit_scale),
+        all_ignored,
+        backend,
+        num_threads,
+    )
+
+
+def _traced(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    settings: Settings,
+    memory: str,
+) -> Tensor:
+    for tensor, name in ((input, "input"), (target, "target")):
+        checks.check_tensor(isinstance(tensor, Tensor), tensor, name)
+        checks.check_device(tensor.device.type, name)
+    if has_tangent(input, target):
+        return formula.loss(input, target, weight, sample_weight, settings)
+    is_fused = operators.is_fused(input, settings.reduction, memory)
+    loss, _, _ = operators.cross_entropy(
+        *(input, target, weight, sample_weight, None, settings),
+        wants_grad=is_fused and needs_grad(input),
+        wants_target_grad=is_fused and needs_grad(target),
+    )
+    return loss

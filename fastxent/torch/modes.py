@@ -1,0 +1,60 @@
+"""Who runs a call: our own autograd function at once, or the operators that PyTorch can trace."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+__all__ = ["has_tangent", "is_eager", "needs_grad", "transforms_are_active"]
+
+_PLAIN = (Tensor, Parameter)
+
+transforms_are_active = torch._C._are_functorch_transforms_active
+
+
+def is_eager(input: Tensor, target: Tensor) -> bool:
+    """Whether nothing looks at the call but autograd: no tracing, no transform, no subclass.
+
+    The eager way is one thin `torch.autograd.Function` around the kernels; an operator takes three
+    times as long to be called.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(input) in _PLAIN
+        and type(target) in _PLAIN
+        and not transforms_are_active()
+        and input.is_cpu
+        and target.is_cpu
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._get_tracing_state() is None
+    )
+
+
+def needs_grad(tensor: Tensor) -> bool:
+    """Whether a gradient of this tensor may be asked for, at any level of a transform."""
+    if torch.compiler.is_exporting() or not tensor.is_floating_point():
+        return False
+    if torch.compiler.is_compiling():
+        return bool(torch.is_grad_enabled() and tensor.requires_grad)
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if tensor.requires_grad:
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return bool(torch.is_grad_enabled() and tensor.requires_grad)
+
+
+def has_tangent(*tensors: Tensor | None) -> bool:
+    """Whether forward-mode differentiation goes through one of these."""
+    if torch.compiler.is_compiling():
+        return False
+    if transforms_are_active():
+        levels = torch._C._functorch.get_interpreter_stack() or ()
+        return any(level.key() == torch._C._functorch.TransformType.Jvp for level in levels)
+    if forward_ad._current_level < 0:
+        return False
+    return any(
+        one is not None and forward_ad.unpack_dual(one).tangent is not None for one in tensors
+    )
