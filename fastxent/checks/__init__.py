@@ -36,6 +36,15 @@ from fastxent.checks.options import (
 )
 from fastxent.checks.output import check_out
 from fastxent.checks.states import raise_backend, raise_call_order
+from fastxent.checks.tensorflow import (
+    check_device,
+    check_forward_mode,
+    check_given,
+    check_labels_of_classes,
+    check_labels_of_elements,
+    check_no_xla,
+    check_probabilities,
+)
 
 __all__ = [
     "check_aux",
@@ -44,18 +53,25 @@ __all__ = [
     "check_binary_target",
     "check_choice",
     "check_class_indices",
+    "check_device",
     "check_element_factor",
     "check_element_upstream",
+    "check_forward_mode",
+    "check_given",
     "check_grad_output",
     "check_ignore_index",
     "check_label_smoothing",
+    "check_labels_of_classes",
+    "check_labels_of_elements",
     "check_logit_scale",
     "check_logits",
+    "check_no_xla",
     "check_normalizer",
     "check_num_classes",
     "check_num_threads",
     "check_out",
     "check_out_of_product",
+    "check_probabilities",
     "check_sample_weight",
     "check_softcap",
     "check_storage",
