@@ -21,6 +21,7 @@ from fastxent.checks.binary import (
     raise_bad_binary_target,
 )
 from fastxent.checks.jacobian import check_out_of_product, check_upstream
+from fastxent.checks.keras import check_exact_labels, check_from_logits, raise_keras_backend
 from fastxent.checks.options import (
     check_aux,
     check_choice,
@@ -56,7 +57,9 @@ __all__ = [
     "check_device",
     "check_element_factor",
     "check_element_upstream",
+    "check_exact_labels",
     "check_forward_mode",
+    "check_from_logits",
     "check_given",
     "check_grad_output",
     "check_ignore_index",
@@ -83,4 +86,5 @@ __all__ = [
     "raise_bad_binary_target",
     "raise_bad_label",
     "raise_call_order",
+    "raise_keras_backend",
 ]
