@@ -69,6 +69,11 @@ def _axis_of(axis: Any, logits: Shape) -> int | None:
     if isinstance(axis, bool) or not hasattr(axis, "__index__"):
         raise DTypeError(f"axis must be one integer, got {axis!r}")
     if logits is None:
+        if axis != -1:
+            raise ShapeError(
+                f"logits have no known rank, which axis {axis} needs: give them one, "
+                "tf.ensure_shape(logits, [None, None])"
+            )
         return None
     if not logits:
         raise ShapeError("logits are a scalar: expected a tensor with at least the class axis")

@@ -1,4 +1,4 @@
-"""The same tests with Keras on PyTorch, JAX and NumPy: it reads KERAS_BACKEND when it is imported."""
+"""The same tests with Keras on PyTorch, JAX and NumPy, which it finds in KERAS_BACKEND."""
 
 import importlib.util
 import os
