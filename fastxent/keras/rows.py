@@ -9,8 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from fastxent import checks
-from fastxent.api import cross_entropy
+from fastxent import api, checks
 
 __all__ = ["index_dtype", "row_losses"]
 
@@ -39,7 +38,7 @@ def _torch(logits: Any, target: Any, axis: int, **options: Any) -> Any:
 
 def _numpy(logits: Any, target: Any, axis: int, **options: Any) -> Any:
     # of one row the loss is a number, which could not carry a mask
-    return np.asarray(cross_entropy(logits, target, axis=axis, reduction="none", **options))
+    return np.asarray(api.cross_entropy(logits, target, axis=axis, reduction="none", **options))
 
 
 _OF_BACKEND: dict[str, _Losses] = {
