@@ -38,7 +38,7 @@ from fastxent.checks.options import (
 from fastxent.checks.output import check_out
 from fastxent.checks.states import raise_backend, raise_call_order
 from fastxent.checks.tensorflow import (
-    check_device,
+    check_eager_device,
     check_forward_mode,
     check_given,
     check_labels_of_classes,
@@ -54,7 +54,7 @@ __all__ = [
     "check_binary_target",
     "check_choice",
     "check_class_indices",
-    "check_device",
+    "check_eager_device",
     "check_element_factor",
     "check_element_upstream",
     "check_exact_labels",

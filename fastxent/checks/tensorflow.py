@@ -7,7 +7,7 @@ from typing import Any
 from fastxent.errors import BackendError, DTypeError, OptionError, ShapeError
 
 __all__ = [
-    "check_device",
+    "check_eager_device",
     "check_forward_mode",
     "check_given",
     "check_labels_of_classes",
@@ -27,7 +27,7 @@ def check_given(**tensors: Any) -> None:
             raise OptionError(f"{name} is missing: pass both labels and logits")
 
 
-def check_device(device: str | None, name: str) -> None:
+def check_eager_device(device: str | None, name: str) -> None:
     """Eager tensors are read where they lie, and that must be the memory of the CPU."""
     if device is not None and "CPU" not in device:
         raise DTypeError(

@@ -70,7 +70,7 @@ def compute(
 
 
 def _array(tensor: Any) -> Array:
-    checks.check_device(tensor.backing_device, "a tensor")
+    checks.check_eager_device(tensor.backing_device, "a tensor")
     # NumPy cannot read a scalar of bfloat16, which numpy() makes one of its own
     return np.asarray(tensor if tensor.shape.rank else tensor.numpy())
 

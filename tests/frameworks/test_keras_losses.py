@@ -12,6 +12,11 @@ fxk = pytest.importorskip("fastxent.keras")
 
 import fastxent as fx  # noqa: E402
 
+# Keras on PyTorch reads arrays through an interface that NumPy 2 wants more of
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
 NAMES = ["CategoricalCrossentropy", "SparseCategoricalCrossentropy"]
 REDUCTIONS = ["sum_over_batch_size", "mean", "sum", "mean_with_sample_weight", "none", None]
 
@@ -190,3 +195,10 @@ def test_serialisation(loss):
         assert again.get_config() == config
         for attribute in ("axis", "reduction", "name", "dtype"):
             assert getattr(again, attribute) == getattr(loss, attribute)
+
+
+def test_a_backend_without_adapter_is_refused(monkeypatch):
+    loss = fxk.SparseCategoricalCrossentropy(from_logits=True)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "openvino")
+    with pytest.raises(fx.BackendError, match="set KERAS_BACKEND to one of tensorflow, torch"):
+        loss(np.array([0]), np.zeros((1, 2)))

@@ -239,3 +239,15 @@ def test_second_order_of_half_precision(kind):
     expected = run(sparse_of_tf, tf.cast(logits, tf.float64))
     eps = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[kind]
     np.testing.assert_allclose(tf.cast(actual, tf.float64), expected, rtol=4 * eps, atol=2 * eps)
+
+
+def test_an_ignored_label_that_the_dtype_cannot_hold():
+    """-100 is 156 where it is forced into uint8, and label 156 counts."""
+    logits = tf.constant(RNG.normal(size=(2, 200)))
+
+    def second(dtype, ignored):
+        labels = tf.constant([156, 3], dtype)
+        run = nested(lambda x: fxtf.cross_entropy(x, labels, ignore_index=ignored), 2)
+        return run(logits)
+
+    assert_close(second(tf.uint8, -100), second(tf.int64, None))

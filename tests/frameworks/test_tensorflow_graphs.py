@@ -233,9 +233,9 @@ def test_xla_is_refused(nested):
 def test_tensors_of_other_devices_are_refused():
     """There is no GPU here: the check gets the name that TensorFlow gives one."""
     with pytest.raises(fx.DTypeError, match="GPU:0 and no backend"):
-        checks.check_device("/job:localhost/replica:0/task:0/device:GPU:0", "a tensor")
+        checks.check_eager_device("/job:localhost/replica:0/task:0/device:GPU:0", "a tensor")
     assert "CPU" in LOGITS.backing_device
-    checks.check_device(LOGITS.backing_device, "a tensor")
+    checks.check_eager_device(LOGITS.backing_device, "a tensor")
 
 
 def test_a_missing_framework_says_how_to_get_it():
