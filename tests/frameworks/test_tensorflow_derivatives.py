@@ -251,3 +251,15 @@ def test_an_ignored_label_that_the_dtype_cannot_hold():
         return run(logits)
 
     assert_close(second(tf.uint8, -100), second(tf.int64, None))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_ignored_rows_may_hold_anything(order):
+    labels = tf.constant([0, -1, 2, 3, -1])
+    counted = (labels >= 0)[:, None]
+
+    def ours(x):
+        return fxtf.cross_entropy(x, labels, ignore_index=-1)
+
+    poisoned = tf.where(counted, LOGITS, np.nan)
+    assert_close(nested(ours, order)(poisoned), nested(ours, order)(LOGITS))
