@@ -17,6 +17,10 @@ __all__ = [
 class FastxentError(Exception):
     """Base of every error that fastxent raises on purpose."""
 
+    # AutoGraph of TensorFlow adds the place in the user's code to an error's message and raises the
+    # same class again, but only a class with this very __init__; else it raises one of its own.
+    __init__ = Exception.__init__
+
 
 class ShapeError(FastxentError, ValueError):
     """An array has a shape that does not fit the logits."""

@@ -20,7 +20,6 @@ from fastxent.checks.binary import (
     check_element_upstream,
     raise_bad_binary_target,
 )
-from fastxent.checks.frameworks import raise_not_on_cpu, raise_traced
 from fastxent.checks.jacobian import check_out_of_product, check_upstream
 from fastxent.checks.options import (
     check_aux,
@@ -37,16 +36,6 @@ from fastxent.checks.options import (
 )
 from fastxent.checks.output import as_output, check_out
 from fastxent.checks.states import raise_backend, raise_call_order
-from fastxent.checks.tensors import (
-    check_device,
-    check_in_place_backward,
-    check_in_place_grad,
-    check_in_place_logits,
-    check_memory,
-    check_no_gradient,
-    check_tensor,
-    check_traceable,
-)
 
 __all__ = [
     "as_output",
@@ -56,19 +45,13 @@ __all__ = [
     "check_binary_target",
     "check_choice",
     "check_class_indices",
-    "check_device",
     "check_element_factor",
     "check_element_upstream",
     "check_grad_output",
     "check_ignore_index",
-    "check_in_place_backward",
-    "check_in_place_grad",
-    "check_in_place_logits",
     "check_label_smoothing",
     "check_logit_scale",
     "check_logits",
-    "check_memory",
-    "check_no_gradient",
     "check_normalizer",
     "check_num_classes",
     "check_num_threads",
@@ -78,8 +61,6 @@ __all__ = [
     "check_softcap",
     "check_storage",
     "check_target",
-    "check_tensor",
-    "check_traceable",
     "check_upstream",
     "check_weight",
     "check_z_loss",
@@ -87,6 +68,4 @@ __all__ = [
     "raise_bad_binary_target",
     "raise_bad_label",
     "raise_call_order",
-    "raise_not_on_cpu",
-    "raise_traced",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
-from fastxent import checks
+from fastxent.checks.frameworks import raise_not_on_cpu
 
 __all__ = ["on_cpu"]
 
@@ -23,7 +23,7 @@ def _batch(args: Any, axes: Any) -> Any:
 
 def _lower_elsewhere(context: Any, x: Any) -> Any:
     platforms = context.platforms or context.module_context.platforms
-    return checks.raise_not_on_cpu(", ".join(platforms))
+    return raise_not_on_cpu(", ".join(platforms))
 
 
 batching.primitive_batchers[_on_cpu] = _batch

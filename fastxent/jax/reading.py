@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from fastxent import checks, threads
+from fastxent.checks.frameworks import raise_traced
 from fastxent.precision import Array
 
 __all__ = ["checked_threads", "fixed", "stand_in"]
@@ -21,7 +22,7 @@ def stand_in(x: Any) -> Array:
 def fixed(value: Any, name: str) -> Any:
     """An option that has to be known when the function is traced."""
     if isinstance(value, jax.core.Tracer):
-        checks.raise_traced(name)
+        raise_traced(name)
     return value
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import _reduction
 
-from fastxent import checks
 from fastxent.backends import pick
 from fastxent.binary import BinaryCall
+from fastxent.checks.tensors import check_device, check_memory, check_no_gradient, check_tensor
 from fastxent.torch.arrays import array_of, storage_of, team, tensor_of
 from fastxent.torch.modes import has_tangent, needs_grad
 from fastxent.torch.registration import register
@@ -289,15 +289,15 @@ def binary_cross_entropy_with_logits(
     """
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
-    checks.check_memory(memory, False)
+    check_memory(memory, False)
     named = {"input": input, "target": target, "weight": weight, "pos_weight": pos_weight}
     for name, tensor in named.items():
         if tensor is None:
             continue
-        checks.check_tensor(isinstance(tensor, Tensor), tensor, name)
-        checks.check_device(tensor.device.type, name)
+        check_tensor(isinstance(tensor, Tensor), tensor, name)
+        check_device(tensor.device.type, name)
         if name.endswith("weight"):
-            checks.check_no_gradient(tensor.requires_grad, name)
+            check_no_gradient(tensor.requires_grad, name)
     is_fused = memory == "fast" and reduction != "none" and input.dtype is not torch.float16
     options = {
         "wants_grad": is_fused and needs_grad(input),

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastxent import checks
+from fastxent.checks.tensors import check_in_place_backward
 from fastxent.torch import operators
 from fastxent.torch.in_place import check_writable, watch, written
 from fastxent.torch.kernels import Found, Later, forward, plain_forward
@@ -136,7 +136,7 @@ class _CrossEntropy(torch.autograd.Function):
         call: Call = ctx.call
         needs_grad, needs_target_grad, _ = ctx.needs_input_grad
         if call.in_place and needs_grad:
-            checks.check_in_place_backward(call.is_spent, torch.is_grad_enabled())
+            check_in_place_backward(call.is_spent, torch.is_grad_enabled())
         elif torch.is_grad_enabled() or transforms_are_active():
             logits, target = ctx.saved_tensors
             weights = call.weight, call.sample_weight

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastxent import checks
+from fastxent.checks.tensors import check_in_place_grad, check_in_place_logits
 
 __all__ = ["check_writable", "watch", "written"]
 
@@ -21,7 +21,7 @@ def check_writable(logits: Tensor) -> None:
     """Logits that something computed, in memory that is theirs alone."""
     base = logits._base
     is_leaf = logits.is_leaf or (base is not None and base.is_leaf and base.requires_grad)
-    checks.check_in_place_logits(is_leaf, base is not None and base.numel() != logits.numel())
+    check_in_place_logits(is_leaf, base is not None and base.numel() != logits.numel())
 
 
 def watch(logits: Tensor) -> list[Any]:
@@ -32,7 +32,7 @@ def watch(logits: Tensor) -> list[Any]:
     address = logits.data_ptr()
 
     def check(grad: Tensor) -> None:
-        checks.check_in_place_grad(grad.data_ptr() == address)
+        check_in_place_grad(grad.data_ptr() == address)
 
     watched = [logits]
     if logits._base is not None and logits._base.requires_grad:

@@ -8,7 +8,13 @@ from typing import Any
 from torch import Tensor
 from torch.nn import _reduction
 
-from fastxent import checks
+from fastxent.checks.tensors import (
+    check_device,
+    check_memory,
+    check_no_gradient,
+    check_tensor,
+    check_traceable,
+)
 from fastxent.torch import eager, formula, operators
 from fastxent.torch.modes import has_tangent, is_eager, needs_grad
 from fastxent.torch.settings import Settings
@@ -137,13 +143,13 @@ def cross_entropy(
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
     if memory != "fast" or in_place:
-        checks.check_memory(memory, in_place)
+        check_memory(memory, in_place)
     options = label_smoothing, reduction, normalizer, z_loss, softcap, logit_scale, all_ignored
     has_factors = weight is not None or sample_weight is not None
     if has_factors:
         _check_factors(weight, sample_weight)
     if not is_eager(input, target) or has_tangent(input, target):
-        checks.check_traceable(in_place, aux)
+        check_traceable(in_place, aux)
         return _traced(
             input,
             target,
@@ -168,9 +174,9 @@ def cross_entropy(
 def _check_factors(weight: Any, sample_weight: Any) -> None:
     for factor, name in ((weight, "weight"), (sample_weight, "sample_weight")):
         if factor is not None:
-            checks.check_tensor(isinstance(factor, Tensor), factor, name)
-            checks.check_device(factor.device.type, name)
-            checks.check_no_gradient(factor.requires_grad, name)
+            check_tensor(isinstance(factor, Tensor), factor, name)
+            check_device(factor.device.type, name)
+            check_no_gradient(factor.requires_grad, name)
 
 
 def _settings(
@@ -201,8 +207,8 @@ def _traced(
     memory: str,
 ) -> Tensor:
     for tensor, name in ((input, "input"), (target, "target")):
-        checks.check_tensor(isinstance(tensor, Tensor), tensor, name)
-        checks.check_device(tensor.device.type, name)
+        check_tensor(isinstance(tensor, Tensor), tensor, name)
+        check_device(tensor.device.type, name)
     if has_tangent(input, target):
         return formula.loss(input, target, weight, sample_weight, settings)
     is_fused = operators.is_fused(input, settings.reduction, memory)

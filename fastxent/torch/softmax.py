@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastxent import checks
 from fastxent.backends import pick
 from fastxent.backends.contract import Outputs
+from fastxent.checks.tensors import check_device, check_tensor
 from fastxent.jacobian import JacobianProblem
 from fastxent.problem import Problem
 from fastxent.torch.arrays import array_of, storage_of, team, tensor_of
@@ -253,8 +253,8 @@ def _normalised(
     backend: str | None,
     num_threads: int | None,
 ) -> Tensor:
-    checks.check_tensor(isinstance(x, Tensor), x, "input")
-    checks.check_device(x.device.type, "input")
+    check_tensor(isinstance(x, Tensor), x, "input")
+    check_device(x.device.type, "input")
     if dtype is not None:
         x = x.to(dtype)
     if has_tangent(x):
