@@ -17,9 +17,11 @@ from fastxent.numba.argument_types import (
     compiled_as,
     refuse,
 )
-from fastxent.numba.memory import address, check_classes, check_rows, check_written
+from fastxent.numba.memory import NOTHING, address, check_classes, check_rows, check_written
 
 __all__ = ["cross_entropy", "cross_entropy_and_grad"]
+
+_NO_SKIP = np.bool_(False)
 
 
 def cross_entropy(logits: Any, target: Any, ignore_index: int | None = -100) -> Any:
@@ -122,14 +124,14 @@ def _check_counted(counted: int) -> None:
         )
 
 
-def _has_skip(ignore_index: Any) -> bool:
+def _has_skip(ignore_index: Any) -> Any:
     """Whether labels are ignored, told by the type."""
     given = getattr(ignore_index, "value", ignore_index)  # of an argument left out, its default
     if given is None or isinstance(given, types.NoneType):
-        return False
+        return _NO_SKIP
     if not isinstance(given, int | types.Integer):
         refuse(f"ignore_index must be an integer or None; it is {ignore_index}")
-    return True
+    return np.bool_(True)
 
 
 @compiled_as(cross_entropy)
@@ -145,9 +147,23 @@ def _compile_mean(logits: Any, target: Any, ignore_index: Any = -100) -> Any:
             if rows == 0:
                 return np.nan
             return mean_of_rows(
-                address(logits), rows, classes, logits.strides[0], 0, 0, False, 0,
-                address(target), target.strides[0], 0, 0, rows, 0.0, 0.0, logits.dtype.type(0),
-            )  # fmt: skip
+                address(logits),
+                rows,
+                classes,
+                logits.strides[0],
+                NOTHING,
+                NOTHING,
+                _NO_SKIP,
+                NOTHING,
+                address(target),
+                target.strides[0],
+                NOTHING,
+                NOTHING,
+                rows,
+                0.0,
+                0.0,
+                logits.dtype.type(0),
+            )
 
         return of_probabilities
     kind = _kind_of(target)
@@ -155,23 +171,37 @@ def _compile_mean(logits: Any, target: Any, ignore_index: Any = -100) -> Any:
     def of_labels(logits: Any, target: Any, ignore_index: Any = -100) -> Any:
         check_classes(logits)
         _check_labels(target, logits)
-        skip: Any = np.int64(ignore_index) if has_skip else 0
+        skip: Any = np.int64(ignore_index) if has_skip else NOTHING
         rows, classes = logits.shape
         counted = _counted(target, classes, has_skip, skip)
         _check_counted(counted)
         if counted == 0:
             return np.nan
         return mean_of_rows(
-            address(logits), rows, classes, logits.strides[0], address(target), kind, has_skip,
-            skip, 0, 0, 0, 0, counted, None, None, logits.dtype.type(0),
-        )  # fmt: skip
+            address(logits),
+            rows,
+            classes,
+            logits.strides[0],
+            address(target),
+            kind,
+            has_skip,
+            skip,
+            NOTHING,
+            NOTHING,
+            NOTHING,
+            NOTHING,
+            counted,
+            None,
+            None,
+            logits.dtype.type(0),
+        )
 
     return of_labels
 
 
-def _kind_of(target: Any) -> int:
+def _kind_of(target: Any) -> Any:
     """Bytes of a label, negative for unsigned ones, as labels.py has it."""
-    size: int = target.dtype.bitwidth // 8
+    size = np.int64(target.dtype.bitwidth // 8)
     return size if target.dtype.signed else -size
 
 
@@ -192,10 +222,23 @@ def _compile_mean_and_grad(logits: Any, target: Any, out: Any, ignore_index: Any
             if rows == 0:
                 return np.nan
             return mean_of_rows(
-                address(logits), rows, classes, logits.strides[0], 0, 0, False, 0,
-                address(target), target.strides[0], address(out), out.strides[0], rows, 0.0, 0.0,
+                address(logits),
+                rows,
+                classes,
+                logits.strides[0],
+                NOTHING,
+                NOTHING,
+                _NO_SKIP,
+                NOTHING,
+                address(target),
+                target.strides[0],
+                address(out),
+                out.strides[0],
+                rows,
+                0.0,
+                0.0,
                 logits.dtype.type(0),
-            )  # fmt: skip
+            )
 
         return of_probabilities
     kind = _kind_of(target)
@@ -206,7 +249,7 @@ def _compile_mean_and_grad(logits: Any, target: Any, out: Any, ignore_index: Any
         check_rows(out, logits)
         check_written(out, logits, True)
         check_written(out, target, False)
-        skip: Any = np.int64(ignore_index) if has_skip else 0
+        skip: Any = np.int64(ignore_index) if has_skip else NOTHING
         rows, classes = logits.shape
         counted = _counted(target, classes, has_skip, skip)
         _check_counted(counted)
@@ -214,9 +257,23 @@ def _compile_mean_and_grad(logits: Any, target: Any, out: Any, ignore_index: Any
             out[:] = 0.0
             return np.nan
         return mean_of_rows(
-            address(logits), rows, classes, logits.strides[0], address(target), kind, has_skip,
-            skip, 0, 0, address(out), out.strides[0], counted, None, None, logits.dtype.type(0),
-        )  # fmt: skip
+            address(logits),
+            rows,
+            classes,
+            logits.strides[0],
+            address(target),
+            kind,
+            has_skip,
+            skip,
+            NOTHING,
+            NOTHING,
+            address(out),
+            out.strides[0],
+            counted,
+            None,
+            None,
+            logits.dtype.type(0),
+        )
 
     return of_labels
 

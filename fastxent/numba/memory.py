@@ -9,7 +9,11 @@ import numpy as np
 from fastxent.backends.numba_cpu.jit import inlined
 from fastxent.backends.numba_cpu.mean_loss import are_apart
 
-__all__ = ["address", "check_classes", "check_rows", "check_written"]
+__all__ = ["NOTHING", "NO_LABEL", "address", "check_classes", "check_rows", "check_written"]
+
+# Numbers of NumPy: Numba compiles a kernel anew for each value of a literal.
+NOTHING: Any = np.int64(0)  # where there is no array
+NO_LABEL: Any = np.int64(-1)
 
 
 @inlined

@@ -10,7 +10,14 @@ from fastxent.backends.numba_cpu.jit import serial
 from fastxent.backends.numba_cpu.labels import is_class
 from fastxent.backends.numba_cpu.rows_in_code import row_loss, row_lse
 from fastxent.numba.argument_types import are_probabilities, check_logits, check_out, compiled_as
-from fastxent.numba.memory import address, check_classes, check_rows, check_written
+from fastxent.numba.memory import (
+    NO_LABEL,
+    NOTHING,
+    address,
+    check_classes,
+    check_rows,
+    check_written,
+)
 
 __all__ = ["cross_entropy_row", "cross_entropy_row_and_grad", "logsumexp_row", "softmax_row"]
 
@@ -148,7 +155,7 @@ def _compile_loss(logits: Any, target: Any) -> Any:
             check_classes(logits)
             check_rows(target, logits)
             zero, z, t = logits.dtype.type(0), address(logits), address(target)
-            return row_loss(z, len(logits), -1, t, 0, 1.0, 0.0, zero)
+            return row_loss(z, len(logits), NO_LABEL, t, NOTHING, 1.0, 0.0, zero)
 
         return of_probabilities
 
@@ -158,7 +165,7 @@ def _compile_loss(logits: Any, target: Any) -> Any:
         z = address(logits)
         if not is_class(label, len(logits)):
             raise IndexError("target is no class of this row: it lies outside [0, C)")
-        return row_loss(z, len(logits), label, z, 0, 1.0, None, logits.dtype.type(0))
+        return row_loss(z, len(logits), label, z, NOTHING, 1.0, None, logits.dtype.type(0))
 
     return of_label
 
@@ -176,7 +183,7 @@ def _compile_loss_and_grad(logits: Any, target: Any, out: Any, grad_output: Any 
             check_written(out, logits, True)
             check_written(out, target, False)
             zero, z, t, grad = logits.dtype.type(0), address(logits), address(target), address(out)
-            return row_loss(z, len(logits), -1, t, grad, np.float64(grad_output), 0.0, zero)
+            return row_loss(z, len(logits), NO_LABEL, t, grad, np.float64(grad_output), 0.0, zero)
 
         return of_probabilities
 
@@ -200,7 +207,7 @@ def _compile_lse(logits: Any) -> Any:
 
     def lse(logits: Any) -> Any:
         check_classes(logits)
-        return row_lse(address(logits), len(logits), 0, logits.dtype.type(0))
+        return row_lse(address(logits), len(logits), NOTHING, logits.dtype.type(0))
 
     return lse
 
