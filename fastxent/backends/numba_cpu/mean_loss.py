@@ -28,15 +28,24 @@ from fastxent.backends.numba_cpu.schedule import (
     over,
 )
 
-__all__ = ["MEAN_LOSS", "MOST_CLASSES"]
+__all__ = [
+    "MEAN_LOSS",
+    "MOST_CLASSES",
+    "PASS_WORDS",
+    "SCRATCH_NUMBERS",
+    "are_apart",
+    "describe_rows",
+    "place_rows",
+    "run_rows",
+]
 
 # Blocks of a group of rows, whose sums lie on the stack: 64 are 3.5 KiB, a tile takes 31.
 _MOST_BLOCKS = 64
 MOST_CLASSES = _MOST_BLOCKS * BLOCK
 _ROW_NUMBERS, _TILE_NUMBERS = _MOST_BLOCKS * BLOCK_SUMS, TILE_BUFFERS * TILE_CLASSES * 8
-_SCRATCH_NUMBERS = max(_ROW_NUMBERS, _TILE_NUMBERS)
+SCRATCH_NUMBERS = max(_ROW_NUMBERS, _TILE_NUMBERS)
 
-_PASS_WORDS = PASS.words
+PASS_WORDS = PASS.words
 
 _chunk_rows_of, _group_rows_of = inlined(chunk_rows_of), inlined(group_rows_of)
 _over = inlined(over)
@@ -54,6 +63,37 @@ def place_rows(matrix: Any, data: int, rows: int, stride: int, size: int) -> Non
     matrix.data, matrix.kind, matrix.levels = data, DOUBLE if size == 8 else FLOAT, 1
     matrix.class_stride = size
     matrix.size[0], matrix.stride[0] = rows, stride
+
+
+@inlined
+def describe_rows(
+    p: Any, words: Any, z: int, rows: int, classes: int, stride: int, step: int
+) -> None:
+    """Describe a pass over plain rows, at first without a target and without a gradient."""
+    for i in range(PASS_WORDS):
+        words[i] = 0
+    chunk_rows = _chunk_rows_of(classes)
+    p.rows, p.classes = rows, classes
+    p.logit_scale, p.reads_directly, p.writes_directly = 1.0, 1, 1
+    place_rows(p.logits, z, rows, stride, step)
+    p.run, p.chunk_rows, p.chunks = max(rows, 1), chunk_rows, _over(rows, chunk_rows)
+    p.chunk_tiles = chunk_rows // (64 // step)
+    p.tiles_of_run, p.buffer_bytes = _over(rows, 64 // step), 64 * classes
+    p.blocks, p.group_rows, p.pieces = _over(classes, BLOCK), _group_rows_of(classes), 1
+
+
+@inlined
+def run_rows(p: Any, tiled: Any, in_rows: Any, massed: Any, of_soft: Any, zero: Any) -> Any:
+    """Run the pass; the sum of the losses."""
+    total = 0.0, 0.0
+    for chunk in range(p.chunks):
+        loss = 0.0
+        if tiled is not None:
+            loss = tiles_chunk(p, chunk, p.scratch, massed, of_soft, None, zero)
+        if in_rows is not None:
+            loss = rows_chunk(p, chunk, p.scratch, massed, of_soft, None, zero)
+        total = with_number(total, loss)
+    return value_of(total)
 
 
 @serial
@@ -79,35 +119,17 @@ def MEAN_LOSS(
             return None
         if out != z and not are_apart(out, size, z, size):
             return None
-    chunk_rows = _chunk_rows_of(classes)
-    factors, scratch = stack(2, 0.0), stack(_SCRATCH_NUMBERS, 0.0)
-    words = stack(_PASS_WORDS, np.int64(0))
-    for i in range(_PASS_WORDS):
-        words[i] = 0
-    p = pass_at(words)
-    p.rows, p.classes = rows, classes
+    factors, scratch = stack(2, 0.0), stack(SCRATCH_NUMBERS, 0.0)
+    words = stack(PASS_WORDS, np.int64(0))
+    p, step = pass_at(words), logits.itemsize
+    describe_rows(p, words, z, rows, classes, classes * step, step)
     p.labels, p.label_kind, p.has_skip, p.skip = y, 8, has_skip, skip
     p.spike, p.row_scale = address_of(factors), address_of(pointer(factors, 1, 0.0))
-    p.logit_scale, p.reads_directly, p.writes_directly = 1.0, 1, 1
-    step = logits.itemsize
-    place_rows(p.logits, z, rows, classes * step, step)
     if wants_grad:
         place_rows(p.grad, out, rows, classes * step, step)
-    p.run, p.chunk_rows, p.chunks = max(rows, 1), chunk_rows, _over(rows, chunk_rows)
-    p.chunk_tiles = chunk_rows // (64 // step)
-    p.tiles_of_run, p.buffer_bytes = _over(rows, 64 // step), 64 * classes
-    p.blocks, p.group_rows, p.pieces = _over(classes, BLOCK), _group_rows_of(classes), 1
     p.scratch = address_of(scratch)
     skipped, live = count_labels(p, pointer(y, 0, np.int64(0)), 0, rows)
     if skipped + live != rows or live == 0:
         return None
     factors[0], factors[1] = 1.0, 1.0 / live
-    total = 0.0, 0.0
-    for chunk in range(p.chunks):
-        loss = 0.0
-        if tiled is not None:
-            loss = tiles_chunk(p, chunk, p.scratch, None, None, None, zero)
-        if in_rows is not None:
-            loss = rows_chunk(p, chunk, p.scratch, None, None, None, zero)
-        total = with_number(total, loss)
-    return value_of(total) / live
+    return run_rows(p, tiled, in_rows, None, None, zero) / live
