@@ -160,6 +160,15 @@ def test_devices_of_shard_map():
         np.testing.assert_allclose(
             jax.jit(rows)(logits), fastxent.log_softmax(np.asarray(logits)), rtol=1e-6, atol=1e-6
         )
+        expected = fastxent.cross_entropy_and_grad(np.asarray(logits), np.asarray(labels))
+        for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
+            mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,))
+            place = jax.sharding.NamedSharding(mesh, P("data"))
+            with jax.set_mesh(mesh):  # arrays of two devices, gathered by XLA
+                step = jax.jit(jax.value_and_grad(fj.cross_entropy))
+                got = step(jax.device_put(logits, place), jax.device_put(labels, place))
+            np.testing.assert_array_equal(got[0], expected[0])
+            np.testing.assert_array_equal(got[1], expected[1])
         print("done")
     """
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
@@ -186,6 +195,12 @@ def test_the_callback_gives_the_same_numbers():
         logits = rng.normal(size=(3, 8, 5)).astype(np.float32)
         labels = rng.integers(0, 5, (3, 8)).astype(np.int32)
         step = jax.jit(jax.vmap(jax.value_and_grad(fj.cross_entropy)))
+        try:
+            step.trace(logits, labels).lower(lowering_platforms=("cuda",))
+        except fastxent.BackendError as error:
+            assert "on the CPU only" in str(error)
+        else:
+            raise AssertionError
         assert "fastxent_" not in step.lower(logits, labels).compile().as_text()
         for dtype in (jnp.float32, jnp.bfloat16):
             loss, grad = step(jnp.asarray(logits, dtype), labels)
