@@ -103,6 +103,25 @@ def test_the_limit_holds_when_the_program_runs():
     assert int(started) >= 4
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
+def test_a_forked_child_starts_no_team_of_threads():
+    code = """
+        import os, signal, warnings, jax, jax.numpy as jnp, fastxent, fastxent.jax as fj
+        warnings.simplefilter("ignore", RuntimeWarning)  # JAX warns of fork
+        fastxent.set_num_threads(2)
+        step = jax.jit(jax.value_and_grad(lambda x: fj.cross_entropy(x, labels, num_threads=2)))
+        logits, labels = jnp.zeros((300, 2000)), jnp.zeros(300, int)
+        loss = float(step(logits)[0])
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            again, _ = jax.block_until_ready(step(logits))
+            os._exit(float(again) != loss or len(os.listdir("/proc/self/task")) > 1)
+        print(os.waitpid(child, 0)[1])
+    """
+    assert child(code, JAX_CPU_ENABLE_ASYNC_DISPATCH="0") == "0"
+
+
 def test_a_thousand_calls():
     logits = jnp.asarray(RNG.normal(size=(500, 500)), jnp.float32)
     labels = jnp.asarray(RNG.integers(0, 500, 500))
