@@ -26,6 +26,7 @@ struct loss_call {
     shape_of_rows shape;
     int64_t groups, rows_of_group;
     int size, threads;
+    double live = 0.0;  // rows that count, all groups together
 
     loss_call(const fastxent_call &given, char *text, size_t text_size)
         : call(given), message(text), message_size(text_size), logits(given.operands[0]),
@@ -134,7 +135,10 @@ struct loss_call {
         }
         if (hard) {
             int64_t bad_row;
-            return check_labels(group, 1, class_mass, row_mass, &bad_row, divisor);
+            if (groups > 1 || class_mass || row_mass)
+                return check_labels(group, 1, class_mass, row_mass, &bad_row, divisor);
+            *divisor = live;
+            return fastxent_done;
         }
         *divisor = static_cast<double>(rows_of_group);
         if (row_mass) {
@@ -265,14 +269,15 @@ struct loss_call {
                 bool in_rows, double total) {
         const bool each = option(fastxent_reduce) == 0;
         const int64_t first_row = first * rows_of_group;
+        if (each && !row_weight) return;
         for (int64_t i = 0; i < count; ++i) {
             if (in_rows) {
                 total = 0.0;
                 for (int64_t row = i * rows_of_group; row < (i + 1) * rows_of_group; ++row) {
                     const double factor_of_row = row_weight ? value_of(*row_weight, first_row + row) : 1.0;
                     const double weighted = value_of(losses, row) * factor_of_row;
-                    if (each && row_weight) put_value(losses, row, weighted);
-                    if (!each) total += weighted;
+                    if (each) put_value(losses, row, weighted);
+                    else total += weighted;
                 }
             }
             if (each) continue;
@@ -289,8 +294,7 @@ struct loss_call {
         if (outcome != fastxent_done) return outcome;
         if (hard) {
             int64_t bad_row;
-            double unused;
-            outcome = check_labels(0, groups, nullptr, nullptr, &bad_row, &unused);
+            outcome = check_labels(0, groups, nullptr, nullptr, &bad_row, &live);
             if (outcome != fastxent_done) return outcome;
             if (bad_row >= 0) return bad_label(bad_row);
         }

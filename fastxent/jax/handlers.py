@@ -19,7 +19,7 @@ from fastxent import environment, threads
 from fastxent.backends import load
 from fastxent.jax import host
 from fastxent.jax.manual_axes import alike
-from fastxent.jax.operands import LossOptions, Operands, Wants
+from fastxent.jax.operands import LOSS_ALONE, LossOptions, Operands, Wants
 from fastxent.jax.platform import on_cpu
 from fastxent.precision import precision_of
 
@@ -27,7 +27,7 @@ __all__ = ["call_loss", "call_softmax", "info", "share_threads"]
 
 _REDUCTIONS = ("none", "sum", "mean")
 _FORMS = ("softmax", "log_softmax", "logsumexp", "logsumexp and softmax")
-_FAILED = "FASTXENT_JAX_FFI=0 asks for the callback"
+_ASKED_FOR = "FASTXENT_JAX_FFI=0 asks for the callback"
 
 
 def share_threads() -> None:
@@ -47,7 +47,7 @@ def info() -> str:
     return f"jax.pure_callback ({_why_callback})"
 
 
-def call_loss(options: LossOptions, operands: Operands, wants: Wants = Wants()) -> list[Any]:  # noqa: B008
+def call_loss(options: LossOptions, operands: Operands, wants: Wants = LOSS_ALONE) -> list[Any]:
     """Loss, and the gradients that are wanted, of one pass."""
     logits, target = operands.logits, operands.target
     compute = _compute(logits)
@@ -98,10 +98,14 @@ def _compute(logits: Any) -> np.dtype[Any]:
     return precision.compute
 
 
+def _prepared(operands: list[Any], shapes: list[Any]) -> tuple[list[Any], list[Any]]:
+    return alike([on_cpu(operands[0]), *operands[1:]], shapes)
+
+
 def _foreign(
     name: str, operands: list[Any], shapes: list[Any], integers: Any, numbers: Any
 ) -> list[Any]:
-    operands, results = alike([on_cpu(operands[0]), *operands[1:]], shapes)
+    operands, results = _prepared(operands, shapes)
     call = jax.ffi.ffi_call(f"fastxent_{name}", results, vmap_method="broadcast_all")
     return list(
         call(
@@ -113,23 +117,23 @@ def _foreign(
 
 
 def _callback(call: Any, operands: list[Any], shapes: list[Any]) -> list[Any]:
-    operands, results = alike(operands, shapes)
+    operands, results = _prepared(operands, shapes)
     return list(jax.pure_callback(call, tuple(results), *operands, vmap_method="broadcast_all"))
 
 
 def _why_not() -> str | None:
     """Why XLA cannot call the handlers, None if a call of two rows came out right."""
     if not environment.jax_ffi():
-        return _FAILED
+        return _ASKED_FOR
     reason: str | None = _compiled().why_not()
     if reason is not None:
         return reason
+    share_threads()
     try:
         # first: a handler that is refused while the platform starts would take the platform down
         cpu = jax.devices("cpu")[0]
         for name, handler in _compiled().jax_handlers().items():
             jax.ffi.register_ffi_target(f"fastxent_{name}", handler, platform="cpu")
-        share_threads()
         loss, grad = _two_rows(cpu)
     except Exception as error:  # whatever another version of JAX may say
         return f"{type(error).__name__}: {error}"
@@ -150,7 +154,7 @@ _why_callback: str | None = None
 _why_callback = _why_not()
 if _why_callback is None:
     threads.on_change(share_threads)
-elif _why_callback != _FAILED:
+elif _why_callback != _ASKED_FOR:
     warnings.warn(
         f"XLA's FFI cannot call fastxent's kernels, jax.pure_callback does: {_why_callback}",
         RuntimeWarning,

@@ -34,6 +34,8 @@ def alike(operands: list[Any], shapes: list[Any]) -> tuple[list[Any], list[Any]]
         _vary(x, tuple(sorted(axes - own))) if axes - own else x
         for x, own in zip(operands, varying, strict=True)
     ]
+    if not axes:
+        return operands, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
     like = jax.typeof(operands[0])
     return operands, [
         like.update(shape=shape, dtype=dtype, weak_type=False) for shape, dtype in shapes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["LossOptions", "Operands", "Wants"]
+__all__ = ["LOSS_ALONE", "LossOptions", "Operands", "Wants"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +62,6 @@ class Wants(NamedTuple):
 
     grad: bool = False
     target_grad: bool = False
+
+
+LOSS_ALONE = Wants()

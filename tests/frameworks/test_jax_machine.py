@@ -103,6 +103,25 @@ def test_the_limit_holds_when_the_program_runs():
     assert int(started) >= 4
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
+def test_a_forked_child_starts_no_team_of_threads():
+    code = """
+        import os, signal, warnings, jax, jax.numpy as jnp, fastxent, fastxent.jax as fj
+        warnings.simplefilter("ignore", RuntimeWarning)  # JAX warns of fork
+        fastxent.set_num_threads(2)
+        step = jax.jit(jax.value_and_grad(lambda x: fj.cross_entropy(x, labels, num_threads=2)))
+        logits, labels = jnp.zeros((300, 2000)), jnp.zeros(300, int)
+        loss = float(step(logits)[0])
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            again, _ = jax.block_until_ready(step(logits))
+            os._exit(float(again) != loss or len(os.listdir("/proc/self/task")) > 1)
+        print(os.waitpid(child, 0)[1])
+    """
+    assert child(code, JAX_CPU_ENABLE_ASYNC_DISPATCH="0") == "0"
+
+
 def test_a_thousand_calls():
     logits = jnp.asarray(RNG.normal(size=(500, 500)), jnp.float32)
     labels = jnp.asarray(RNG.integers(0, 500, 500))
@@ -160,6 +179,15 @@ def test_devices_of_shard_map():
         np.testing.assert_allclose(
             jax.jit(rows)(logits), fastxent.log_softmax(np.asarray(logits)), rtol=1e-6, atol=1e-6
         )
+        expected = fastxent.cross_entropy_and_grad(np.asarray(logits), np.asarray(labels))
+        for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
+            mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,))
+            place = jax.sharding.NamedSharding(mesh, P("data"))
+            with jax.set_mesh(mesh):  # arrays of two devices, gathered by XLA
+                step = jax.jit(jax.value_and_grad(fj.cross_entropy))
+                got = step(jax.device_put(logits, place), jax.device_put(labels, place))
+            np.testing.assert_array_equal(got[0], expected[0])
+            np.testing.assert_array_equal(got[1], expected[1])
         print("done")
     """
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
@@ -186,6 +214,12 @@ def test_the_callback_gives_the_same_numbers():
         logits = rng.normal(size=(3, 8, 5)).astype(np.float32)
         labels = rng.integers(0, 5, (3, 8)).astype(np.int32)
         step = jax.jit(jax.vmap(jax.value_and_grad(fj.cross_entropy)))
+        try:
+            step.trace(logits, labels).lower(lowering_platforms=("cuda",))
+        except fastxent.BackendError as error:
+            assert "on the CPU only" in str(error)
+        else:
+            raise AssertionError
         assert "fastxent_" not in step.lower(logits, labels).compile().as_text()
         for dtype in (jnp.float32, jnp.bfloat16):
             loss, grad = step(jnp.asarray(logits, dtype), labels)
