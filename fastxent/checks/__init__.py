@@ -20,6 +20,11 @@ from fastxent.checks.binary import (
     check_element_upstream,
     raise_bad_binary_target,
 )
+from fastxent.checks.half_losses import (
+    check_class_values,
+    check_half_output,
+    check_raw_prediction,
+)
 from fastxent.checks.jacobian import check_out_of_product, check_upstream
 from fastxent.checks.options import (
     check_aux,
@@ -44,9 +49,11 @@ __all__ = [
     "check_binary_target",
     "check_choice",
     "check_class_indices",
+    "check_class_values",
     "check_element_factor",
     "check_element_upstream",
     "check_grad_output",
+    "check_half_output",
     "check_ignore_index",
     "check_label_smoothing",
     "check_logit_scale",
@@ -56,6 +63,7 @@ __all__ = [
     "check_num_threads",
     "check_out",
     "check_out_of_product",
+    "check_raw_prediction",
     "check_sample_weight",
     "check_softcap",
     "check_storage",
