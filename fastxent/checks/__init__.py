@@ -20,6 +20,12 @@ from fastxent.checks.binary import (
     check_element_upstream,
     raise_bad_binary_target,
 )
+from fastxent.checks.estimators import (
+    check_fit_parameters,
+    check_start,
+    check_total_weight,
+    raise_single_class,
+)
 from fastxent.checks.half_losses import (
     check_class_values,
     check_half_output,
@@ -52,6 +58,7 @@ __all__ = [
     "check_class_values",
     "check_element_factor",
     "check_element_upstream",
+    "check_fit_parameters",
     "check_grad_output",
     "check_half_output",
     "check_ignore_index",
@@ -66,8 +73,10 @@ __all__ = [
     "check_raw_prediction",
     "check_sample_weight",
     "check_softcap",
+    "check_start",
     "check_storage",
     "check_target",
+    "check_total_weight",
     "check_upstream",
     "check_weight",
     "check_z_loss",
@@ -75,4 +84,5 @@ __all__ = [
     "raise_bad_binary_target",
     "raise_bad_label",
     "raise_call_order",
+    "raise_single_class",
 ]

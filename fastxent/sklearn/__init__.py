@@ -16,6 +16,6 @@ except ImportError as error:
 
 from fastxent.sklearn.binomial import BinomialLoss
 from fastxent.sklearn.multinomial import MultinomialLoss
-# from fastxent.sklearn.regression import SoftmaxRegression
+from fastxent.sklearn.regression import SoftmaxRegression
 
-__all__ = ["BinomialLoss", "MultinomialLoss"]
+__all__ = ["BinomialLoss", "MultinomialLoss", "SoftmaxRegression"]
