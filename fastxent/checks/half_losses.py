@@ -57,7 +57,7 @@ def check_class_values(value: Any, rows: int) -> Array:
             "float64 or integers"
         )
     with np.errstate(invalid="ignore"):  # what is no int32 becomes one that differs from it
-        labels = target.astype(_LABELS)
+        labels: Array = target.astype(_LABELS)
     # back in the dtype of the target: comparing integers with floats takes twice as long
     same = labels.astype(target.dtype) == target
     if not same.all():
@@ -82,19 +82,19 @@ def check_half_output(
         raise DTypeError(
             f"{name} needs dtype float32 or float64 in native byte order, not {out.dtype}"
         )
-    if len(shape) == 1 and out.ndim == 2 and out.shape[1] == 1:
-        out = out[:, 0]
-    if out.shape != shape:
-        raise ShapeError(f"{name} needs {shown(shape)}; it has {shown(out.shape)}")
-    if not out.flags.writeable:
+    is_column = len(shape) == 1 and out.ndim == 2 and out.shape[1] == 1
+    array: Array = out[:, 0] if is_column else out
+    if array.shape != shape:
+        raise ShapeError(f"{name} needs {shown(shape)}; it has {shown(array.shape)}")
+    if not array.flags.writeable:
         raise OutputError(f"{name} is read-only")
-    check_out(out, out, {}, shape, out.dtype)
+    check_out(array, array, {}, shape, array.dtype)
     for other_name, other in inputs.items():
-        if isinstance(other, np.ndarray) and overlap(out, other):
+        if isinstance(other, np.ndarray) and overlap(array, other):
             raise OutputError(f"{name} shares memory with {other_name}: pass an array of its own")
-    if not same_memory(out, raw) and overlap(out, raw):
+    if not same_memory(array, raw) and overlap(array, raw):
         raise OutputError(
             f"{name} overlaps raw_prediction without being the same array: pass raw_prediction "
             "itself to write over it, or an array of its own"
         )
-    return out
+    return array

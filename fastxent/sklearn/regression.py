@@ -175,7 +175,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             mass = np.bincount(labels, weights=weights)
             # a class whose rows all weigh nothing counts for nothing, and not for 0 * inf
             of_class = mass.sum() / (len(classes) * np.where(mass > 0, mass, np.inf))
-        of_class = checks.check_weight(of_class, len(classes), np.dtype(np.float64))
+        checks.check_weight(of_class, len(classes), np.dtype(np.float64))
         of_row: Array = of_class[labels]
         return of_row if weights is None else weights * of_row
 
