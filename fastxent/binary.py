@@ -23,7 +23,7 @@ from fastxent.precision import Array, Precision, kernel_dtype, kind_of, native, 
 from fastxent.reduction import REDUCTIONS
 
 if TYPE_CHECKING:
-    from fastxent.backends.contract import Backend
+    from fastxent.backends.contract import Backend, HessRule
 
 __all__ = ["BinaryCall", "BinaryProblem"]
 
@@ -52,6 +52,8 @@ class BinaryProblem:
     gain, background : float
         Share of the mass that lies where the target says, and mass on either side.
     num_threads : int
+    hess_rule : HessRule or None
+        What `BinaryOutputs.hess` holds; None for sigma * (1 - sigma).
     """
 
     logits: Array
@@ -65,6 +67,7 @@ class BinaryProblem:
     gain: float
     background: float
     num_threads: int
+    hess_rule: HessRule | None = None
 
 
 @dataclass(frozen=True, slots=True)

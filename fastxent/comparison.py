@@ -113,6 +113,29 @@ def compare_aux(
     )
 
 
+def compare_hess(
+    results: tuple[Array, ...],
+    logits: Array,
+    target: Array,
+    rule: tuple[str, float, float],
+    options: dict[str, Any],
+) -> tuple[Comparison, ...]:
+    """Hold probabilities and the diagonal of the Hessian against the reference.
+
+    The probabilities are measured against 1, the Hessian as the gradient is.
+    """
+    row_share = _row_share(logits, options)
+
+    def compute(x: Array, dtype: DTypeLike) -> tuple[Array, ...]:
+        return reference.softmax_hessian(x, target, *rule, **options, dtype=dtype)
+
+    def hess_scale(truth: Array) -> Any:
+        return max(largest(truth), row_share)
+
+    names, roundings = ("probabilities", "Hessian"), _roundings("gradient", target, options)
+    return compare(names, results, compute, logits, (each, hess_scale), (roundings, roundings))
+
+
 def compare(
     names: tuple[str, ...],
     results: tuple[Any, ...],

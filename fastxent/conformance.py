@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastxent import api, reference
-from fastxent.cases import Case, dtype_of
+from fastxent.cases import HESS_RULES, Case, dtype_of
 from fastxent.cases.layouts import LAYOUTS
 from fastxent.comparison import (
     ROUNDINGS,
     Comparison,
     compare,
     compare_aux,
+    compare_hess,
     compare_loss_and_grad,
     each,
     largest,
@@ -28,6 +29,7 @@ from fastxent.promises import (
     differing,
     grads_later,
     wide,
+    with_hess,
     wrong_aux,
     wrong_kind,
     wrong_with_out,
@@ -93,6 +95,14 @@ def run_case(case: Case, dtype: DTypeLike, backend: str) -> CaseResult:
             faults += differing("side outputs of the loss alone:", alone, aux)
     for words, later in grads_later(logits, target, options, **runtime):
         faults += differing(f"{words}:", (later,), (grad,))
+    of_hess: tuple[Array, ...] = ()
+    if case.hess != "none":
+        of_hess = with_hess(logits, target, case, options, backend)
+        faults += differing("beside the Hessian", of_hess[:1], (grad,))
+        copy = LAYOUTS[case.layout](given.copy(), case.axis % given.ndim)
+        if case.out == "in-place":
+            again = with_hess(copy, target, case, options, backend, in_place=True)
+            faults += differing("with the Hessian, in place", again, of_hess)
     if not (same_bits(logits, given) and same_bits(target, given_target)):
         faults.append("the logits or the target were modified")
     if case.out != "none":
@@ -115,6 +125,9 @@ def run_case(case: Case, dtype: DTypeLike, backend: str) -> CaseResult:
         comparisons = compare_loss_and_grad(loss, grad, given, target, options)
     if aux is not None and not of_aux:
         comparisons += compare_aux(aux._asdict(), given, target, options)
+    if of_hess:
+        rule = HESS_RULES[case.hess]
+        comparisons += compare_hess(of_hess[1:], given, target, rule, options)
     faults = kinds + faults
     return CaseResult(f"{case} [{dtype.name}, {backend}]", comparisons, tuple(faults))
 

@@ -27,7 +27,7 @@ from fastxent.precision import Array, Precision, kernel_dtype, kind_of, precisio
 from fastxent.reduction import REDUCTIONS, WHEN_ALL_IGNORED, Reduction
 
 if TYPE_CHECKING:
-    from fastxent.backends.contract import Backend, Outputs
+    from fastxent.backends.contract import Backend, HessRule, Outputs
 
 __all__ = ["ASIDES", "Problem"]
 
@@ -84,6 +84,8 @@ class Problem:
     softcap : float or None
     z_loss : float
         lambda, the factor of L^2.
+    hess_rule : HessRule or None
+        What `Outputs.hess` holds; None for p * (1 - p).
     out : (rows.., C) array or None
         The caller's own memory for the gradient or the softmax, like `logits`; None for new memory.
     given_target : array or None
@@ -115,6 +117,7 @@ class Problem:
     logit_scale: float = 1.0
     softcap: float | None = None
     z_loss: float = 0.0
+    hess_rule: HessRule | None = None
     out: Array | None = None
     given_target: Array | None = None
     asked: tuple[str, ...] = ()

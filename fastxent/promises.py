@@ -8,14 +8,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastxent import reference
 from fastxent.backends import pick
-from fastxent.backends.contract import Outputs
-from fastxent.cases import AUX, Case
+from fastxent.backends.contract import HessRule, Outputs
+from fastxent.cases import AUX, HESS_RULES, Case
 from fastxent.cases.layouts import LAYOUTS
 from fastxent.cases.recipe import READ_ONLY
 from fastxent.comparison import same_bits
 from fastxent.problem import Problem
 
-__all__ = ["differing", "grads_later", "wide", "wrong_aux", "wrong_kind", "wrong_with_out"]
+__all__ = [
+    "differing",
+    "grads_later",
+    "wide",
+    "with_hess",
+    "wrong_aux",
+    "wrong_kind",
+    "wrong_with_out",
+]
 
 Array = NDArray[Any]
 
@@ -65,6 +73,25 @@ def grads_later(
         row_sum = np.empty(problem.rows)
         chosen.forward(problem, Outputs(row_max=row_max, row_sum=row_sum))
         yield words, problem.later_grad(chosen, row_max, row_sum).view(logits.dtype)
+
+
+def with_hess(
+    logits: Array,
+    target: Array,
+    case: Case,
+    options: dict[str, Any],
+    backend: str,
+    in_place: bool = False,
+) -> tuple[Array, Array, Array]:
+    """Gradient, probabilities and Hessian of one pass, as adapters ask for them."""
+    problem = Problem.build(logits, target, num_threads=case.num_threads, **options)
+    problem.hess_rule = HessRule(*HESS_RULES[case.hess])
+    chosen = pick(backend, problem)
+    problem = problem.with_labels(chosen)
+    grad = problem.new_output(logits if in_place else None)
+    proba, hess = problem.new_output(None), problem.new_output(None)
+    chosen.forward(problem, Outputs(grad=grad.rows, proba=proba.rows, hess=hess.rows))
+    return grad.deliver(), proba.deliver(), hess.deliver()
 
 
 def wrong_with_out(

@@ -258,8 +258,8 @@ def check_labels(target, int64_t classes, skip, class_mass, row_mass, int thread
 def forward(
     logits, int kind, target, skip, soft, int soft_kind, spike, background,
     double background_total, gain, row_scale, double logit_scale, double softcap, double z_loss,
-    loss, total, grad, row_max, row_sum, log_prob, argmax, entropy, target_grad,
-    int target_grad_kind, int threads,
+    loss, total, grad, row_max, row_sum, proba, hess, hess_rule, log_prob, argmax, entropy,
+    target_grad, int target_grad_kind, int threads,
 ):
     """Losses, gradients and statistics of rows: `Backend.forward`."""
     cdef Held held
@@ -293,6 +293,11 @@ def forward(
         work.entropy = _output(&held, entropy)
         _output_matrix(&held, &work.target_grad, target_grad, target_grad_kind)
         _output_matrix(&held, &work.grad, grad, kind)
+        _output_matrix(&held, &work.proba, proba, kind)
+        if hess is not None:
+            _output_matrix(&held, &work.hess, hess, kind)
+            work.hess_is_distance = hess_rule.kind == "distance"
+            work.hess_factor, work.hess_floor = hess_rule.factor, hess_rule.floor
         _run(&work)
     finally:
         release(&held)

@@ -4,11 +4,11 @@ from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t, uint64_t
 
 
-# The arrays of one call, at most fifteen: logits, target or soft, spike, row_scale, background,
-# gain, loss, total, row_max, row_sum, log_prob, argmax, entropy, target_grad, and grad or another
-# of its shape.
+# The arrays of one call, at most seventeen: logits, target or soft, spike, row_scale, background,
+# gain, loss, total, row_max, row_sum, log_prob, argmax, entropy, target_grad, proba, hess, and grad
+# or another of its shape.
 cdef struct Held:
-    Py_buffer views[15]
+    Py_buffer views[17]
     int count
 
 

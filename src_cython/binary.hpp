@@ -74,7 +74,9 @@ FASTXENT_INLINE lanes<T> plus_where_minus(const lanes<T> &x, const lanes<T> &val
 template <class T> struct binary_block {
     const T *logits, *target, *ones, *factor, *upstream;
     int64_t ones_step, factor_step, upstream_step;
-    T *loss, *grad;
+    T *loss, *grad, *proba, *hess;
+    lanes<T> hess_factor, hess_floor;
+    bool hess_is_distance;
 };
 
 // The mass of each element, whose loss it is: 1 where nothing is weighed or smoothed.
@@ -120,7 +122,9 @@ template <class T> struct weighed_masses {
 //     loss = (positive + negative) * log(1 + e) - linear * -|x|
 //     grad = (other * e - linear) / (1 + e) where x has a sign, else minus that
 // A side without mass counts for nothing, be its logarithm infinite.
-template <class T, bool wants_loss, bool wants_grad, class Masses, class Some>
+//
+// With `wants_more` than the gradient, sigma(x) is 1 or e over 1 + e, and 1 - sigma(x) the other one.
+template <class T, bool wants_loss, bool wants_grad, bool wants_more, class Masses, class Some>
 FASTXENT_INLINE lanes<T> binary_lanes(const Masses &masses, const binary_block<T> &block, int64_t k,
                                       Some some) {
     const lanes<T> zero = splat(static_cast<T>(0)), one = splat(static_cast<T>(1));
@@ -135,7 +139,17 @@ FASTXENT_INLINE lanes<T> binary_lanes(const Masses &masses, const binary_block<T
         const lanes<T> other = where_minus(x, mass.negative, mass.positive);
         const lanes<T> side = plus_where_minus(x, fms(other, e, linear));
         const lanes<T> upstream = load<T>(block.upstream + k * block.upstream_step, some, T(0));
-        store(block.grad + k, mass.factor * upstream * side / (one + e), some);
+        const lanes<T> scale = mass.factor * upstream;
+        if (!wants_more || block.grad) store(block.grad + k, scale * side / (one + e), some);
+        if constexpr (wants_more) {
+            const lanes<T> p = where_minus(x, e, one) / (one + e);
+            const lanes<T> rest = where_minus(x, one, e) / (one + e);
+            const lanes<T> distance = zero - minus_size(side / (one + e));
+            const lanes<T> share = block.hess_is_distance ? distance : p * rest;
+            if (block.proba) store(block.proba + k, p, some);
+            if (block.hess)
+                store(block.hess + k, max(block.hess_floor, share * (scale * block.hess_factor)), some);
+        }
     }
     if constexpr (wants_loss) store(block.loss + k, loss, some);
     return loss;
@@ -143,13 +157,13 @@ FASTXENT_INLINE lanes<T> binary_lanes(const Masses &masses, const binary_block<T
 
 using binary_sum = long_sum<lanes<double>>;
 
-template <class T, bool wants_loss, bool wants_grad, class Masses>
+template <class T, bool wants_loss, bool wants_grad, bool wants_more, class Masses>
 FASTXENT_ONCE void binary_block_of(const Masses &masses, const binary_block<T> &block,
                                    int64_t count, binary_sum &total) {
     chains<double> sums(0.0);
     for_lanes<T>(count, [&](int64_t k, auto some, int chain) {
         const wide<T> loss =
-            widened(binary_lanes<T, wants_loss, wants_grad>(masses, block, k, some));
+            widened(binary_lanes<T, wants_loss, wants_grad, wants_more>(masses, block, k, some));
         sums.of[chain] = sums.of[chain] + loss.of[0];
         if constexpr (wide<T>::parts == 2) sums.of[chain] = sums.of[chain] + loss.of[1];
     });
@@ -159,16 +173,22 @@ FASTXENT_ONCE void binary_block_of(const Masses &masses, const binary_block<T> &
 template <class T, class Masses>
 void binary_block_with(const Masses &masses, const binary_block<T> &block, int64_t count,
                        binary_sum &total) {
-    if (block.grad && block.loss) return binary_block_of<T, true, true>(masses, block, count, total);
-    if (block.grad) return binary_block_of<T, false, true>(masses, block, count, total);
-    if (block.loss) return binary_block_of<T, true, false>(masses, block, count, total);
-    binary_block_of<T, false, false>(masses, block, count, total);
+    const bool more = block.proba || block.hess;
+    if (more && block.loss)
+        return binary_block_of<T, true, true, true>(masses, block, count, total);
+    if (more) return binary_block_of<T, false, true, true>(masses, block, count, total);
+    if (block.grad && block.loss)
+        return binary_block_of<T, true, true, false>(masses, block, count, total);
+    if (block.grad) return binary_block_of<T, false, true, false>(masses, block, count, total);
+    if (block.loss) return binary_block_of<T, true, false, false>(masses, block, count, total);
+    binary_block_of<T, false, false, false>(masses, block, count, total);
 }
 
 // Memory of a chunk: a block of each operand that is not where it is needed, or a constant.
 template <class T> struct binary_buffers {
     alignas(64) T logits[element_block], target[element_block], ones[element_block],
-        factor[element_block], upstream[element_block], loss[element_block], grad[element_block];
+        factor[element_block], upstream[element_block], loss[element_block], grad[element_block],
+        proba[element_block], hess[element_block];
 };
 
 // A factor that is the same everywhere fills the beginning of its buffer once a chunk.
@@ -193,7 +213,11 @@ template <class T> void binary_chunk(const fastxent_binary_pass &pass, int64_t c
                                        splat(static_cast<T>(pass.background))};
     const bool plain = is_one(pass.ones) && is_one(pass.factor) && pass.gain == 1.0 &&
                        pass.background == 0.0;
-    const bool computes = pass.total || pass.loss.data || pass.grad.data;
+    const bool computes = pass.total || pass.loss.data || pass.grad.data || pass.proba.data ||
+                          pass.hess.data;
+    block.hess_factor = splat(static_cast<T>(pass.hess_factor));
+    block.hess_floor = splat(static_cast<T>(pass.hess_floor));
+    block.hess_is_distance = pass.hess_is_distance;
     const int64_t from = chunk * fastxent_chunk_elements;
     const int64_t to =
         from + fastxent_chunk_elements < pass.count ? from + fastxent_chunk_elements : pass.count;
@@ -212,12 +236,16 @@ template <class T> void binary_chunk(const fastxent_binary_pass &pass, int64_t c
                              : own.upstream;
         if (pass.loss.data) block.loss = destination(pass.loss, range, own.loss);
         if (pass.grad.data) block.grad = destination(pass.grad, range, own.grad);
+        if (pass.proba.data) block.proba = destination(pass.proba, range, own.proba);
+        if (pass.hess.data) block.hess = destination(pass.hess, range, own.hess);
         if (plain)
             binary_block_with(plain_masses<T>{}, block, count, total);
         else
             binary_block_with(weighed, block, count, total);
         if (block.loss == own.loss) write_back(pass.loss, range, own.loss);
         if (block.grad == own.grad) write_back(pass.grad, range, own.grad);
+        if (block.proba == own.proba) write_back(pass.proba, range, own.proba);
+        if (block.hess == own.hess) write_back(pass.hess, range, own.hess);
     }
     pass.totals[chunk] = value_of(total);
     pass.bad[chunk] = seen != 0;

@@ -20,7 +20,7 @@ cdef int _elements(Held *held, fastxent_elements *place, value, int kind, int fl
 
 def binary(
     logits, int logits_kind, target, int target_kind, ones, factor, upstream, int compute_kind,
-    double gain, double background, loss, grad, total, int threads,
+    double gain, double background, loss, grad, proba, hess, hess_rule, total, int threads,
 ):
     """Loss and gradient of elements; whether an integer target is neither 0 nor 1."""
     cdef Held held
@@ -43,6 +43,11 @@ def binary(
         _elements(&held, &work.upstream, upstream, compute_kind, readable)
         _elements(&held, &work.loss, loss, compute_kind, writable)
         _elements(&held, &work.grad, grad, logits_kind, writable)
+        _elements(&held, &work.proba, proba, logits_kind, writable)
+        if hess is not None:
+            _elements(&held, &work.hess, hess, logits_kind, writable)
+            work.hess_is_distance = hess_rule.kind == "distance"
+            work.hess_factor, work.hess_floor = hess_rule.factor, hess_rule.floor
         work.size = 8 if compute_kind == fastxent_float64 else 4
         work.gain, work.background = gain, background
         work.total = <double *>_output(&held, total)

@@ -20,7 +20,11 @@ struct fastxent_binary_pass {
     int64_t count;  // of elements
     fastxent_elements logits, target, ones, factor, upstream;
     double gain, background;
-    fastxent_elements loss, grad;  // data is null where they are not wanted
+    fastxent_elements loss, grad, proba, hess;  // data is null where they are not wanted
+    // proba = sigma(x)      hess = max(hess_factor * factor * upstream * proba * (1 - proba), hess_floor),
+    // or the size of the gradient without its factors for proba * (1 - proba): |proba - target|
+    bool hess_is_distance;
+    double hess_factor, hess_floor;
     double *total;  // null where it is not wanted
     int threads;
     // of each chunk of fastxent_chunk_elements: the sum of its losses, and whether an integer target is neither 0 nor 1

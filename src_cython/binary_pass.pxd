@@ -14,7 +14,9 @@ cdef extern from "binary_pass.hpp" nogil:
         int64_t count
         fastxent_elements logits, target, ones, factor, upstream
         double gain, background
-        fastxent_elements loss, grad
+        fastxent_elements loss, grad, proba, hess
+        bint hess_is_distance
+        double hess_factor, hess_floor
         double *total
         int threads
         double *totals

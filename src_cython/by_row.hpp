@@ -2,8 +2,8 @@
 #pragma once
 
 #include "labels.hpp"
-#include "outputs.hpp"
 #include "parallel.hpp"
+#include "proba.hpp"
 #include "row.hpp"
 
 namespace {
@@ -53,8 +53,9 @@ FASTXENT_INLINE void begin_row(const fastxent_pass &pass, row_group<T> &group, i
     group.logits[slot] = logits;
     group.grad[slot] = grad;
     const int64_t place = slot * pass.classes;
+    const bool wanted = grad || pass.entropy || pass.proba.data || pass.hess.data;
     group.exps[slot] = schedule.writes_directly && grad ? reinterpret_cast<T *>(grad)
-                       : grad || pass.entropy           ? buffers.exps + place
+                       : wanted                         ? buffers.exps + place
                                                         : nullptr;
     group.z[slot] = schedule.keeps_logits     ? buffers.logits + place
                     : schedule.reads_directly ? reinterpret_cast<T *>(const_cast<char *>(logits))
@@ -131,7 +132,7 @@ FASTXENT_INLINE void merge_row(const fastxent_pass &pass, row_group<T> &group, i
     group.argmax[slot] = sums.argmax;
     group.mass[slot] = pass.soft.data ? sums.mass : group.spike[slot] + pass.background_total;
     group.dot[slot] = Target::everywhere ? sums.dot : 0.0;
-    const bool wanted = label >= 0 && group.grad[slot];
+    const bool wanted = label >= 0 && group.exps[slot];
     group.exp_at_label[slot] =
         wanted ? static_cast<double>(get_number(group.exps[slot] + label)) *
                      blocks[label / fastxent_block].factor
@@ -180,6 +181,9 @@ FASTXENT_ONCE void blocks_close(const fastxent_pass &pass, const row_group<T> &g
         if (pass.target_grad.data)
             put_target_grad(pass, group.row[slot], begin, n, z, group.max[slot], group.log_sum[slot],
                             buffers.block);
+        if (pass.proba.data || pass.hess.data)
+            put_proba(pass, group.row[slot], begin, n, group.exps[slot] + begin,
+                      blocks[b].factor / group.sum[slot], buffers.block);
         if (!group.grad[slot]) continue;
         const double of_block = share * blocks[b].factor;
         const lanes<T> factor =
@@ -202,6 +206,15 @@ FASTXENT_INLINE void put_at_label(const fastxent_pass &pass, const row_group<T> 
     if (group.grad[slot] && group.label[slot] >= 0)
         put_number(pass.grad, group.grad[slot], group.label[slot],
                    static_cast<T>(group.grad_at_label[slot]));
+    if (pass.hess.data && group.label[slot] >= 0)
+        put_hess_at_label<T>(pass, group.row[slot], group.label[slot], group.exp_at_label[slot],
+                             group.sum[slot]);
+}
+
+// Whether anything is written of a row that has a number for each class.
+FASTXENT_INLINE bool closes_rows(const fastxent_pass &pass) {
+    return pass.grad.data || pass.proba.data || pass.hess.data || pass.log_proba.data ||
+           pass.target_grad.data;
 }
 
 template <class T, class Targets>
@@ -209,7 +222,7 @@ void by_whole_row(const fastxent_pass &pass, const Targets &targets, double *tot
     const fastxent_schedule &schedule = pass.schedule;
     const int64_t count = schedule.blocks;
     const transform_of<T> transform(pass);
-    const bool closes = pass.grad.data || pass.log_proba.data || pass.target_grad.data;
+    const bool closes = closes_rows(pass);
     for_chunks(schedule.chunks, pass.threads, [&](int64_t chunk, int thread) {
         const row_buffers<T> buffers(pass, thread);
         const int64_t begin = chunk * schedule.chunk_rows;
@@ -253,7 +266,7 @@ void by_shared_row(const fastxent_pass &pass, const Targets &targets, double *to
     const fastxent_schedule &schedule = pass.schedule;
     const int64_t count = schedule.blocks;
     const transform_of<T> transform(pass);
-    const bool closes = pass.grad.data || pass.log_proba.data || pass.target_grad.data;
+    const bool closes = closes_rows(pass);
     const row_buffers<T> shared(pass, 0);
     const int64_t piece_blocks = (count + schedule.pieces - 1) / schedule.pieces;
     const auto for_pieces_of_row = [&](const auto &body) {

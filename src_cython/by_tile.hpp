@@ -1,7 +1,7 @@
 // The pass with rows in the lanes: few classes, or rows that lie side by side, class by class.
 #pragma once
 
-#include "tile_memory.hpp"
+#include "proba.hpp"
 
 namespace {
 
@@ -127,25 +127,27 @@ FASTXENT_ONCE void put_rows(const fastxent_pass &pass, const tile<T> &rows,
 template <class T, class Target, bool labelled>
 FASTXENT_ONCE void close_tile(const fastxent_pass &pass, const tile<T> &rows, const tile_facts<T> &facts,
                               const Target &target) {
-    const bool directly = pass.schedule.writes_directly;
+    T *const *const nowhere = nullptr;
+    T *const *const places = pass.schedule.writes_directly ? rows.to : nowhere;
     const T *nothing = nullptr;
+    if (pass.proba.data || pass.hess.data) write_proba(pass, rows, facts);
     if (pass.target_grad.data)
-        write_tile(pass, pass.target_grad, false, rows, facts,
+        write_tile(pass, pass.target_grad, nowhere, rows, facts,
                    tile_target_gradient<T>{tile_log_proba<T>(rows),
                                            static_cast<const T *>(pass.gain), pass.gain_step,
                                            rows.target_scale},
                    nothing);
     if (pass.log_proba.data)
-        write_tile(pass, pass.log_proba, directly, rows, facts, tile_log_proba<T>(rows), nothing);
+        write_tile(pass, pass.log_proba, places, rows, facts, tile_log_proba<T>(rows), nothing);
     if (!pass.grad.data) return;
     T at_label[tile<T>::rows];
     store(at_label, rows.grad_at_label);
     const T *instead = labelled ? at_label : nothing;
     if (pass.softcap == 0.0)
-        write_tile(pass, pass.grad, directly, rows, facts,
+        write_tile(pass, pass.grad, places, rows, facts,
                    tile_gradient<T, Target, false>(rows, target, 0.0), instead);
     else
-        write_tile(pass, pass.grad, directly, rows, facts,
+        write_tile(pass, pass.grad, places, rows, facts,
                    tile_gradient<T, Target, true>(rows, target, pass.softcap), instead);
 }
 

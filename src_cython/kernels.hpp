@@ -105,7 +105,10 @@ struct fastxent_pass {
     double background_total;  // the whole mass of a row without labels and probabilities
     // z = softcap * tanh(logit_scale * x / softcap), or logit_scale * x where softcap is 0
     double logit_scale, softcap, z_loss;
-    fastxent_matrix grad, log_proba, target_grad;
+    fastxent_matrix grad, proba, hess, log_proba, target_grad;
+    // hess = max(hess_factor * row_scale * p * (1 - p), hess_floor), or |p - [label]| for p * (1 - p)
+    bool hess_is_distance;
+    double hess_factor, hess_floor;
     void *loss, *row_max, *log_prob, *entropy;
     int64_t *argmax;
     double *row_sum, *total;

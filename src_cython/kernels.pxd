@@ -49,7 +49,9 @@ cdef extern from "kernels.hpp" nogil:
         int64_t background_step, gain_step
         double background_total
         double logit_scale, softcap, z_loss
-        fastxent_matrix grad, log_proba, target_grad
+        fastxent_matrix grad, proba, hess, log_proba, target_grad
+        bint hess_is_distance
+        double hess_factor, hess_floor
         void *loss
         void *row_max
         void *log_prob

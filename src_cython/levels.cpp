@@ -151,7 +151,7 @@ fastxent_schedule fastxent_schedule_of(const fastxent_pass &pass) {
     schedule.group_rows = within(group_classes / classes, 1, 8);
     schedule.pieces = pieces_of(classes, schedule.chunks, pass.threads);
     if (!schedule.reads_directly || !schedule.writes_directly || schedule.keeps_logits ||
-        (pass.soft.data && !schedule.soft_directly)) {
+        (pass.soft.data && !schedule.soft_directly) || pass.proba.data || pass.hess.data) {
         // memory that nobody touches costs nothing: every buffer has room for all
         schedule.buffer = over(within(schedule.group_rows * classes, fastxent_block, INT64_MAX), lanes) * lanes;
         schedule.buffers = 4;

@@ -29,6 +29,12 @@ FASTXENT_INLINE bool side_by_side(const fastxent_matrix &matrix, int64_t size, i
            (matrix.levels == 1 || row % matrix.size[0] + count <= matrix.size[0]);
 }
 
+// Whether classes lie side by side as numbers of the type that is computed with.
+template <class T> FASTXENT_INLINE bool lies_as_computed(const fastxent_matrix &matrix) {
+    return matrix.kind == (sizeof(T) == 4 ? fastxent_float32 : fastxent_float64) &&
+           matrix.class_stride == sizeof(T);
+}
+
 template <class S> struct stored_as {
     using type = S;
 };

@@ -55,6 +55,8 @@ FASTXENT_ONCE double fill_row(const fastxent_pass &pass, int64_t row, double val
     put<T>(pass.entropy, row, value);
     if (pass.argmax) pass.argmax[row] = -1;
     if (pass.grad.data && classes_too) fill_classes(pass.grad, row, pass.classes, static_cast<T>(value));
+    if (pass.proba.data) fill_classes(pass.proba, row, pass.classes, static_cast<T>(value));
+    if (pass.hess.data) fill_classes(pass.hess, row, pass.classes, static_cast<T>(value));
     return value;
 }
 

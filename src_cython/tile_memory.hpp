@@ -143,13 +143,14 @@ FASTXENT_ONCE void read_masses(const fastxent_pass &pass, const tile<T> &rows,
 }
 
 // Writes value(k), the lanes of class k, for all classes; 0 for rows that are not live where rows lie
-// side by side, else nothing. `directly` tells that classes do, as numbers of the compute type; `at_label`
-// has what stands at the labels instead, or is null.
+// side by side, else nothing. Where classes do, as numbers of the compute type, `places` are those of the
+// rows, else null; `at_label` has what stands at the labels instead, or is null.
 template <class T, class Value>
-FASTXENT_INLINE void write_tile(const fastxent_pass &pass, const fastxent_matrix &matrix, bool directly,
-                                const tile<T> &rows, const tile_facts<T> &facts, const Value &value,
-                                const T *at_label) {
+FASTXENT_INLINE void write_tile(const fastxent_pass &pass, const fastxent_matrix &matrix,
+                                T *const *places, const tile<T> &rows, const tile_facts<T> &facts,
+                                const Value &value, const T *at_label) {
     const int64_t classes = pass.classes;
+    const bool directly = places;
     char *begin = row_of(matrix, facts.begin);
     if (!directly && lie_in_lanes(matrix, facts.begin, facts.count)) {
         const int64_t stride = matrix.class_stride;
@@ -171,7 +172,7 @@ FASTXENT_INLINE void write_tile(const fastxent_pass &pass, const fastxent_matrix
     T *staged[tile<T>::rows];
     if (!directly)
         for (int r = 0; r < tile<T>::rows; ++r) staged[r] = rows.staged + r * classes;
-    T *const *to = directly ? rows.to : staged;
+    T *const *to = directly ? places : staged;
     for_pieces<T>(classes, [&](int64_t k, auto n) __attribute__((always_inline)) {
         lanes<T> piece[n.value];
 #pragma GCC unroll 4

@@ -14,7 +14,7 @@ import pytest
 
 import fastxent as fx
 from fastxent.backends import load
-from fastxent.backends.contract import Outputs
+from fastxent.backends.contract import HessRule, Outputs
 from fastxent.precision import HALF_KINDS, precision_of
 from fastxent.problem import Problem
 
@@ -33,6 +33,8 @@ SHAPES = [
     *((3, 37, 21), (2, 3, 21, 250), (1, 21)),
 ]
 SEED = 7
+HESSIAN = ("grad", "proba", "hess")
+PRODUCT, DISTANCE = HessRule("product", 2.0, 1e-3), HessRule("distance", 1.0, 1e-16)
 
 
 def stored(values, kind):
@@ -107,7 +109,7 @@ def run(name, problem, names, out_layout, verb="forward"):
     rows, like = problem.rows, {"row_max": compute, "row_sum": np.float64, "argmax": np.int64}
     found = {}
     for output in names:
-        if output in ("grad", "proba", "log_proba"):
+        if output in ("grad", "proba", "hess", "log_proba"):
             found[output] = placed(np.ones_like(problem.logits, order="C"), out_layout)
         elif output == "target_grad":
             kind = problem.target_grad_kind
@@ -161,6 +163,8 @@ def check_labels(kind, shape, layout, threads=(1,)):
         ),
         ({"spike": 0.9, "background": background, "background_total": total}, every, layout),
         ({"spike": 0.9, "background": 0.01, "softcap": 9.0}, ("loss", "grad"), layout),
+        ({"spike": 1.0, "row_scale": rng.random(rows), "hess_rule": PRODUCT}, HESSIAN, layout),
+        ({"spike": 1.0, "row_scale": 0.3, "hess_rule": DISTANCE}, HESSIAN, "in place"),
     ):
         compare(kind, shape, layout, names, out, threads=threads, **options)
 
@@ -175,6 +179,7 @@ def check_probabilities(kind, shape, layout, soft_kind, threads=(1,)):
         ({"row_scale": rng.random(rows)}, every),
         ({}, ("loss", "grad")),
         ({**gain, "softcap": 5.0}, every),
+        ({"row_scale": 0.3, "hess_rule": PRODUCT}, HESSIAN),
         ({**gain, "z_loss": 0.1}, ("total", "grad")),
     ):
         options["soft_kind"] = soft_kind

@@ -1,3 +1,4 @@
+from fastxent.backends.contract import HessRule
 from fastxent.precision import Array
 
 BLOCK: int
@@ -38,6 +39,9 @@ def forward(
     grad: Array | None,
     row_max: Array | None,
     row_sum: Array | None,
+    proba: Array | None,
+    hess: Array | None,
+    hess_rule: HessRule,
     log_prob: Array | None,
     argmax: Array | None,
     entropy: Array | None,
@@ -70,6 +74,9 @@ def binary(
     background: float,
     loss: Array | None,
     grad: Array | None,
+    proba: Array | None,
+    hess: Array | None,
+    hess_rule: HessRule,
     total: Array | None,
     threads: int,
 ) -> bool: ...

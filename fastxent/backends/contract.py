@@ -24,6 +24,7 @@ __all__ = [
     "TILE_CLASSES",
     "Backend",
     "BinaryOutputs",
+    "HessRule",
     "LabelSummary",
     "Outputs",
 ]
@@ -57,13 +58,30 @@ KINDS = (
 )
 
 
+class HessRule(NamedTuple):
+    """What the diagonal of the Hessian is: see `Outputs.hess` and `BinaryOutputs.hess`.
+
+    Attributes
+    ----------
+    kind : {"product", "distance"}
+        Of p * (1 - p), or of the distance from p to the target.
+    factor : float
+    floor : float
+        The least value, also where the row's factor is 0; a NaN stays one.
+    """
+
+    kind: str = "product"
+    factor: float = 1.0
+    floor: float = 0.0
+
+
 @dataclass(slots=True)
 class Outputs:
     """Arrays that a backend fills; None means do not compute.
 
     Arrays of (rows.., C) are views like `Problem.logits`, each with its own dimensions and strides;
     row number n in C order is what they share. Arrays of (N,) are contiguous. A skipped row holds
-    loss 0, grad 0, row_max 0, row_sum 1, log_prob 0, argmax -1, entropy 0.
+    loss 0, grad 0, proba 0, hess 0, row_max 0, row_sum 1, log_prob 0, argmax -1, entropy 0.
 
     Attributes
     ----------
@@ -74,10 +92,15 @@ class Outputs:
         shape only.
     grad : (rows.., C) array of the storage dtype, may be the logits themselves
         Gradient of each row times `row_scale`.
+    hess : (rows.., C) array of the storage dtype
+        The diagonal of the Hessian by `Problem.hess_rule`: max(factor * row_scale * p * (1 - p),
+        floor), or with "distance" max(factor * row_scale * |p - [k = label]|, floor). Soft caps,
+        scales and the mass of targets do not enter it.
     row_max, row_sum : (N,) arrays, compute dtype and float64
         m = max z and s = sum exp(z - m): the state between forward and backward.
     proba, log_proba : (rows.., C) arrays of the storage dtype, may be the logits themselves
-        Softmax and its logarithm.
+        Softmax and its logarithm. `forward` gives the softmax beside the gradient, in an array of
+        its own.
     log_prob : (N,) array of the loss dtype
         Hard labels: log p of the label, (z_y - m) - log s. Probabilities: sum_k t_k (z_k - L) with
         the mass t as `gain` and `background` make it; a class without mass adds nothing.
@@ -92,6 +115,7 @@ class Outputs:
     loss: Array | None = None
     total: Array | None = None
     grad: Array | None = None
+    hess: Array | None = None
     row_max: Array | None = None
     row_sum: Array | None = None
     proba: Array | None = None
@@ -112,12 +136,20 @@ class BinaryOutputs:
         Loss of each element times its `factor`.
     grad : array of the logits' shape, stored as the logits, maybe the logits themselves
         Gradient of each element times its `factor` and `upstream`.
+    proba : array of the logits' shape, stored as the logits
+        sigma(x).
+    hess : array of the logits' shape, stored as the logits
+        By `BinaryProblem.hess_rule`: max(rule.factor * factor * upstream * sigma * (1 - sigma),
+        floor), or with "distance" the size of the gradient without its factors, |sigma - target|
+        where nothing is weighed or smoothed, for sigma * (1 - sigma).
     total : (1,) float64 array
         Sum of the losses, added up in an order that depends on the shape only.
     """
 
     loss: Array | None = None
     grad: Array | None = None
+    proba: Array | None = None
+    hess: Array | None = None
     total: Array | None = None
 
 
@@ -165,7 +197,7 @@ class Backend(Protocol):
         """Find the first bad label, count the live rows and add up their mass."""
 
     def forward(self, problem: Problem, out: Outputs) -> None:
-        """Fill all outputs but `proba` and `log_proba`, as far as they are not None."""
+        """Fill all outputs but `log_proba`, as far as they are not None."""
 
     def backward(self, problem: Problem, row_max: Array, row_sum: Array, grad: Array) -> None:
         """Fill `grad` from the row statistics that `forward` gave, with the bits of its `grad`."""

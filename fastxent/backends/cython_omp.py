@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastxent import environment, threads
-from fastxent.backends.contract import KINDS, BinaryOutputs, LabelSummary, Outputs
+from fastxent.backends.contract import KINDS, BinaryOutputs, HessRule, LabelSummary, Outputs
 from fastxent.precision import Array
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ else:
         threads.register_openmp(_kernels.openmp_limit)
 
 __all__ = ["BACKEND"]
+
+_PLAIN_HESS = HessRule()
 
 
 def _kind(name: str | None) -> int:
@@ -68,7 +70,7 @@ class CythonBackend:
         return LabelSummary(*found)
 
     def forward(self, problem: Problem, out: Outputs) -> None:
-        """Fill all outputs but `proba` and `log_proba`, as far as they are not None."""
+        """Fill all outputs but `log_proba`, as far as they are not None."""
         _kernels.forward(
             problem.logits,
             KINDS.index(problem.precision.kind),
@@ -89,6 +91,9 @@ class CythonBackend:
             out.grad,
             out.row_max,
             out.row_sum,
+            out.proba,
+            out.hess,
+            problem.hess_rule or _PLAIN_HESS,
             out.log_prob,
             out.argmax,
             out.entropy,
@@ -139,6 +144,9 @@ class CythonBackend:
             problem.background,
             out.loss,
             out.grad,
+            out.proba,
+            out.hess,
+            problem.hess_rule or _PLAIN_HESS,
             out.total,
             problem.num_threads,
         )

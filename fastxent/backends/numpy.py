@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastxent.backends import numpy_jacobian
-from fastxent.backends.contract import LABEL_CHUNK, BinaryOutputs, LabelSummary, Outputs
+from fastxent.backends.contract import (
+    LABEL_CHUNK,
+    BinaryOutputs,
+    HessRule,
+    LabelSummary,
+    Outputs,
+)
 from fastxent.backends.numpy_binary import binary
 from fastxent.backends.numpy_rows import Rows, column, logits_of, of_rows, store, target_mass
 from fastxent.precision import Array
@@ -136,6 +142,27 @@ class Part:
                 factor = factor * self.problem.gain
             store(out.target_grad, kind, rows, -factor * self.log_proba())
 
+    def fill_hess(self, out: Outputs) -> None:
+        """Write probabilities and the Hessian."""
+        problem, dtype, kind = self.problem, self.exps.dtype, self.problem.precision.kind
+        proba = self.exps * column(1 / self.row_sum, dtype)
+        if out.proba is not None:
+            store(out.proba, kind, self.rows, proba)
+        if out.hess is None:
+            return
+        rule = problem.hess_rule or HessRule()
+        scale = np.broadcast_to(of_rows(problem.row_scale, self.rows), self.row_sum.shape)
+        scale = scale * rule.factor
+        hess = proba if rule.kind == "distance" else proba * (1 - proba)
+        hess *= column(scale, dtype)
+        if self.place is not None:
+            # 1 - p cancels: at the label it is computed in float64
+            exps = self.exps[self.place].astype(np.float64)
+            rest = (self.row_sum - exps) / self.row_sum
+            share = rest if rule.kind == "distance" else exps / self.row_sum * rest
+            hess[self.place] = share * scale
+        store(out.hess, kind, self.rows, np.maximum(hess, dtype.type(rule.floor)))
+
     def _fill_loss(self, out: Outputs, log_sum: Array) -> None:
         dot: Array | float = 0.0 if self.mass is None else _dot(self.mass, self.shifted)
         at_label: Array | float = 0.0
@@ -185,6 +212,9 @@ def _clear(problem: Problem, out: Outputs, group: Array) -> None:
     """Write what skipped rows hold."""
     if out.grad is not None:
         store(out.grad, problem.precision.kind, group, 0)
+    for zeros in (out.proba, out.hess):
+        if zeros is not None:
+            store(zeros, problem.precision.kind, group, 0)
     if out.row_max is not None:
         out.row_max[group] = 0
     if out.row_sum is not None:
@@ -236,7 +266,7 @@ class NumpyBackend:
         return LabelSummary(-1, live, mass)
 
     def forward(self, problem: Problem, out: Outputs) -> None:
-        """Fill all outputs but `proba` and `log_proba`, as far as they are not None."""
+        """Fill all outputs but `log_proba`, as far as they are not None."""
         if out.total is not None:
             out.total[0] = 0
         with np.errstate(all="ignore"):
@@ -247,6 +277,8 @@ class NumpyBackend:
                 part = Part(problem, rows)
                 part.statistics()
                 part.fill(out)
+                if out.hess is not None or out.proba is not None:
+                    part.fill_hess(out)
                 if out.grad is not None:
                     part.write_grad(out.grad)
 

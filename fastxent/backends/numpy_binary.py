@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastxent.backends.contract import BinaryOutputs
+from fastxent.backends.contract import BinaryOutputs, HessRule
 from fastxent.precision import HALF_KINDS, Array, narrow, widen
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def binary(problem: BinaryProblem, out: BinaryOutputs) -> bool:
             if is_integer:
                 target = problem.target[block]
                 bad = bad or bool(((target != 0) & (target != 1)).any())
-            if out.total is not None or out.loss is not None or out.grad is not None:
+            if any(getattr(out, name) is not None for name in out.__slots__):
                 _block(problem, out, block)
     return bad
 
@@ -70,9 +70,18 @@ def _block(problem: BinaryProblem, out: BinaryOutputs, block: tuple[slice, ...])
     loss = factor * ((positive + negative) * np.log1p(e) + rest)
     if out.total is not None:
         out.total[0] += loss.sum(dtype=np.float64)
+    if out.proba is not None or out.hess is not None or out.grad is not None:
+        scale = factor * of_block(problem.upstream)
+        of_one, of_zero = np.where(above, 1, e), np.where(above, e, 1)
+        sides = negative * of_one - positive * of_zero
+    if out.proba is not None:
+        out.proba[block] = narrow(of_one / (1 + e), problem.logits_kind)
+    if out.hess is not None:
+        rule = problem.hess_rule or HessRule()
+        share = np.abs(sides) if rule.kind == "distance" else of_one * of_zero / (1 + e)
+        hess = share / (1 + e) * scale * dtype.type(rule.factor)
+        out.hess[block] = narrow(np.maximum(hess, dtype.type(rule.floor)), problem.logits_kind)
     if out.grad is not None:
-        sides = negative * np.where(above, 1, e) - positive * np.where(above, e, 1)
-        grad = factor * of_block(problem.upstream) * sides / (1 + e)
-        out.grad[block] = narrow(grad, problem.logits_kind)
+        out.grad[block] = narrow(scale * sides / (1 + e), problem.logits_kind)
     if out.loss is not None:
         out.loss[block] = loss

@@ -21,6 +21,13 @@ AS_THEY_ARE = (
     *("z_loss", "softcap", "logit_scale"),
 )
 READ_ONLY = ("broadcast rows", "broadcast classes", "read-only")
+# What the diagonal of the Hessian may be: a kind, its factor and its floor.
+HESS_RULES = {
+    "product": ("product", 1.0, 0.0),
+    "doubled": ("product", 2.0, 1e-16),
+    "floored": ("product", 1.0, 0.05),
+    "distance": ("distance", 1.0, 1e-16),
+}
 BLOCK = 1024  # classes in a block of the kernels: -inf blocks and shapes on both sides of it
 
 
@@ -56,6 +63,7 @@ class Case:
     - ``weight``: none | positive | some-zero | all-zero
     - ``grad_output``: none | scalar | rows
     - ``out``: none | new | in-place
+    - ``hess``: none | a name of `HESS_RULES`: with the Hessian's diagonal and the probabilities
     - ``aux``: names of `AUX`; "target_grad" is left out for class indices
     - ``layout``, ``target_layout``: how logits (and ``out``) and target lie in memory, of `LAYOUTS`
     """
@@ -80,6 +88,7 @@ class Case:
     softcap: float | None = None
     logit_scale: float = 1.0
     aux: tuple[str, ...] = ()
+    hess: str = "none"
     layout: str = "C"
     target_layout: str = "C"
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastxent.cases.layouts import LAYOUTS
-from fastxent.cases.recipe import AUX, BLOCK, READ_ONLY, Case, dtype_of
+from fastxent.cases.recipe import AUX, BLOCK, HESS_RULES, READ_ONLY, Case, dtype_of
 
 # Every option at one telling value.
 OPTIONS: tuple[dict[str, Any], ...] = (
@@ -167,6 +167,32 @@ def _layout_cases() -> list[Case]:
     return cases
 
 
+def _hess_cases() -> list[Case]:
+    """The Hessian's diagonal and the probabilities beside the gradient."""
+    cases = []
+    shapes: list[tuple[int | tuple[int, ...], int]] = [(37, 10), (5, 130), (3, BLOCK + 300), (1, 1)]
+    for (rows, classes), hess in itertools.product(shapes, HESS_RULES):
+        cases.append(Case(rows, classes, hess=hess, reduction="sum", sample_weight=True))
+        cases.append(Case(rows, classes, "ignored", hess=hess, out="in-place"))
+    for logits, classes in itertools.product(
+        ("flat", "huge-offset", "far-below-zero", "minus-inf", "special-rows"), (10, BLOCK + 300)
+    ):
+        for hess in ("doubled", "distance"):
+            cases.append(Case(9, classes, "ignored", logits=logits, hess=hess, reduction="sum"))
+    for layout in [*LAYOUTS][1:]:
+        cases.append(Case(37, 10, "ignored", layout=layout, hess="doubled", reduction="sum"))
+        cases.append(Case(5, 130, layout=layout, hess="distance", reduction="sum"))
+    for hess, classes in itertools.product(("product", "distance"), (10, 130)):
+        many: dict[str, Any] = {"weight": "positive", "label_smoothing": 0.1, "logit_scale": 0.7}
+        many |= {"softcap": 20.0, "z_loss": 1e-3, "aux": AUX, "grad_output": "scalar"}
+        cases.append(Case(7, classes, "ignored", hess=hess, **many))
+        cases.append(Case(7, classes, "soft", hess=hess))
+        cases.append(Case((2, 37), classes, "ignored", axis=1, hess=hess, num_threads=3))
+    cases.append(Case(3, 70_001, "ignored", hess="distance", num_threads=3))
+    cases.append(Case(7, 10, "all-ignored", hess="doubled", reduction="sum"))
+    return cases
+
+
 def _mixed_cases() -> list[Case]:
     """Probabilities in a dtype of their own."""
     cases = []
@@ -189,6 +215,7 @@ CASES = tuple(
             *_transform_cases(),
             *_layout_cases(),
             *_mixed_cases(),
+            *_hess_cases(),
         ]
     )
 )

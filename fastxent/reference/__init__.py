@@ -12,11 +12,13 @@ precision among them, count with their exact values.
 from fastxent.reference.binary import (
     binary_cross_entropy_with_logits,
     binary_cross_entropy_with_logits_and_grad,
+    binary_hessian,
 )
 from fastxent.reference.cross_entropy import (
     cross_entropy,
     cross_entropy_and_grad,
     cross_entropy_aux,
+    softmax_hessian,
 )
 from fastxent.reference.softmax import (
     log_softmax,
@@ -29,6 +31,7 @@ from fastxent.reference.softmax import (
 __all__ = [
     "binary_cross_entropy_with_logits",
     "binary_cross_entropy_with_logits_and_grad",
+    "binary_hessian",
     "cross_entropy",
     "cross_entropy_and_grad",
     "cross_entropy_aux",
@@ -37,4 +40,5 @@ __all__ = [
     "logsumexp",
     "softmax",
     "softmax_backward",
+    "softmax_hessian",
 ]

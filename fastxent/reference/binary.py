@@ -53,3 +53,28 @@ def binary_cross_entropy_with_logits_and_grad(
     if reduction == "mean":
         return np.asarray(loss.sum() / x.size), grad / x.size
     return np.asarray(loss.sum() if reduction == "sum" else loss), grad
+
+
+@np.errstate(all="ignore")
+def binary_hessian(
+    logits: ArrayLike,
+    target: ArrayLike,
+    kind: str = "product",
+    factor: float = 1.0,
+    floor: float = 0.0,
+    *,
+    weight: ArrayLike | None = None,
+    dtype: DTypeLike = np.float64,
+) -> tuple[Array, Array]:
+    """Probabilities s = sigmoid(x), and for each the second derivative of its loss.
+
+    With "product" that is ``s * (1 - s)``, with "distance" ``|s - y|``; times ``factor`` and the
+    weight, but never below ``floor``.
+    """
+    x = np.asarray(logits, dtype)
+    y = np.asarray(target, dtype)
+    w = np.ones((), dtype) if weight is None else np.asarray(weight, dtype)
+    sigmoid, of_minus = 1 / (1 + np.exp(-x)), 1 / (1 + np.exp(x))
+    distance = np.abs((1 - y) * sigmoid - y * of_minus)
+    share = sigmoid * of_minus if kind == "product" else distance
+    return sigmoid, np.maximum(w * factor * share, floor)

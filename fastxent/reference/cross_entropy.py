@@ -138,6 +138,38 @@ def cross_entropy_aux(
     return side_outputs
 
 
+@np.errstate(all="ignore")
+def softmax_hessian(
+    logits: ArrayLike,
+    target: ArrayLike,
+    kind: str = "product",
+    factor: float = 1.0,
+    floor: float = 0.0,
+    *,
+    axis: int = -1,
+    dtype: DTypeLike = np.float64,
+    **options: Any,
+) -> tuple[Array, Array]:
+    """Probabilities, and for each the diagonal of a Hessian; 0 in ignored rows.
+
+    With "product" that is ``p * (1 - p)``, with "distance" ``|p - 1|`` for the label and ``p`` for
+    all other classes; times ``factor`` and what the row's loss is multiplied by, but never below
+    ``floor``. The other arguments are those of `cross_entropy_and_grad`.
+    """
+    of_rows = options.keys() - {"z_loss", "all_ignored"}  # which change neither
+    options = {name: options[name] for name in of_rows}
+    rows = _rows(logits, target, axis=axis, dtype=dtype, **options)
+    p = softmax(rows.z, dtype=dtype)
+    share = p * (1 - p) if kind == "product" else np.abs(p - (rows.q if rows.hard else 0))
+    scale = rows.upstream * rows.factor * factor
+    if rows.denominator is not None:
+        scale = scale / rows.denominator
+    hess = np.maximum(scale[:, None] * share, floor)
+    found = (np.where(rows.live[:, None], values, 0) for values in (p, hess))
+    proba, hess = (classes_back(values, np.shape(logits), axis) for values in found)
+    return proba, hess
+
+
 def _rows(
     logits: ArrayLike,
     target: ArrayLike,

@@ -15,6 +15,7 @@ from fastxent.backends.contract import (
     LABEL_CHUNK,
     TILE_CLASSES,
     BinaryOutputs,
+    HessRule,
     LabelSummary,
     Outputs,
 )
@@ -96,7 +97,7 @@ class NumbaBackend:
         return LabelSummary(*launch.run(launch.CHECK_LABELS, workers, tuple(arguments)))
 
     def forward(self, problem: Problem, out: Outputs) -> None:
-        """Fill all outputs but `proba` and `log_proba`, as far as they are not None."""
+        """Fill all outputs but `log_proba`, as far as they are not None."""
         compute = problem.precision.compute
         work = Forward(_launch(), problem.logits, problem.precision.kind, problem.num_threads)
         numbers = work.numbers
@@ -120,6 +121,8 @@ class NumbaBackend:
                 work.put_factor("background", problem.background, compute)
         work.put_statistics(out)
         work.put_classes(grad=out.grad)
+        if out.hess is not None or out.proba is not None:
+            work.put_hess(out.hess, out.proba, problem.hess_rule or HessRule())
         work.put_target_grad(out.target_grad, problem.target_grad_kind)
         work.run(massed=massed)
 

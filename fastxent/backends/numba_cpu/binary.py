@@ -16,6 +16,7 @@ from fastxent.backends.numba_cpu.arithmetic import (
     emitted,
     fma,
     fms,
+    maximum,
     splat,
     where_nonzero,
     widened,
@@ -63,6 +64,13 @@ class BinaryPass(NamedTuple):
     loss_strides: int
     grad: int
     grad_strides: int
+    proba: int
+    proba_strides: int
+    hess: int
+    hess_strides: int
+    hess_is_distance: int
+    hess_factor: float
+    hess_floor: float
     total: int
     found: int  # two numbers for each chunk: the sum of its losses, and whether a target is bad
     workers: int
@@ -134,6 +142,8 @@ class Block(NamedTuple):
     background: Any
     loss: Any
     grad: Any
+    proba: Any
+    hess: Any
 
 
 @inlined
@@ -145,7 +155,7 @@ def loss_of_lanes(p: BinaryPass, b: Block, k: int, some: Any, plain: Any, zero: 
         loss = (positive + negative) * log(1 + e) - linear * -|x|
         grad = (other * e - linear) / (1 + e) where x has a sign, else minus that
     A side without mass counts for nothing, be its logarithm infinite. With `plain` nothing is
-    weighed or smoothed: the mass of each element is 1.
+    weighed or smoothed: the mass of each element is 1. sigma(x) is 1 or e over 1 + e.
     """
     none, one = splat(0.0, zero), splat(1.0, zero)
     y = load(b.target, k, some, zero, zero)
@@ -166,11 +176,21 @@ def loss_of_lanes(p: BinaryPass, b: Block, k: int, some: Any, plain: Any, zero: 
     rest = where_nonzero(linear, linear * minus, none)
     log = log1p_of_unit(e)
     loss = factor * fms(positive + negative, log, rest) if plain is None else log - rest
-    if p.grad != 0:
+    if p.grad != 0 or p.proba != 0 or p.hess != 0:
         other = where_minus(x, negative, positive)
         side = plus_where_minus(x, fms(other, e, linear))
         upstream = load(b.upstream, k * b.upstream_step, some, zero, zero)
-        store(b.grad, k, some, factor * upstream * side / (one + e))
+        scale = factor * upstream
+        if p.grad != 0:
+            store(b.grad, k, some, scale * side / (one + e))
+        if p.proba != 0:
+            store(b.proba, k, some, where_minus(x, e, one) / (one + e))
+        if p.hess != 0:
+            share = where_minus(x, e, one) / (one + e) * (where_minus(x, one, e) / (one + e))
+            if p.hess_is_distance != 0:
+                share = none - minus_size(side / (one + e))
+            floor, hess_factor = splat(p.hess_floor, zero), splat(p.hess_factor, zero)
+            store(b.hess, k, some, maximum(floor, share * (scale * hess_factor)))
     if p.loss != 0:
         store(b.loss, k, some, loss)
     return widened(loss)
@@ -248,11 +268,12 @@ def binary_chunk(p: BinaryPass, chunk: int, zero: Any) -> None:
     own_logits, own_target = stack(ELEMENT_BLOCK, zero), stack(ELEMENT_BLOCK, zero)
     own_ones, own_factor = stack(ELEMENT_BLOCK, zero), stack(ELEMENT_BLOCK, zero)
     own_upstream, own_loss = stack(ELEMENT_BLOCK, zero), stack(ELEMENT_BLOCK, zero)
-    own_grad = stack(ELEMENT_BLOCK, zero)
+    own_grad, own_proba = stack(ELEMENT_BLOCK, zero), stack(ELEMENT_BLOCK, zero)
+    own_hess = stack(ELEMENT_BLOCK, zero)
     ones_step = begin_factor(p.ones, p.ones_constant, own_ones, zero)
     factor_step = begin_factor(p.factor, p.factor_constant, own_factor, zero)
     upstream_step = begin_factor(p.upstream, p.upstream_constant, own_upstream, zero)
-    computes = p.total != 0 or p.loss != 0 or p.grad != 0
+    computes = p.total != 0 or p.loss != 0 or p.grad != 0 or p.proba != 0 or p.hess != 0
     plain = (p.ones == 0 and p.factor == 0 and p.gain == 1.0 and p.background == 0.0) and (
         p.ones_constant == 1.0 and p.factor_constant == 1.0
     )
@@ -272,6 +293,12 @@ def binary_chunk(p: BinaryPass, chunk: int, zero: Any) -> None:
         grad, grad_waits = destination(
             p, p.grad, p.logits_kind, p.grad_strides, begin, count, own_grad
         )
+        proba, proba_waits = destination(
+            p, p.proba, p.logits_kind, p.proba_strides, begin, count, own_proba
+        )
+        hess, hess_waits = destination(
+            p, p.hess, p.logits_kind, p.hess_strides, begin, count, own_hess
+        )
         block = Block(
             pointer(logits, 0, zero),
             pointer(target, 0, zero),
@@ -285,6 +312,8 @@ def binary_chunk(p: BinaryPass, chunk: int, zero: Any) -> None:
             splat(p.background, zero),
             loss,
             grad,
+            proba,
+            hess,
         )
         if plain:
             total = with_number(total, block_of(p, block, count, 0.0, zero))
@@ -294,6 +323,10 @@ def binary_chunk(p: BinaryPass, chunk: int, zero: Any) -> None:
             write_back(p, p.loss, p.compute_kind, p.loss_strides, begin, count, own_loss)
         if grad_waits:
             write_back(p, p.grad, p.logits_kind, p.grad_strides, begin, count, own_grad)
+        if proba_waits:
+            write_back(p, p.proba, p.logits_kind, p.proba_strides, begin, count, own_proba)
+        if hess_waits:
+            write_back(p, p.hess, p.logits_kind, p.hess_strides, begin, count, own_hess)
     pointer(p.found, 2 * chunk, 0.0)[0] = value_of_lanes(total)
     pointer(p.found, 2 * chunk + 1, np.int64(0))[0] = bad
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastxent.backends.contract import CHUNK_ELEMENTS, KINDS, BinaryOutputs
+from fastxent.backends.contract import CHUNK_ELEMENTS, KINDS, BinaryOutputs, HessRule
 from fastxent.backends.numba_cpu.arguments import Memory, address
 from fastxent.backends.numba_cpu.schedule import over
 from fastxent.precision import Array
@@ -40,10 +40,12 @@ def run_binary(launch: Any, problem: BinaryProblem, out: BinaryOutputs) -> bool:
     workers = max(1, min(launch.most_workers(problem.num_threads), chunks))
     memory = Memory()
     memory.allocate(1, 16 * chunks)
-    layout = _Layout(problem.logits.shape, arrays=7)
+    layout = _Layout(problem.logits.shape, arrays=9)
+    rule = problem.hess_rule or HessRule()
     numbers: dict[str, Any] = {}
     arrays = {"logits": problem.logits, "target": problem.target, "loss": out.loss}
-    for name, array in {**arrays, "grad": out.grad}.items():
+    arrays |= {"grad": out.grad, "proba": out.proba, "hess": out.hess}
+    for name, array in arrays.items():
         numbers[name] = address(array)
         numbers[f"{name}_strides"] = 0 if array is None else layout.strides(array)
     factors = {"ones": problem.ones, "factor": problem.factor, "upstream": problem.upstream}
@@ -62,6 +64,9 @@ def run_binary(launch: Any, problem: BinaryProblem, out: BinaryOutputs) -> bool:
         target_kind=KINDS.index(problem.target_kind),
         gain=problem.gain,
         background=problem.background,
+        hess_is_distance=int(rule.kind == "distance"),
+        hess_factor=rule.factor,
+        hess_floor=rule.floor,
         total=address(out.total),
         found=memory.scratch,
         workers=workers,

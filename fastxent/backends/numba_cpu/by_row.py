@@ -35,6 +35,7 @@ from fastxent.backends.numba_cpu.outputs import (
     put_statistics,
     put_target_grad,
 )
+from fastxent.backends.numba_cpu.proba import put_hess_at_label, put_proba
 from fastxent.backends.numba_cpu.records import GROUP
 from fastxent.backends.numba_cpu.row import (
     ARGMAX,
@@ -93,7 +94,7 @@ def start_row(
         buffers = rows + (p.group_rows * p.blocks * BLOCK_SUMS * 8 + 63) // 64 * 64
         place = slot * p.classes * (64 // lane_count(zero))
         if p.writes_directly == 0 or grad == 0:
-            wanted = grad != 0 or p.entropy != 0
+            wanted = grad != 0 or p.entropy != 0 or p.proba.data != 0 or p.hess.data != 0
             group.exps[slot] = buffers + p.buffer_bytes + place if wanted else 0
         if p.keeps_logits != 0:
             group.z[slot] = buffers + place
@@ -175,7 +176,7 @@ def merge_row(
     if massed is not None:
         group.dot[slot] = dot
     group.exp_at_label[slot], group.mass_at_label[slot] = 0.0, 0.0
-    if label < 0 or group.grad[slot] == 0:
+    if label < 0 or group.exps[slot] == 0:
         return
     factor = blocks[BLOCK_SUMS * (label // BLOCK) + FACTOR]
     at_label = get(pointer(group.exps[slot], 0, zero), label)
@@ -230,6 +231,8 @@ def put_row(p: Any, group: Any, slot: int, prepared: Any, zero: Any) -> None:
 @inlined
 def closes(p: Any) -> Any:
     """Whether anything is written of a row that has a number for each class."""
+    if p.proba.data != 0 or p.hess.data != 0:
+        return True
     return p.grad.data != 0 or p.log_proba.data != 0 or p.target_grad.data != 0
 
 
@@ -257,6 +260,10 @@ def blocks_close(
             if of_soft is not None:
                 if p.target_grad.data != 0:
                     put_target_grad(p, row, begin, n, z, top, log_sum, space, zero)
+            if p.proba.data != 0 or p.hess.data != 0:
+                part = blocks[BLOCK_SUMS * number + FACTOR] / group.sum[slot]
+                exps = pointer(all_exps + begin * size, 0, zero)
+                put_proba(p, row, begin, n, exps, part, space, prepared, zero)
         if grad == 0:
             continue
         factor, last_factor = share * blocks[BLOCK_SUMS * number + FACTOR], 1.0
@@ -286,6 +293,10 @@ def put_at_label(p: Any, group: Any, slot: int, prepared: Any, zero: Any) -> Non
             put_number(grad, p.grad.class_stride, label, number, prepared, zero)
         else:
             put(pointer(grad, 0, zero), label, group.grad_at_label[slot])
+    if prepared is not None:
+        if p.hess.data != 0 and label >= 0:
+            exp, total = group.exp_at_label[slot], group.sum[slot]
+            put_hess_at_label(p, group.row[slot], label, exp, total, prepared, zero)
 
 
 @once

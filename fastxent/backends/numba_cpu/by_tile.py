@@ -33,13 +33,14 @@ from fastxent.backends.numba_cpu.lanes import (
     store,
 )
 from fastxent.backends.numba_cpu.long_sum import value_of_lanes, with_number
-from fastxent.backends.numba_cpu.matrix import lie_in_lanes, row_of
+from fastxent.backends.numba_cpu.matrix import lie_in_lanes, lies_as_computed, row_of
 from fastxent.backends.numba_cpu.outputs import (
     fate_of,
     fill_row,
     put_more_statistics,
     put_statistics,
 )
+from fastxent.backends.numba_cpu.proba import hess_at_label, hess_scale, tile_hess, tile_proba
 from fastxent.backends.numba_cpu.target import Masses
 from fastxent.backends.numba_cpu.tile import (
     Ahead,
@@ -182,6 +183,35 @@ def tile_target(p: Any, masses: Any, massed: Any, of_soft: Any, zero: Any) -> Ma
 
 
 @inlined
+def write_proba(
+    p: Any, begin: int, count: int, full: Any, labels: Any, sums: Any, exps: Any, staged: Any,
+    values: Any, element: Any, zero: Any,
+) -> None:  # fmt: skip
+    """Write probabilities and the Hessian, as far as they are asked for."""
+    size = 64 // lane_count(zero)
+    share = narrowed(splat_wide(1.0, zero) / sums.sum, zero)
+    if p.proba.data != 0:
+        tile_proba(p, exps, share, values, zero)
+        directly = lies_as_computed(p.proba, size)
+        write_tile(
+            p, p.proba, directly, begin, count, full, labels, values, staged, element, None, zero
+        )
+    if p.hess.data != 0:
+        scales = stack(16, 0.0)
+        for r in range(16):
+            scales[r] = hess_scale(p, begin + r) if r < count else 0.0
+        scale = load_wide(scales, zero)
+        tile_hess(p, exps, share, narrowed(scale, zero), values, zero)
+        if p.labels != 0:
+            at_label = hess_at_label(p, widened(sums.exp_at_label), sums.sum, scale)
+            put_at_labels(address_of(values), 64, labels, narrowed(at_label, zero), zero, zero)
+        directly = lies_as_computed(p.hess, size)
+        write_tile(
+            p, p.hess, directly, begin, count, full, labels, values, staged, element, None, zero
+        )
+
+
+@inlined
 def close_rows(
     p: Any, begin: int, count: int, full: Any, labels: Any, target: Any, sums: Any, factor: Any,
     scale: Any, grad_at_label: Any, log_sum: Any, z: Any, exps: Any, staged: Any, values: Any,
@@ -190,6 +220,8 @@ def close_rows(
     """Write what has a number for each class."""
     what = Closing(factor, scale, target)
     if prepared is not None:
+        if p.proba.data != 0 or p.hess.data != 0:
+            write_proba(p, begin, count, full, labels, sums, exps, staged, values, prepared, zero)
         directly, none = p.writes_directly != 0, splat(1.0, zero)
         if of_soft is not None:
             if p.target_grad.data != 0:

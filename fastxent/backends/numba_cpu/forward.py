@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastxent.backends.contract import TILE_CLASSES, Outputs
+from fastxent.backends.contract import TILE_CLASSES, HessRule, Outputs
 from fastxent.backends.numba_cpu.arguments import Memory, address, matrix_of
 from fastxent.backends.numba_cpu.schedule import LEAST_RUN, MOST_COLUMN_CLASSES, schedule_of
 from fastxent.precision import Array
@@ -85,6 +85,14 @@ class Forward:
             if array is not None:
                 self.numbers[name] = address(array)
 
+    def put_hess(self, hess: Array | None, proba: Array | None, rule: HessRule) -> None:
+        """Ask for the diagonal of the Hessian, and for probabilities beside the gradient."""
+        numbers = self.numbers
+        numbers["proba"] = matrix_of(proba, self._stored)
+        numbers["hess"] = matrix_of(hess, self._stored)
+        numbers["hess_is_distance"] = int(rule.kind == "distance")
+        numbers["hess_factor"], numbers["hess_floor"] = rule.factor, rule.floor
+
     def put_classes(self, grad: Array | None = None, log_proba: Array | None = None) -> None:
         """Ask for what has the kind of the logits and a number for each class."""
         self.numbers["grad"] = matrix_of(grad, self._stored)
@@ -120,7 +128,7 @@ class Forward:
             reads_directly
             and numbers["writes_directly"]
             and (not soft or numbers["soft_directly"])
-            and not (entropy or argmax or target_grad)
+            and not (entropy or argmax or target_grad or given("proba") or given("hess"))
         )
         schedule = schedule_of(
             numbers["rows"],

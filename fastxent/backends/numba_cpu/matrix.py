@@ -22,6 +22,7 @@ __all__ = [
     "fill_classes",
     "item_size",
     "lie_in_lanes",
+    "lies_as_computed",
     "row_of",
 ]
 
@@ -41,6 +42,13 @@ def item_size(kind: int) -> Any:
     if kind == DOUBLE:
         return 8
     return 1 if kind == BYTE else 2
+
+
+@inlined
+def lies_as_computed(matrix: Any, compute_size: int) -> Any:
+    """Whether classes lie side by side as numbers of the compute dtype, of so many bytes."""
+    kind = FLOAT if compute_size == 4 else DOUBLE
+    return matrix.kind == kind and matrix.class_stride == compute_size
 
 
 @inlined

@@ -71,6 +71,10 @@ def fill_row(p: Any, row: int, number: float, classes_too: Any, zero: Any) -> No
     put_at(p.argmax, row, -1, np.int64(0))
     if p.grad.data != 0 and classes_too:
         fill_classes(p.grad, row, p.classes, number)
+    if p.proba.data != 0:
+        fill_classes(p.proba, row, p.classes, number)
+    if p.hess.data != 0:
+        fill_classes(p.hess, row, p.classes, number)
 
 
 @once

@@ -92,6 +92,12 @@ PASS = Record(
     softcap="float",
     z_loss="float",
     grad=MATRIX,
+    proba=MATRIX,
+    # max(hess_factor * row_scale * p * (1 - p), hess_floor), or |p - [label]| for p * (1 - p)
+    hess=MATRIX,
+    hess_is_distance="int",
+    hess_factor="float",
+    hess_floor="float",
     log_proba=MATRIX,
     target_grad=MATRIX,
     loss="int",
