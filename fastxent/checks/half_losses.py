@@ -16,6 +16,7 @@ __all__ = ["check_class_values", "check_half_output", "check_raw_prediction"]
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _LABELS = np.dtype(np.int32)
+_MAY_BE_RAW = "gradient_out"
 
 
 def check_raw_prediction(value: Any, is_multiclass: bool) -> Array:
@@ -72,7 +73,7 @@ def check_class_values(value: Any, rows: int) -> Array:
 def check_half_output(
     out: Any, name: str, shape: tuple[int, ...], inputs: dict[str, Any], raw: Array
 ) -> Array:
-    """Array of float32 or float64 for a result; only exactly the scores may share its memory.
+    """Array of float32 or float64 for a result; only the gradient may go over the scores.
 
     `inputs` are the other arrays of the call, by the names that the caller knows.
     """
@@ -92,7 +93,13 @@ def check_half_output(
     for other_name, other in inputs.items():
         if isinstance(other, np.ndarray) and overlap(array, other):
             raise OutputError(f"{name} shares memory with {other_name}: pass an array of its own")
-    if not same_memory(array, raw) and overlap(array, raw):
+    if not overlap(array, raw):
+        return array
+    if name != _MAY_BE_RAW:
+        raise OutputError(
+            f"{name} shares memory with raw_prediction: only {_MAY_BE_RAW} may be written over it"
+        )
+    if not same_memory(array, raw):
         raise OutputError(
             f"{name} overlaps raw_prediction without being the same array: pass raw_prediction "
             "itself to write over it, or an array of its own"

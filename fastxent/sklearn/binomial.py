@@ -259,11 +259,9 @@ def _rows(problem: BinaryProblem, rows: slice) -> BinaryProblem:
 
 
 def _fill(problem: BinaryProblem, backend: Backend, filled: dict[str, Array]) -> None:
-    loss, gradient = filled.get("loss_out"), filled.get("gradient_out")
-    hessian = filled.get("hessian_out")
-    if hessian is not None:  # before the gradient, which may go over the scores
-        nothing = np.broadcast_to(problem.logits.dtype.type(0), hessian.shape)
-        sigma = replace(problem, target=nothing, target_kind=problem.logits_kind, factor=1.0)
-        backend.binary(sigma, BinaryOutputs(grad=hessian))
-        hessian *= (1 - hessian) * problem.factor
-    backend.binary(problem, BinaryOutputs(loss=loss, grad=gradient))
+    outputs = BinaryOutputs(
+        loss=filled.get("loss_out"),
+        grad=filled.get("gradient_out"),
+        hess=filled.get("hessian_out"),
+    )
+    backend.binary(problem, outputs)

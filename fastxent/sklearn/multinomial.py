@@ -310,18 +310,15 @@ def _rows(problem: Problem, rows: slice) -> Problem:
 
 
 def _fill(problem: Problem, backend: Backend, filled: dict[str, Array]) -> None:
-    loss, gradient = filled.get("loss_out"), filled.get("gradient_out")
-    proba, hessian = filled.get("proba_out"), filled.get("hessian_out")
-    probabilities = hessian if proba is None else proba
-    if probabilities is not None:  # before the gradient, which may go over the scores
-        backend.softmax(problem, Outputs(proba=probabilities))
-    backend.forward(problem, Outputs(loss=loss, grad=gradient))
-    scale = problem.row_scale
-    with np.errstate(all="ignore"):  # of infinite scores: the caller's, and no reason to warn
-        if hessian is not None:
-            hessian *= 1 - hessian
-            if isinstance(scale, np.ndarray):
-                np.multiply(hessian, scale[:, None], out=hessian, casting="same_kind")
-        if loss is not None and isinstance(scale, np.ndarray):
+    loss = filled.get("loss_out")
+    outputs = Outputs(
+        loss=loss,
+        grad=filled.get("gradient_out"),
+        hess=filled.get("hessian_out"),
+        proba=filled.get("proba_out"),
+    )
+    backend.forward(problem, outputs)
+    if loss is not None and isinstance(problem.row_scale, np.ndarray):
+        with np.errstate(all="ignore"):  # 0 * inf: the caller's numbers, and no reason to warn
             # weights are float64, so that a float32 loss is rounded once
-            np.multiply(loss, scale, out=loss, casting="same_kind")
+            np.multiply(loss, problem.row_scale, out=loss, casting="same_kind")
