@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn._loss.loss import HalfMultinomialLoss
 
-from fastxent import checks
-from fastxent.api import softmax
+from fastxent import api, checks
 from fastxent.backends import pick
 from fastxent.backends.contract import Backend, Outputs
 from fastxent.precision import Array
@@ -266,7 +265,7 @@ class MultinomialLoss(HalfMultinomialLoss):  # type: ignore[misc]
         ShapeError, DTypeError
             As in `loss`.
         """
-        return softmax(checks.check_raw_prediction(raw_prediction, is_multiclass=True))
+        return api.softmax(checks.check_raw_prediction(raw_prediction, is_multiclass=True))
 
 
 def _pass(

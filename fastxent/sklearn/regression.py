@@ -13,8 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fastxent import checks
-from fastxent.api import log_softmax, softmax
+from fastxent import api, checks
 from fastxent.precision import Array
 from fastxent.sklearn.objective import Objective
 
@@ -271,7 +270,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Columns in the order of `classes_`.
         """
         scores = self._class_scores(X)
-        return softmax(scores, out=scores)
+        return api.softmax(scores, out=scores)
 
     def predict_log_proba(self, X: Any) -> Array:
         """Logarithm of the probability of each label, finite where the probability is rounded to 0.
@@ -286,7 +285,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Columns in the order of `classes_`.
         """
         scores = self._class_scores(X)
-        return log_softmax(scores, out=scores)
+        return api.log_softmax(scores, out=scores)
 
     def _class_scores(self, X: Any) -> Array:
         """A score for each class: of two, the first has 0."""
