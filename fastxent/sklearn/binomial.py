@@ -13,7 +13,7 @@ from fastxent.backends import pick
 from fastxent.backends.contract import Backend, BinaryOutputs
 from fastxent.binary import BinaryCall, BinaryProblem
 from fastxent.precision import Array, native
-from fastxent.sklearn.results import Results, blocks_of
+from fastxent.sklearn.results import Results
 
 __all__ = ["BinomialLoss"]
 
@@ -222,10 +222,9 @@ def _pass(
     backend = pick(None)
     if call.target.dtype.kind in "iu" and backend.binary(problem, BinaryOutputs()):
         checks.raise_bad_binary_target(call.target)
-    for rows in blocks_of(len(raw), 1, results.are_direct):
-        filled = results.block(rows)
-        _fill(_rows(problem, rows), backend, filled)
-        results.take(rows, filled)
+    results.fill(
+        lambda rows, filled: _fill(_rows(problem, rows), backend, filled), problem.num_threads
+    )
     return results.returned
 
 
@@ -248,13 +247,14 @@ def _problem(call: BinaryCall) -> BinaryProblem:
 
 
 def _rows(problem: BinaryProblem, rows: slice) -> BinaryProblem:
-    """The same call for some of its rows."""
+    """The same call for some of its rows, on one thread."""
     factor = problem.factor
     return replace(
         problem,
         logits=problem.logits[rows],
         target=problem.target[rows],
         factor=factor[rows] if isinstance(factor, np.ndarray) else factor,
+        num_threads=1,
     )
 
 

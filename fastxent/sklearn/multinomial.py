@@ -13,7 +13,7 @@ from fastxent.backends import pick
 from fastxent.backends.contract import Backend, Outputs
 from fastxent.precision import Array
 from fastxent.problem import Problem
-from fastxent.sklearn.results import Results, blocks_of
+from fastxent.sklearn.results import Results
 
 __all__ = ["MultinomialLoss"]
 
@@ -285,17 +285,14 @@ def _pass(
     )
     backend = pick(None, problem)
     problem.with_labels(backend)
-    for rows in blocks_of(len(raw), raw.shape[1], results.are_direct):
-        filled = results.block(rows)
-        _fill(_rows(problem, rows), backend, filled)
-        results.take(rows, filled)
+    results.fill(
+        lambda rows, filled: _fill(_rows(problem, rows), backend, filled), problem.num_threads
+    )
     return results.returned
 
 
 def _rows(problem: Problem, rows: slice) -> Problem:
-    """The same call for some of its rows."""
-    if rows.stop - rows.start == problem.rows:
-        return problem
+    """The same call for some of its rows, on one thread."""
     assert problem.target is not None
     scale = problem.row_scale
     return replace(
@@ -305,6 +302,7 @@ def _rows(problem: Problem, rows: slice) -> Problem:
         target=problem.target[rows],
         rows=rows.stop - rows.start,
         row_scale=scale[rows] if isinstance(scale, np.ndarray) else scale,
+        num_threads=1,
     )
 
 

@@ -151,29 +151,24 @@ def test_other_threads_run_meanwhile():
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_threads_are_those_asked_for(monkeypatch, n_threads):
-    from fastxent.backends import load
+@pytest.mark.parametrize("rows", [100, 1_000_000])
+def test_threads_are_those_asked_for_where_they_are_worth_it(monkeypatch, n_threads, rows):
+    names = set()
+    fill = fastxent.sklearn.multinomial._fill, fastxent.sklearn.binomial._fill
 
-    backend = load("numpy")
-    asked = []
-    forward, binary = type(backend).forward, type(backend).binary
-    monkeypatch.setattr(
-        type(backend),
-        "forward",
-        lambda self, problem, out: (
-            asked.append(problem.num_threads),
-            forward(self, problem, out),
-        )[1],
-    )
-    monkeypatch.setattr(
-        type(backend),
-        "binary",
-        lambda self, problem, out: (asked.append(problem.num_threads), binary(self, problem, out))[
-            1
-        ],
-    )
+    def noted(place):
+        def run(problem, *rest):
+            names.add(threading.current_thread().name)
+            assert problem.num_threads == 1  # no thread of OpenMP beside those of scikit-learn
+            fill[place](problem, *rest)
+
+        return run
+
+    monkeypatch.setattr("fastxent.sklearn.multinomial._fill", noted(0))
+    monkeypatch.setattr("fastxent.sklearn.binomial._fill", noted(1))
     monkeypatch.setattr("fastxent.threads.most_threads", lambda: 4)
-    with fastxent.use_backend("numpy"):
-        MultinomialLoss(n_classes=3).gradient(np.zeros(4), np.zeros((4, 3)), n_threads=n_threads)
-        BinomialLoss().gradient(np.zeros(4), np.zeros(4), n_threads=n_threads)
-    assert asked == [n_threads] * 2
+    MultinomialLoss(n_classes=2).gradient(np.zeros(rows), np.zeros((rows, 2)), n_threads=n_threads)
+    BinomialLoss().gradient(np.zeros(rows), np.zeros(rows), n_threads=n_threads)
+    used = n_threads if rows > 100 else 1
+    assert 1 <= len(names) <= max(1, 2 * used - 1)
+    assert (len(names) > 1) == (used > 1)
