@@ -30,6 +30,7 @@ from fastxent.checks.half_losses import (
     check_class_values,
     check_half_output,
     check_raw_prediction,
+    check_weight_shape,
 )
 from fastxent.checks.jacobian import check_out_of_product, check_upstream
 from fastxent.checks.options import (
@@ -79,6 +80,7 @@ __all__ = [
     "check_total_weight",
     "check_upstream",
     "check_weight",
+    "check_weight_shape",
     "check_z_loss",
     "raise_backend",
     "raise_bad_binary_target",

@@ -12,7 +12,7 @@ from fastxent.errors import DTypeError, LabelError, OutputError, ShapeError
 from fastxent.layout import same_memory
 from fastxent.precision import Array, native
 
-__all__ = ["check_class_values", "check_half_output", "check_raw_prediction"]
+__all__ = ["check_class_values", "check_half_output", "check_raw_prediction", "check_weight_shape"]
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _LABELS = np.dtype(np.int32)
@@ -68,6 +68,18 @@ def check_class_values(value: Any, rows: int) -> Array:
             "labels with sklearn.preprocessing.LabelEncoder"
         )
     return labels
+
+
+def check_weight_shape(value: Any, rows: int) -> Array | None:
+    """One weight a row, or None; the binary loss itself would spread a single one over all rows."""
+    if value is None:
+        return None
+    weight = as_array(value, "sample_weight")
+    if weight.shape != (rows,):
+        raise ShapeError(
+            f"sample_weight needs {shown((rows,))}, one weight a row; it has {shown(weight.shape)}"
+        )
+    return weight
 
 
 def check_half_output(

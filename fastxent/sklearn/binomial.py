@@ -211,7 +211,7 @@ def _pass(
     call = BinaryCall.build(
         raw,
         y_true,
-        weight=sample_weight,
+        weight=checks.check_weight_shape(sample_weight, len(raw)),
         pos_weight=None,
         label_smoothing=0.0,
         reduction="none",

@@ -7,7 +7,6 @@ the score of the second of two classes.
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +14,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from fastxent import threads
 from fastxent.backends import pick
 from fastxent.precision import Array
+from fastxent.sklearn.blas import on_one_thread
 from fastxent.sklearn.blocks import Block, bounds_of, products_of, rows_between
 
 __all__ = ["Objective"]
@@ -31,12 +30,6 @@ _SHARES = 16
 # A thread that is not busy takes some 50 us to begin, and must save more than that. A core does
 # about 15 products and additions a nanosecond in a fit.
 _PRODUCTS_PER_THREAD = 15 * 200_000
-
-
-@functools.cache
-def _libraries() -> ThreadpoolController:
-    # finding the loaded libraries takes a millisecond
-    return ThreadpoolController()
 
 
 class Objective:
@@ -108,16 +101,8 @@ class Objective:
 
     @contextmanager
     def running(self) -> Iterator[Callable[[Array], tuple[float, Array]]]:
-        """Give the function to minimise, with threads of its own and one for each call of BLAS.
-
-        Threads of BLAS and of OpenMP go on holding their cores for a while when their work is done.
-        With two of each on two cores an evaluation at 50,000 x 200 x 50 in blocks of 512 rows took
-        824 ms, on one thread of ours 38.
-        """
-        with (
-            _libraries().limit(limits=1, user_api="blas"),
-            ThreadPoolExecutor(max(1, self._n_threads - 1)) as pool,
-        ):
+        """Give the function to minimise, with threads of its own and one for each call of BLAS."""
+        with on_one_thread(), ThreadPoolExecutor(max(1, self._n_threads - 1)) as pool:
             yield lambda flat: self._evaluate(flat, pool)
 
     def _evaluate(self, flat: Array, pool: ThreadPoolExecutor) -> tuple[float, Array]:

@@ -213,10 +213,11 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         self.n_iter_ = np.array([min(result.nit, self.max_iter)], np.int32)
         if result.status != 0:
+            largest = np.abs(result.jac).max()
             warnings.warn(
                 f"L-BFGS stopped after {self.n_iter_[0]} iterations ({result.message}) with a "
-                f"gradient of {objective.largest:.3g}, above tol = {self.tol:g}: raise max_iter, "
-                "or scale the features, as with sklearn.preprocessing.StandardScaler",
+                f"gradient of {largest:.3g}, above tol = {self.tol:g}: raise max_iter, or scale "
+                "the features, as with sklearn.preprocessing.StandardScaler",
                 ConvergenceWarning,
                 stacklevel=3,
             )
@@ -236,7 +237,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             For two classes the score of ``classes_[1]``: above 0 it is the one predicted.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", reset=False)
+        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
         scores = np.asarray(X @ self.coef_.T)
         scores += self.intercept_
         return scores[:, 0] if scores.shape[1] == 1 else scores

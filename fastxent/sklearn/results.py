@@ -4,8 +4,7 @@ scikit-learn's boosting keeps scores in float64 and asks for gradients in float3
 dtype that they read, so such results go through a block of scratch that stays in the cache.
 
 Threads are Python's, each with its own rows, and not those of OpenMP: scikit-learn brings an OpenMP
-runtime of its own, and the idle threads of two of them hold the cores that the other needs. Two
-kernels of 30 us, one of each, took 9 ms on two cores (RELIABILITY of docs/design.md, "Threads").
+runtime of its own, and the idle threads of either hold for a while the cores that the other needs.
 """
 
 from __future__ import annotations

@@ -84,6 +84,7 @@ def test_a_bad_label_far_down_is_found_before_anything_is_written():
         ({"y_true": np.zeros(3)}, r"target needs shape \(4,\)"),
         ({"y_true": np.full(4, 2)}, r"target\[0\] is 2: integer targets are 0 or 1"),
         ({"sample_weight": np.full(4, np.inf)}, r"weight\[0\] is inf: weights must be finite"),
+        ({"sample_weight": np.ones(1)}, r"sample_weight needs shape \(4,\), one weight a row"),
         ({"n_threads": -1}, "num_threads must be at least 1"),
         ({"gradient_out": np.zeros(5)}, r"gradient_out needs shape \(4,\)"),
     ],

@@ -16,13 +16,22 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import fastxent
 from fastxent.sklearn import SoftmaxRegression
+from fastxent.sklearn.blas import on_one_thread
 from fastxent.sklearn.objective import Objective
 
 LOADERS = {"iris": load_iris, "wine": load_wine, "two classes": load_breast_cancer}
 TIGHT = {"tol": 1e-9, "max_iter": 5000}
+
+
+@pytest.fixture(autouse=True)
+def blas_on_one_thread():
+    """For LogisticRegression; on a busy machine its idle threads take seconds."""
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 def data(name):
@@ -180,6 +189,26 @@ def test_threads_of_a_fit(monkeypatch):
         SoftmaxRegression().fit(X, y)
     finally:
         fastxent.set_num_threads(before)
+
+
+def test_fits_that_overlap_leave_blas_as_it_was():
+    def limits():
+        return [entry["num_threads"] for entry in ThreadpoolController().info()]
+
+    with ThreadpoolController().limit(limits=2, user_api="blas"):
+        before = limits()
+        with on_one_thread():
+            inner = [e for e in ThreadpoolController().info() if e["user_api"] == "blas"]
+            assert inner
+            assert {entry["num_threads"] for entry in inner} == {1}
+        assert limits() == before
+        first, second = on_one_thread(), on_one_thread()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert limits() != before
+        second.__exit__(None, None, None)
+        assert limits() == before
 
 
 @pytest.mark.parametrize(
