@@ -27,9 +27,9 @@ __all__ = ["Objective"]
 # changes no bit. Sixteen of them need less memory than L-BFGS does.
 _SHARES = 16
 
-# A thread that is not busy takes some 50 us to begin, and must save more than that. A core does
-# about 15 products and additions a nanosecond in a fit.
-_PRODUCTS_PER_THREAD = 15 * 200_000
+# A thread that waits for work takes some 50 us to begin, and must save more than that. A core does
+# 12 to 50 products and additions a nanosecond in a fit.
+_PRODUCTS_PER_THREAD = 20 * 200_000
 
 
 class Objective:

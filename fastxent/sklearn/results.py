@@ -61,9 +61,7 @@ class Results:
         self._arrays = {
             name: checked[name] if name in checked else self._new(name, dtype) for name in given
         }
-        self.returned = tuple(
-            self._arrays[name] if out is None else out for name, out in given.items()
-        )
+        self.returned = tuple(self._arrays.values())
         self._are_direct = all(
             array.dtype == native(raw.dtype) and (name != "loss_out" or array.flags.c_contiguous)
             for name, array in self._arrays.items()

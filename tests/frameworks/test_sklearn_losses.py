@@ -201,8 +201,19 @@ def test_one_column_of_scores_is_a_vector():
     found = ours.loss_gradient(arguments["y_true"], column, gradient_out=into)
     np.testing.assert_array_equal(found[0], loss)
     np.testing.assert_array_equal(into[:, 0], gradient)
+    theirs = HalfBinomialLoss().loss_gradient(arguments["y_true"], column, gradient_out=into.copy())
+    assert found[1].shape == theirs[1].shape == gradient.shape
     vector = arguments["raw_prediction"]
     np.testing.assert_array_equal(ours.predict_proba(column), ours.predict_proba(vector))
+
+
+def test_a_score_of_minus_infinity_excludes_its_class():
+    raw = np.array([[0.0, -np.inf, 0.0], [1.0, 1.0, -np.inf]])
+    loss = MultinomialLoss(n_classes=3)
+    gradient, proba = loss.gradient_proba(np.array([0.0, 1.0]), raw, sample_weight=[2.0, 0.5])
+    np.testing.assert_allclose(proba, [[0.5, 0.0, 0.5], [0.5, 0.5, 0.0]], atol=1e-15)
+    np.testing.assert_allclose(gradient, [[-1.0, 0.0, 1.0], [0.25, -0.25, 0.0]], atol=1e-15)
+    assert loss.loss(np.array([2.0]), raw[1:]).tolist() == [np.inf]
 
 
 def test_nothing_is_nothing():
