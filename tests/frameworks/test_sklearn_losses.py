@@ -108,13 +108,14 @@ def test_targets_of_any_dtype(classes, stored):
 @pytest.mark.parametrize("out_dtype", ["float32", "float64"])
 def test_threads_change_no_bit(classes, out_dtype):
     rng = np.random.default_rng(3)
-    shape = (70_000,) if classes == 2 else (70_000 // classes, classes)
-    raw = rng.normal(0, 3, shape).astype("float64")
+    shape = (300_000,) if classes == 2 else (300_000 // classes, classes)
+    raw = rng.normal(0, 3, shape)
     y_true = rng.integers(0, classes, len(raw)).astype("float64")
+    weight = rng.random(len(raw))
     loss = BinomialLoss() if classes == 2 else MultinomialLoss(n_classes=classes)
     results = [
         loss.gradient_hessian(
-            y_true, raw, gradient_out=np.empty(shape, out_dtype), n_threads=n_threads
+            y_true, raw, weight, gradient_out=np.empty(shape, out_dtype), n_threads=n_threads
         )
         for n_threads in (1, 2, 5)
     ]
@@ -122,7 +123,7 @@ def test_threads_change_no_bit(classes, out_dtype):
         np.testing.assert_array_equal(gradient, results[0][0])
         np.testing.assert_array_equal(hessian, results[0][1])
     # many blocks of scratch, where the results are narrower: the same as no scratch at all
-    whole = loss.gradient_hessian(y_true, raw)
+    whole = loss.gradient_hessian(y_true, raw, weight)
     for found, truth in zip(results[0], whole, strict=True):
         np.testing.assert_array_equal(found, truth.astype(out_dtype))
 
