@@ -20,18 +20,6 @@ from fastxent.checks.binary import (
     check_element_upstream,
     raise_bad_binary_target,
 )
-from fastxent.checks.estimators import (
-    check_fit_parameters,
-    check_start,
-    check_total_weight,
-    raise_single_class,
-)
-from fastxent.checks.half_losses import (
-    check_class_values,
-    check_half_output,
-    check_raw_prediction,
-    check_weight_shape,
-)
 from fastxent.checks.jacobian import check_out_of_product, check_upstream
 from fastxent.checks.options import (
     check_aux,
@@ -57,12 +45,9 @@ __all__ = [
     "check_binary_target",
     "check_choice",
     "check_class_indices",
-    "check_class_values",
     "check_element_factor",
     "check_element_upstream",
-    "check_fit_parameters",
     "check_grad_output",
-    "check_half_output",
     "check_ignore_index",
     "check_label_smoothing",
     "check_logit_scale",
@@ -72,20 +57,15 @@ __all__ = [
     "check_num_threads",
     "check_out",
     "check_out_of_product",
-    "check_raw_prediction",
     "check_sample_weight",
     "check_softcap",
-    "check_start",
     "check_storage",
     "check_target",
-    "check_total_weight",
     "check_upstream",
     "check_weight",
-    "check_weight_shape",
     "check_z_loss",
     "raise_backend",
     "raise_bad_binary_target",
     "raise_bad_label",
     "raise_call_order",
-    "raise_single_class",
 ]

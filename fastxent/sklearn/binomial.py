@@ -12,6 +12,7 @@ from fastxent import checks
 from fastxent.backends import pick
 from fastxent.backends.contract import Backend, BinaryOutputs
 from fastxent.binary import BinaryCall, BinaryProblem
+from fastxent.checks.half_losses import check_raw_prediction, check_weight_shape
 from fastxent.precision import Array, native
 from fastxent.sklearn.results import Results
 
@@ -207,11 +208,11 @@ def _pass(
     y_true: Any, raw_prediction: Any, sample_weight: Any, n_threads: Any, **outs: Array | None
 ) -> tuple[Array, ...]:
     """Results of these names, each in its array, None for a new one."""
-    raw = checks.check_raw_prediction(raw_prediction, is_multiclass=False)
+    raw = check_raw_prediction(raw_prediction, is_multiclass=False)
     call = BinaryCall.build(
         raw,
         y_true,
-        weight=checks.check_weight_shape(sample_weight, len(raw)),
+        weight=check_weight_shape(sample_weight, len(raw)),
         pos_weight=None,
         label_smoothing=0.0,
         reduction="none",

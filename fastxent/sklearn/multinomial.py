@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from sklearn._loss.loss import HalfMultinomialLoss
 
-from fastxent import api, checks
+from fastxent import api
 from fastxent.backends import pick
 from fastxent.backends.contract import Backend, Outputs
+from fastxent.checks.half_losses import check_class_values, check_raw_prediction
 from fastxent.precision import Array
 from fastxent.problem import Problem
 from fastxent.sklearn.results import Results
@@ -265,15 +266,15 @@ class MultinomialLoss(HalfMultinomialLoss):  # type: ignore[misc]
         ShapeError, DTypeError
             As in `loss`.
         """
-        return api.softmax(checks.check_raw_prediction(raw_prediction, is_multiclass=True))
+        return api.softmax(check_raw_prediction(raw_prediction, is_multiclass=True))
 
 
 def _pass(
     y_true: Any, raw_prediction: Any, sample_weight: Any, n_threads: Any, **outs: Array | None
 ) -> tuple[Array, ...]:
     """Results of these names, each in its array, None for a new one."""
-    raw = checks.check_raw_prediction(raw_prediction, is_multiclass=True)
-    labels = checks.check_class_values(y_true, len(raw))
+    raw = check_raw_prediction(raw_prediction, is_multiclass=True)
+    labels = check_class_values(y_true, len(raw))
     results = Results(raw, {"y_true": y_true, "sample_weight": sample_weight}, outs)
     problem = Problem.build(
         raw,

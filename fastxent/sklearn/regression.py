@@ -14,6 +14,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastxent import api, checks
+from fastxent.checks.estimators import (
+    check_fit_parameters,
+    check_start,
+    check_total_weight,
+    raise_single_class,
+)
 from fastxent.precision import Array
 from fastxent.sklearn.objective import Objective
 
@@ -134,17 +140,17 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ConvergenceWarning
             If the optimiser stopped before the gradient was small enough.
         """
-        checks.check_fit_parameters(self.get_params(deep=False))
+        check_fit_parameters(self.get_params(deep=False))
         X, y = validate_data(
             self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C"
         )
         check_classification_targets(y)
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
-            checks.raise_single_class(classes[0].item())
+            raise_single_class(classes[0].item())
         weights = self._weights(y, classes, labels, sample_weight)
         total = float(len(y)) if weights is None else float(weights.sum())
-        checks.check_total_weight(total)
+        check_total_weight(total)
         objective = Objective(
             X,
             labels,
@@ -183,7 +189,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         start = np.zeros(shape)
         if self.warm_start and hasattr(self, "coef_"):
             features = shape[0] - bool(self.fit_intercept)
-            start[:features] = checks.check_start(self.coef_, (shape[1], features)).T
+            start[:features] = check_start(self.coef_, (shape[1], features)).T
             if self.fit_intercept:
                 start[-1] = self.intercept_
         return start.reshape(-1)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fastxent import checks
+from fastxent.checks.half_losses import check_half_output
 from fastxent.layout import empty_like
 from fastxent.precision import Array, native
 
@@ -56,7 +56,7 @@ class Results:
         for name, out in given.items():
             if out is not None:
                 others = {**inputs, **checked}
-                checked[name] = checks.check_half_output(out, name, self._shape(name), others, raw)
+                checked[name] = check_half_output(out, name, self._shape(name), others, raw)
         dtype = next((array.dtype for array in checked.values()), native(raw.dtype))
         self._arrays = {
             name: checked[name] if name in checked else self._new(name, dtype) for name in given
