@@ -89,9 +89,5 @@ def hold(title: str, contestants: Mapping[str, Contestant], plan: Plan) -> Conte
             contest.skipped[name] = "wrong result: " + "; ".join(faults)
     able = {name: one for name, one in contestants.items() if name not in contest.skipped}
     timings = interleave({name: Call(one.run) for name, one in able.items()}, plan)
-    contest.timings = {
-        name: Timing(*(able[name].share * s for s in seconds), timing.rounds)
-        for name, timing in timings.items()
-        for seconds in [(timing.median, timing.lower, timing.upper, timing.best)]
-    }
+    contest.timings = {k: timing.times(able[k].share) for k, timing in timings.items()}
     return contest

@@ -83,6 +83,12 @@ class Timing:
         lower, median, upper = (float(q) for q in np.percentile(seconds, (25, 50, 75)))
         return cls(median, lower, upper, min(seconds), len(seconds))
 
+    def times(self, factor: float) -> Timing:
+        """Give the times of so many times the work."""
+        seconds = (self.median, self.lower, self.upper, self.best)
+        median, lower, upper, best = (factor * one for one in seconds)
+        return Timing(median, lower, upper, best, self.rounds)
+
     def as_dict(self) -> dict[str, float]:
         """Give the fields for JSON, times to 4 digits."""
         fields = asdict(self)

@@ -266,7 +266,8 @@ class MultinomialLoss(HalfMultinomialLoss):  # type: ignore[misc]
         ShapeError, DTypeError
             As in `loss`.
         """
-        return api.softmax(check_raw_prediction(raw_prediction, is_multiclass=True))
+        proba: Array = api.softmax(check_raw_prediction(raw_prediction, is_multiclass=True))
+        return proba
 
 
 def _pass(

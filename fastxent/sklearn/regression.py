@@ -277,7 +277,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Columns in the order of `classes_`.
         """
         scores = self._class_scores(X)
-        return api.softmax(scores, out=scores)
+        proba: Array = api.softmax(scores, out=scores)
+        return proba
 
     def predict_log_proba(self, X: Any) -> Array:
         """Logarithm of the probability of each label, finite where the probability is rounded to 0.
@@ -292,7 +293,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Columns in the order of `classes_`.
         """
         scores = self._class_scores(X)
-        return api.log_softmax(scores, out=scores)
+        log_proba: Array = api.log_softmax(scores, out=scores)
+        return log_proba
 
     def _class_scores(self, X: Any) -> Array:
         """A score for each class: of two, the first has 0."""
