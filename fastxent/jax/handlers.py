@@ -41,7 +41,19 @@ def _compiled() -> Any:
 
 
 def info() -> str:
-    """How kernels are called, for a bug report."""
+    """Tell how kernels are called, for a bug report.
+
+    Returns
+    -------
+    str
+        "XLA FFI", or "jax.pure_callback" and why that is needed.
+
+    Examples
+    --------
+    >>> import fastxent.jax
+    >>> fastxent.jax.info()
+    'XLA FFI'
+    """
     if _why_callback is None:
         return "XLA FFI"
     return f"jax.pure_callback ({_why_callback})"
