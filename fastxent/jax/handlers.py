@@ -41,7 +41,19 @@ def _compiled() -> Any:
 
 
 def info() -> str:
-    """How kernels are called, for a bug report."""
+    """Tell how kernels are called, for a bug report.
+
+    Returns
+    -------
+    str
+        "XLA FFI", or "jax.pure_callback" and why that is needed.
+
+    Examples
+    --------
+    >>> import fastxent.jax
+    >>> fastxent.jax.info()
+    'XLA FFI'
+    """
     if _why_callback is None:
         return "XLA FFI"
     return f"jax.pure_callback ({_why_callback})"
@@ -72,7 +84,7 @@ def call_loss(options: LossOptions, operands: Operands, wants: Wants = LOSS_ALON
         *(wants.grad, wants.target_grad, options.num_threads or 0),
     )
     numbers = (
-        *(1.0 - smoothing, smoothing / logits.shape[at]),
+        *(1.0 - smoothing, smoothing / logits.shape[at] if smoothing else 0.0),
         *(options.logit_scale, options.softcap or 0.0, options.z_loss),
     )
     return _foreign("cross_entropy", given, shapes, integers, numbers)

@@ -15,8 +15,12 @@ __all__ = ["checked_threads", "fixed", "stand_in"]
 
 
 def stand_in(x: Any) -> Array:
-    """NumPy array of zeros that takes no memory, of the shape and dtype of `x`: for checks."""
-    return np.broadcast_to(np.zeros((), np.dtype(x.dtype)), x.shape)
+    """NumPy array of zeros that takes no memory, of the shape and dtype of `x`: for checks.
+
+    A symbolic size of `jax.export` becomes some number, the same wherever it occurs.
+    """
+    shape = [size if isinstance(size, int) else 1 + hash(size) % 9973 for size in x.shape]
+    return np.broadcast_to(np.zeros((), np.dtype(x.dtype)), shape)
 
 
 def fixed(value: Any, name: str) -> Any:

@@ -201,6 +201,21 @@ def test_a_program_for_another_platform_is_a_clear_error(platform):
         step.lower(lowering_platforms=(platform,))
 
 
+def test_an_exported_program_takes_any_number_of_rows():
+    (rows,) = jax.export.symbolic_shape("rows")
+    given = jax.ShapeDtypeStruct((rows, 33), "float32"), jax.ShapeDtypeStruct((rows,), "int32")
+    ours = jax.export.DisabledSafetyCheck.custom_call("fastxent_cross_entropy")
+    step = jax.jit(jax.value_and_grad(fj.cross_entropy))
+    exported = jax.export.export(step, disabled_checks=[ours])(*given)
+    for count in (3, 70):
+        logits = RNG.normal(size=(count, 33)).astype(np.float32)
+        labels = RNG.integers(0, 33, count).astype(np.int32)
+        loss, grad = exported.call(logits, labels)
+        expected = fastxent.cross_entropy_and_grad(logits, labels)
+        np.testing.assert_array_equal(loss, expected[0])
+        np.testing.assert_array_equal(grad, expected[1])
+
+
 def test_show_config_says_how_kernels_are_called():
     assert fj.info() == "XLA FFI"
     assert fastxent.show_config(mode="dicts")["adapters"]["jax"] == "XLA FFI"
