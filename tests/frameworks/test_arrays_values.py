@@ -20,17 +20,13 @@ WRITABLE = ("numpy", "memmap", "interface", "dlpack", "torch", "array_api_strict
 HARD = ("lse", "log_prob", "argmax", "correct", "entropy", "z_loss")
 
 
-class Interface:
-    """Nothing but __array_interface__."""
-
+class Interface:  # nothing but __array_interface__
     def __init__(self, array):
         self.memory = array
         self.__array_interface__ = array.__array_interface__
 
 
-class DLPack:
-    """Nothing but DLPack."""
-
+class DLPack:  # and nothing but DLPack
     def __init__(self, array):
         self.memory = array
 
