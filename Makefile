@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
-SOURCES := pyproject.toml setup.py constraints.txt $(wildcard src_cython/*.pyx src_cython/*.px[di] src_cython/*.?pp)
+SOURCES := pyproject.toml setup.py constraints.txt $(wildcard src_cython/*.pyx src_cython/*.px[di] src_cython/*.?pp src_cython/*.[ch])
 
 .PHONY: help setup demo test test-core test-wheel test-levels bench bench-report bench-large accuracy \
 	instructions threads lint format build clean
