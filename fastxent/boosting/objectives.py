@@ -99,9 +99,10 @@ class XGBoostObjective(_Objective):
 
     Notes
     -----
-    A custom objective knows no ``base_score`` in terms of probabilities: it is added to the raw
-    scores as it is, so ``base_score=0`` is what ``multi:softprob`` and ``binary:logistic`` do by
-    0.5. Predictions are raw scores: `fastxent.softmax` makes probabilities of them.
+    ``xgboost.train`` adds ``base_score`` to the raw scores of a custom objective, so 0 is what
+    ``multi:softprob`` and ``binary:logistic`` do by 0.5; ``XGBClassifier`` keeps
+    ``binary:logistic`` behind it, so there it is 0.5 too. `fastxent.softmax` makes probabilities of
+    ``booster.predict(..., output_margin=True)``.
 
     Labels and weights are checked once and compared afterwards, and the memory of gradient and
     Hessian is used again when nobody has them any more. Several threads may share an instance.

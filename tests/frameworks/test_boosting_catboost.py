@@ -14,7 +14,6 @@ SHARED = {
     "depth": 3,
     "learning_rate": 0.3,
     "leaf_estimation_iterations": 1,
-    "leaf_estimation_method": "Gradient",
     "bootstrap_type": "No",
     "boost_from_average": False,
     "random_seed": 0,
@@ -25,23 +24,33 @@ SHARED = {
 }
 
 
-def curve(name, loss, metric, rows=slice(None)):
+def curve(name, loss, metric, **more):
     """The metric on the training data after every round."""
     X, y = getattr(datasets, f"load_{name}")(return_X_y=True)
-    weights = np.random.default_rng(0).uniform(0.5, 2, len(y))[rows]
-    pool = catboost.Pool(X[rows], y[rows], weight=weights)
-    options = SHARED | {"loss_function": loss, "eval_metric": metric}
+    weights = np.random.default_rng(0).uniform(0.5, 2, len(y))
+    pool = catboost.Pool(X, y, weight=weights)
+    options = SHARED | more | {"loss_function": loss, "eval_metric": metric}
     if name == "wine":
         options["classes_count"] = 3
     model = catboost.CatBoost(options).fit(pool)
     return np.array(next(iter(model.get_evals_result()["learn"].values())))
 
 
-def test_binary_curve_is_that_of_the_native_loss():
-    ours = curve("breast_cancer", CatBoostObjective(), CatBoostMetric())
-    native = curve("breast_cancer", "Logloss", "Logloss")
+# Newton's leaves use the second derivatives, those of gradient descent the first alone
+@pytest.mark.parametrize("method", ["Gradient", "Newton"])
+def test_the_curve_is_that_of_the_native_loss(method):
+    options = {"leaf_estimation_method": method}
+    ours = curve("wine", CatBoostObjective(), CatBoostMetric(), **options)
+    native = curve("wine", "MultiClass", "MultiClass", **options)
     assert native[-1] < 0.6 * native[0]
-    np.testing.assert_allclose(ours, native, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ours, native, rtol=0, atol=1e-10)
+    # of one score an object CatBoost's own derivatives are the less exact ones: 7e-5 off
+    ours = curve("breast_cancer", CatBoostObjective(), CatBoostMetric(), **options)
+    native = curve("breast_cancer", "Logloss", "Logloss", **options)
+    assert native[-1] < 0.6 * native[0]
+    np.testing.assert_allclose(ours, native, rtol=0, atol=2e-4)
+    measured = curve("breast_cancer", CatBoostObjective(), "Logloss", **options)
+    np.testing.assert_allclose(ours, measured, rtol=0, atol=1e-10)
 
 
 def test_multiclass_derivatives_equal_their_formula():
@@ -66,10 +75,8 @@ def test_range_derivatives_equal_their_formula():
         CatBoostObjective().calc_ders_range([0.0], [2.0], None)
 
 
-@pytest.mark.parametrize("kind", ["log_loss", "error_rate"])
-def test_multiclass_learns_and_the_metric_is_the_native_one(kind):
-    ours = curve("wine", CatBoostObjective(), CatBoostMetric(kind))
-    native = curve("wine", CatBoostObjective(), "MultiClass" if kind == "log_loss" else "Accuracy")
-    native = native if kind == "log_loss" else 1 - native
-    assert ours[-1] < 0.6 * ours[0]
-    np.testing.assert_allclose(ours, native, rtol=0, atol=1e-6)
+def test_the_error_rate_of_many_classes_is_the_native_one():
+    ours = curve("wine", CatBoostObjective(), CatBoostMetric("error_rate"))
+    native = 1 - curve("wine", CatBoostObjective(), "Accuracy")
+    assert 0 < ours[0] < 0.2
+    np.testing.assert_allclose(ours, native, rtol=0, atol=1e-10)

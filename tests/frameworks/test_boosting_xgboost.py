@@ -106,9 +106,7 @@ def test_labels_are_checked_at_the_door():
     y = y.astype(np.float32)
     y[17] = 1.5
     with pytest.raises(fx.LabelError, match=r"labels\[17\] is 1.5"):
-        xgboost.train(
-            SHARED | {"num_class": 3}, xgboost.DMatrix(X, y), 1, obj=XGBoostObjective()
-        )
+        xgboost.train(SHARED | {"num_class": 3}, xgboost.DMatrix(X, y), 1, obj=XGBoostObjective())
 
 
 def test_new_labels_of_the_same_matrix_count():
