@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastxent import checks
-from fastxent.api import softmax
+from fastxent import api, checks
 from fastxent.boosting.derivatives import logistic_gradient_hessian
 from fastxent.boosting.losses import KINDS, mean_of_rows
 
@@ -58,7 +57,7 @@ class CatBoostObjective:
         """Gradient and Hessian of one object with a score for each class."""
         scores = np.array(approxes, np.float64)
         label = int(checks.check_whole_labels(np.array([target]), len(scores), 1)[0])
-        p = softmax(scores)
+        p = api.softmax(scores)
         target_row = np.arange(len(scores)) == label
         factor = 1.0 if weight is None else float(weight)
         first = factor * (target_row - p)

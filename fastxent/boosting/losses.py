@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastxent import checks
-from fastxent.api import binary_cross_entropy_with_logits, cross_entropy
+from fastxent import api, checks
 from fastxent.precision import Array
 
 __all__ = ["KINDS", "mean_of_rows"]
@@ -32,14 +31,14 @@ def mean_of_rows(
     runtime: dict[str, Any] = {"num_threads": num_threads, "backend": backend}
     if kind == "log_loss" and not one_score:
         options = {"ignore_index": None, "sample_weight": weights}
-        return float(cross_entropy(scores, whole, **options, **runtime))
+        return float(api.cross_entropy(scores, whole, **options, **runtime))
     if kind == "log_loss":
-        of_rows = binary_cross_entropy_with_logits(scores, whole, reduction="none", **runtime)
+        of_rows = api.binary_cross_entropy_with_logits(scores, whole, reduction="none", **runtime)
     elif one_score:
         of_rows = (scores > 0) != whole
     else:
         options = {"ignore_index": None, "reduction": "none", "aux": ("correct",)}
-        of_rows = ~cross_entropy(scores, whole, **options, **runtime)[1].correct
+        of_rows = ~api.cross_entropy(scores, whole, **options, **runtime)[1].correct
     return _mean(np.atleast_1d(of_rows), weights)
 
 
