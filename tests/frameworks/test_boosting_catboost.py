@@ -44,7 +44,7 @@ def test_the_curve_is_that_of_the_native_loss(method):
     native = curve("wine", "MultiClass", "MultiClass", **options)
     assert native[-1] < 0.6 * native[0]
     np.testing.assert_allclose(ours, native, rtol=0, atol=1e-10)
-    # of one score an object the native curve is 7e-5 away, where our derivatives equal their formula
+    # of one score an object the native curve is 7e-5 away; our derivatives equal their formula
     ours = curve("breast_cancer", CatBoostObjective(), CatBoostMetric(), **options)
     native = curve("breast_cancer", "Logloss", "Logloss", **options)
     assert native[-1] < 0.6 * native[0]
