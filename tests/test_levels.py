@@ -81,6 +81,7 @@ def test_avx2_and_avx512_give_the_same_bits():
 import hashlib
 import numpy as np
 import fastxent as fx
+from fastxent.boosting import logistic_gradient_hessian, softmax_gradient_hessian
 rng = np.random.default_rng(4)
 digest = hashlib.blake2b()
 for dtype in ("f4", "f8"):
@@ -91,6 +92,15 @@ for dtype in ("f4", "f8"):
                 loss, grad = fx.cross_entropy_and_grad(logits, target, backend="cython", **options)
                 digest.update(loss.tobytes() + grad.tobytes())
         digest.update(fx.log_softmax(logits, backend="cython").tobytes())
+    for order, shape in (("C", (53, 7)), ("F", (53, 7)), ("C", (9, 1025))):
+        scores = np.asarray(rng.standard_normal(shape) * 6, dtype, order=order)
+        for hessian in ("xgboost", "xgboost-distance"):
+            for result in softmax_gradient_hessian(scores, np.arange(len(scores)) % 7,
+                                                   hessian=hessian, backend="cython"):
+                digest.update(result.tobytes())
+            for result in logistic_gradient_hessian(scores[:, 0].copy(), np.arange(len(scores)) % 2,
+                                                    hessian=hessian, backend="cython"):
+                digest.update(result.tobytes())
     for kind in (dtype, "f2"):
         x, y = (rng.standard_normal(40001) * 6).astype(kind), rng.random(40001).astype(dtype)
         for options in ({}, {"pos_weight": 3.0}, {"reduction": "none"}):
