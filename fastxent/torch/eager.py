@@ -17,7 +17,7 @@ from torch import Tensor
 from fastxent import checks
 from fastxent.torch import operators
 from fastxent.torch.in_place import check_writable, watch, written
-from fastxent.torch.kernels import Found, Later, forward, plain_forward
+from fastxent.torch.kernels import Later, forward, plain_forward
 from fastxent.torch.modes import transforms_are_active
 from fastxent.torch.settings import Settings
 
@@ -48,18 +48,19 @@ class Call:
     ) -> Tensor:
         """Loss, with what backward will need as far as it is wanted."""
         is_fused = self.in_place or operators.is_fused(logits, self.settings.reduction, self.memory)
-        found: Found | None = None
         if self.is_plain and not self.in_place and (is_fused or not wants_grad):
-            found = plain_forward(logits, target, self.settings, wants_grad)
-        if found is None:
-            found = forward(
-                *(logits, target, self.weight, self.sample_weight, self.settings),
-                wants_grad=wants_grad and is_fused,
-                wants_target_grad=wants_target_grad,
-                wants_later=wants_grad and not is_fused,
-                out=logits if self.in_place and wants_grad else None,
-                aux=self.aux,
-            )
+            plain = plain_forward(logits, target, self.settings, wants_grad)
+            if plain is not None:
+                loss, self.grad = plain
+                return loss
+        found = forward(
+            *(logits, target, self.weight, self.sample_weight, self.settings),
+            wants_grad=wants_grad and is_fused,
+            wants_target_grad=wants_target_grad,
+            wants_later=wants_grad and not is_fused,
+            out=logits if self.in_place and wants_grad else None,
+            aux=self.aux,
+        )
         self.grad, self.target_grad = found.grad, found.target_grad
         self.later, self.found_aux = found.later, found.aux
         return found.loss

@@ -46,18 +46,14 @@ def test_binary_loss_as_pytorch(shape):
     for weight, pos_weight, reduction, memory in product:
         options = {"weight": weight, "pos_weight": pos_weight, "reduction": reduction}
         expected = results(functional.binary_cross_entropy_with_logits, logits, target, **options)
-        found = results(
-            binary_cross_entropy_with_logits, logits, target, memory=memory, **options
-        )
+        found = results(binary_cross_entropy_with_logits, logits, target, memory=memory, **options)
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_binary_loss_in_the_other_dtypes(dtype):
     logits, target = (4 * torch.randn(50, 7)).to(dtype), torch.rand(50, 7).to(dtype)
-    truth = results(
-        functional.binary_cross_entropy_with_logits, logits.double(), target.double()
-    )
+    truth = results(functional.binary_cross_entropy_with_logits, logits.double(), target.double())
     found = results(binary_cross_entropy_with_logits, logits, target)
     assert [one.dtype for one in found] == [torch.float32, dtype, dtype]
     for one, expected in zip(found, truth, strict=True):
@@ -103,8 +99,8 @@ def test_binary_loss_errors():
         binary_cross_entropy_with_logits(logits, torch.tensor([0, 1, 2]))
     with pytest.raises(ValueError, match="target needs shape"):
         binary_cross_entropy_with_logits(logits, torch.rand(2))
+    pos_weight = torch.rand(3, requires_grad=True)
     with pytest.raises(fastxent.OptionError, match=r"pos_weight\.detach"):
-        pos_weight = torch.rand(3, requires_grad=True)
         binary_cross_entropy_with_logits(logits, torch.rand(3), pos_weight=pos_weight)
     with pytest.warns(UserWarning, match="will be deprecated"):
         found = binary_cross_entropy_with_logits(logits, logits.sigmoid(), size_average=False)
