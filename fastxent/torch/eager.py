@@ -128,8 +128,8 @@ class _CrossEntropy(torch.autograd.Function):
         if call.in_place and wants_grad:
             call.grad = written(logits)
         else:
-            # for second derivatives, and to notice changed logits or a graph that is gone
-            ctx.save_for_backward(logits, target)
+            # for second derivatives, and to notice changed tensors or a graph that is gone
+            ctx.save_for_backward(logits, target, call.weight, call.sample_weight)
         return loss
 
     @staticmethod
@@ -139,17 +139,16 @@ class _CrossEntropy(torch.autograd.Function):
         if call.in_place and needs_grad:
             checks.check_in_place_backward(call.is_spent, torch.is_grad_enabled())
         elif torch.is_grad_enabled() or transforms_are_active():
-            logits, target = ctx.saved_tensors
-            weights = call.weight, call.sample_weight
+            logits, target, weight, sample_weight = ctx.saved_tensors
             _, grad, target_grad = operators.cross_entropy(
-                *(logits, target, *weights, grad_output, call.settings),
+                *(logits, target, weight, sample_weight, grad_output, call.settings.numbers()),
                 needs_grad,
                 needs_target_grad,
             )
             return grad if needs_grad else None, target_grad if needs_target_grad else None, None
         elif call.is_spent or call.later is not None:
-            # PyTorch's own errors: a graph that was let go of, logits that were written to
-            logits, _ = ctx.saved_tensors
+            # PyTorch's own errors: a graph that was let go of, tensors that were written to
+            ctx.saved_tensors  # noqa: B018
         if _is_batched(grad_output):
             return (*call.batched_backward(grad_output, needs_grad), None)
         return (*call.backward(grad_output, needs_grad, _graph_is_kept()), None)

@@ -89,6 +89,24 @@ def test_first_and_second_derivatives(kind, options, reduction, memory):
     assert torch.autograd.gradgradcheck(loss, inputs)
 
 
+def test_weights_that_changed_before_backward_are_an_error():
+    logits, target = case(6, 5)
+    rows = torch.rand(6, dtype=torch.float64)
+    loss = cross_entropy(logits, target, sample_weight=rows, memory="low", normalizer=3)
+    rows.zero_()
+    with pytest.raises(RuntimeError, match="inplace operation"):
+        loss.backward()
+
+
+def test_second_derivatives_with_a_normalizer_that_is_a_tensor():
+    logits, target = torch.randn(3, 4, dtype=torch.float64, requires_grad=True), torch.arange(3)
+
+    def loss(logits):
+        return cross_entropy(logits, target, normalizer=torch.tensor(5), z_loss=1)
+
+    assert torch.autograd.gradgradcheck(loss, logits)
+
+
 def test_third_derivative():
     logits = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     target = torch.tensor([2, 0])
