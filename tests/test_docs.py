@@ -49,8 +49,24 @@ def test_relative_links_finds_every_kind_and_no_other():
     assert sorted(relative_links(text)) == ["a.md", "b.svg", "c.md", "d.md", "e.svg", "f.md"]
 
 
+# What the pages of frameworks import.
+FRAMEWORKS = {
+    "torch": ("torch",),
+    "jax": ("jax",),
+    "boosting": ("xgboost", "lightgbm", "catboost"),
+    "scikit-learn": ("sklearn", "scipy"),
+    "sklearn": ("sklearn", "scipy"),
+    "numba": ("numba",),
+    "arrays": ("torch", "jax", "array_api_strict"),
+    "tensorflow": ("tensorflow",),
+    "keras": ("keras", "tensorflow"),
+}
+
+
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=name_of)
 def test_examples(page):
+    for framework in FRAMEWORKS.get(page.stem, ()):
+        pytest.importorskip(framework, reason=f"{framework} is not installed: the page needs it")
     flags = doctest.NORMALIZE_WHITESPACE
     result = doctest.testfile(str(page), module_relative=False, optionflags=flags, encoding="utf-8")
     assert result.attempted > 0

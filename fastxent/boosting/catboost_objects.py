@@ -9,6 +9,7 @@ import numpy as np
 from fastxent import api, checks
 from fastxent.boosting.derivatives import logistic_gradient_hessian
 from fastxent.boosting.losses import KINDS, mean_of_rows
+from fastxent.checks.boosting import check_whole_labels
 
 __all__ = ["CatBoostMetric", "CatBoostObjective"]
 
@@ -56,7 +57,7 @@ class CatBoostObjective:
     ) -> tuple[list[float], list[list[float]]]:
         """Gradient and Hessian of one object with a score for each class."""
         scores = np.array(approxes, np.float64)
-        label = int(checks.check_whole_labels(np.array([target]), len(scores), 1)[0])
+        label = int(check_whole_labels(np.array([target]), len(scores), 1)[0])
         p = api.softmax(scores)
         target_row = np.arange(len(scores)) == label
         factor = 1.0 if weight is None else float(weight)

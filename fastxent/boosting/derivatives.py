@@ -7,6 +7,7 @@ from typing import Any
 from fastxent import checks
 from fastxent.boosting.passes import logistic_pass, softmax_pass
 from fastxent.boosting.rules import logistic_rule, softmax_rule
+from fastxent.checks.boosting import check_derivatives_out, check_scores, check_whole_labels
 from fastxent.layout import empty_like
 from fastxent.precision import Array
 
@@ -79,10 +80,10 @@ def softmax_gradient_hessian(
     >>> hessian
     array([[0.25, 0.25, 0.25, 0.25]])
     """
-    scores, axis = checks.check_scores(raw_scores, axis)
+    scores, axis = check_scores(raw_scores, axis)
     num_classes, rows = scores.shape[axis], scores.shape[1 - axis]
     rule = softmax_rule(hessian, num_classes)
-    labels = checks.check_whole_labels(labels, num_classes, rows)
+    labels = check_whole_labels(labels, num_classes, rows)
     weights = checks.check_sample_weight(sample_weight, (rows,))
     grad, hess = _outputs(out, scores, labels, weights)
     softmax_pass(scores, axis, labels, weights, rule, grad, hess, num_threads, backend)
@@ -143,9 +144,9 @@ def logistic_gradient_hessian(
     >>> hessian
     array([0.25, 0.25])
     """
-    scores, _ = checks.check_scores(raw_scores)
+    scores, _ = check_scores(raw_scores)
     rule = logistic_rule(hessian)
-    labels = checks.check_whole_labels(labels, 2, len(scores))
+    labels = check_whole_labels(labels, 2, len(scores))
     weights = checks.check_sample_weight(sample_weight, scores.shape)
     if weights is not None:
         weights = weights.astype(scores.dtype, copy=False)
@@ -157,4 +158,4 @@ def logistic_gradient_hessian(
 def _outputs(out: Any, scores: Array, labels: Array, weights: Array | None) -> tuple[Array, Array]:
     if out is None:
         return empty_like(scores, scores.dtype), empty_like(scores, scores.dtype)
-    return checks.check_derivatives_out(out, scores, {"labels": labels, "sample_weight": weights})
+    return check_derivatives_out(out, scores, {"labels": labels, "sample_weight": weights})

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastxent import api, checks
+from fastxent.checks.boosting import check_scores, check_whole_labels
 from fastxent.precision import Array
 
 __all__ = ["KINDS", "mean_of_rows"]
@@ -24,9 +25,9 @@ def mean_of_rows(
 ) -> float:
     """Mean over the rows; NaN where there are none, or none with a weight."""
     one_score = getattr(raw_scores, "ndim", 2) == 1
-    scores, axis = checks.check_scores(raw_scores, None if one_score else -1)
+    scores, axis = check_scores(raw_scores, None if one_score else -1)
     num_classes = 2 if one_score else scores.shape[axis]
-    whole = checks.check_whole_labels(labels, num_classes, len(scores))
+    whole = check_whole_labels(labels, num_classes, len(scores))
     weights = checks.check_sample_weight(weights, (len(scores),))
     runtime: dict[str, Any] = {"num_threads": num_threads, "backend": backend}
     if kind == "log_loss" and not one_score:

@@ -8,6 +8,7 @@ from fastxent import checks
 from fastxent.boosting.memory import Remembered, Spare
 from fastxent.boosting.passes import logistic_pass, softmax_pass
 from fastxent.boosting.rules import HESSIANS, logistic_rule, softmax_rule
+from fastxent.checks.boosting import check_scores, check_whole_labels
 from fastxent.precision import Array
 
 __all__ = ["LightGBMObjective", "XGBoostObjective"]
@@ -42,15 +43,15 @@ class _Objective:
     def _derivatives(self, raw_scores: Any, labels: Any, weights: Any) -> tuple[Array, Array]:
         """Gradient and Hessian of two-dimensional scores, or of one score a row."""
         if getattr(raw_scores, "ndim", 2) == 1:
-            scores, axis, num_classes = checks.check_scores(raw_scores)[0], 0, 2
+            scores, axis, num_classes = check_scores(raw_scores)[0], 0, 2
         else:
-            scores, axis = checks.check_scores(raw_scores, -1)
+            scores, axis = check_scores(raw_scores, -1)
             num_classes = scores.shape[axis]
         rows = len(scores)
         labels = self._labels.of(
             labels,
             (num_classes, rows),
-            lambda: checks.check_whole_labels(labels, num_classes, rows),
+            lambda: check_whole_labels(labels, num_classes, rows),
         )
         if weights is not None:
             binary = scores.ndim == 1

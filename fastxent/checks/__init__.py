@@ -20,7 +20,6 @@ from fastxent.checks.binary import (
     check_element_upstream,
     raise_bad_binary_target,
 )
-from fastxent.checks.boosting import check_derivatives_out, check_scores, check_whole_labels
 from fastxent.checks.jacobian import check_out_of_product, check_upstream
 from fastxent.checks.options import (
     check_aux,
@@ -46,7 +45,6 @@ __all__ = [
     "check_binary_target",
     "check_choice",
     "check_class_indices",
-    "check_derivatives_out",
     "check_element_factor",
     "check_element_upstream",
     "check_grad_output",
@@ -60,13 +58,11 @@ __all__ = [
     "check_out",
     "check_out_of_product",
     "check_sample_weight",
-    "check_scores",
     "check_softcap",
     "check_storage",
     "check_target",
     "check_upstream",
     "check_weight",
-    "check_whole_labels",
     "check_z_loss",
     "raise_backend",
     "raise_bad_binary_target",

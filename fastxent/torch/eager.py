@@ -17,7 +17,7 @@ from torch import Tensor
 from fastxent.checks.tensors import check_in_place_backward
 from fastxent.torch import operators
 from fastxent.torch.in_place import check_writable, watch, written
-from fastxent.torch.kernels import Found, Later, forward, plain_forward
+from fastxent.torch.kernels import Later, forward, plain_forward
 from fastxent.torch.modes import transforms_are_active
 from fastxent.torch.settings import Settings
 
@@ -48,18 +48,19 @@ class Call:
     ) -> Tensor:
         """Loss, with what backward will need as far as it is wanted."""
         is_fused = self.in_place or operators.is_fused(logits, self.settings.reduction, self.memory)
-        found: Found | None = None
         if self.is_plain and not self.in_place and (is_fused or not wants_grad):
-            found = plain_forward(logits, target, self.settings, wants_grad)
-        if found is None:
-            found = forward(
-                *(logits, target, self.weight, self.sample_weight, self.settings),
-                wants_grad=wants_grad and is_fused,
-                wants_target_grad=wants_target_grad,
-                wants_later=wants_grad and not is_fused,
-                out=logits if self.in_place and wants_grad else None,
-                aux=self.aux,
-            )
+            plain = plain_forward(logits, target, self.settings, wants_grad)
+            if plain is not None:
+                loss, self.grad = plain
+                return loss
+        found = forward(
+            *(logits, target, self.weight, self.sample_weight, self.settings),
+            wants_grad=wants_grad and is_fused,
+            wants_target_grad=wants_target_grad,
+            wants_later=wants_grad and not is_fused,
+            out=logits if self.in_place and wants_grad else None,
+            aux=self.aux,
+        )
         self.grad, self.target_grad = found.grad, found.target_grad
         self.later, self.found_aux = found.later, found.aux
         return found.loss
@@ -127,8 +128,8 @@ class _CrossEntropy(torch.autograd.Function):
         if call.in_place and wants_grad:
             call.grad = written(logits)
         else:
-            # for second derivatives, and to notice changed logits or a graph that is gone
-            ctx.save_for_backward(logits, target)
+            # for second derivatives, and to notice changed tensors or a graph that is gone
+            ctx.save_for_backward(logits, target, call.weight, call.sample_weight)
         return loss
 
     @staticmethod
@@ -138,17 +139,16 @@ class _CrossEntropy(torch.autograd.Function):
         if call.in_place and needs_grad:
             check_in_place_backward(call.is_spent, torch.is_grad_enabled())
         elif torch.is_grad_enabled() or transforms_are_active():
-            logits, target = ctx.saved_tensors
-            weights = call.weight, call.sample_weight
+            logits, target, weight, sample_weight = ctx.saved_tensors
             _, grad, target_grad = operators.cross_entropy(
-                *(logits, target, *weights, grad_output, call.settings),
+                *(logits, target, weight, sample_weight, grad_output, call.settings.numbers()),
                 needs_grad,
                 needs_target_grad,
             )
             return grad if needs_grad else None, target_grad if needs_target_grad else None, None
         elif call.is_spent or call.later is not None:
-            # PyTorch's own errors: a graph that was let go of, logits that were written to
-            logits, _ = ctx.saved_tensors
+            # PyTorch's own errors: a graph that was let go of, tensors that were written to
+            ctx.saved_tensors  # noqa: B018
         if _is_batched(grad_output):
             return (*call.batched_backward(grad_output, needs_grad), None)
         return (*call.backward(grad_output, needs_grad, _graph_is_kept()), None)

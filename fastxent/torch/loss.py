@@ -144,22 +144,19 @@ def cross_entropy(
         reduction = _reduction.legacy_get_string(size_average, reduce)
     if memory != "fast" or in_place:
         check_memory(memory, in_place)
+    if isinstance(normalizer, Tensor):
+        check_no_gradient(normalizer.requires_grad, "normalizer")
+        normalizer = normalizer.item()
     options = label_smoothing, reduction, normalizer, z_loss, softcap, logit_scale, all_ignored
     has_factors = weight is not None or sample_weight is not None
     if has_factors:
         _check_factors(weight, sample_weight)
+    settings = Settings(ignore_index, *options, backend, num_threads)
     if not is_eager(input, target) or has_tangent(input, target):
         check_traceable(in_place, aux)
-        return _traced(
-            input,
-            target,
-            weight,
-            sample_weight,
-            _settings(options, ignore_index, backend, num_threads),
-            memory,
-        )
+        return _traced(input, target, weight, sample_weight, settings.numbers(), memory)
     call = eager.Call(
-        Settings(ignore_index, *options, backend, num_threads),
+        settings,
         is_plain=not (has_factors or aux) and options == _PLAIN,
         weight=weight,
         sample_weight=sample_weight,
@@ -177,25 +174,6 @@ def _check_factors(weight: Any, sample_weight: Any) -> None:
             check_tensor(isinstance(factor, Tensor), factor, name)
             check_device(factor.device.type, name)
             check_no_gradient(factor.requires_grad, name)
-
-
-def _settings(
-    options: tuple[Any, ...], ignore_index: Any, backend: str | None, num_threads: Any
-) -> Settings:
-    """The same options as the plain numbers that an operator takes."""
-    smoothing, reduction, normalizer, z_loss, softcap, logit_scale, all_ignored = options
-    return Settings(
-        ignore_index,
-        float(smoothing),
-        reduction,
-        None if normalizer is None else float(normalizer),
-        float(z_loss),
-        None if softcap is None else float(softcap),
-        float(logit_scale),
-        all_ignored,
-        backend,
-        num_threads,
-    )
 
 
 def _traced(

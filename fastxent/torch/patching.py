@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.nn import Parameter, _reduction, functional
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
@@ -44,7 +46,12 @@ class _Patch:
 
 
 def _is_plain(tensor: Any) -> bool:
-    return type(tensor) in _PLAIN and tensor.is_cpu and tensor.layout == torch.strided
+    """Whether this is a dense tensor in the memory of the CPU, or what a compiler has for one."""
+    if type(tensor) not in _PLAIN and not (
+        torch.compiler.is_compiling() and isinstance(tensor, (FakeTensor, FunctionalTensor))
+    ):
+        return False
+    return bool(tensor.device.type == "cpu" and tensor.layout == torch.strided)
 
 
 def _is_supported(input: Any, target: Any, weight: Any) -> bool:
@@ -90,7 +97,8 @@ def _has_plain_options(ignore_index: Any, reduction: Any, label_smoothing: Any) 
 def _replacement_of(state: _Patch) -> Callable[..., Any]:
     original = state.original
 
-    @functools.wraps(original)
+    # not the module's name: compiled graphs are cached by it
+    @functools.wraps(original, assigned=("__doc__", "__name__"))
     def replacement(
         input: Any,
         target: Any,

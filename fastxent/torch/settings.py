@@ -20,3 +20,13 @@ class Settings(NamedTuple):
     all_ignored: str = "nan"
     backend: str | None = None
     num_threads: int | None = None
+
+    def numbers(self) -> Settings:
+        """The same with plain numbers, as operators take them."""
+        return self._replace(
+            label_smoothing=float(self.label_smoothing),
+            normalizer=None if self.normalizer is None else float(self.normalizer),
+            z_loss=float(self.z_loss),
+            softcap=None if self.softcap is None else float(self.softcap),
+            logit_scale=float(self.logit_scale),
+        )

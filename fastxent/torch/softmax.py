@@ -21,7 +21,9 @@ __all__ = ["log_softmax", "softmax"]
 
 
 def _team(x: Tensor, dim: int, num_threads: int | None) -> int:
-    return team(num_threads, x.numel() // max(x.shape[dim], 1), x.numel() * x.itemsize)
+    is_axis = -x.dim() <= dim < x.dim()  # what is wrong with it, the door says
+    rows = x.numel() // x.shape[dim] if is_axis else 1
+    return team(num_threads, rows, x.numel() * x.itemsize)
 
 
 def _place(x: Tensor, storage: str | None) -> Any:

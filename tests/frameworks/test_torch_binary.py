@@ -99,8 +99,8 @@ def test_binary_loss_errors():
         binary_cross_entropy_with_logits(logits, torch.tensor([0, 1, 2]))
     with pytest.raises(ValueError, match="target needs shape"):
         binary_cross_entropy_with_logits(logits, torch.rand(2))
+    pos_weight = torch.rand(3, requires_grad=True)
     with pytest.raises(fastxent.OptionError, match=r"pos_weight\.detach"):
-        pos_weight = torch.rand(3, requires_grad=True)
         binary_cross_entropy_with_logits(logits, torch.rand(3), pos_weight=pos_weight)
     with pytest.warns(UserWarning, match="will be deprecated"):
         found = binary_cross_entropy_with_logits(logits, logits.sigmoid(), size_average=False)

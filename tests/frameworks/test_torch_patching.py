@@ -1,6 +1,7 @@
 """`patched()`: PyTorch's own function for code that knows nothing of fastxent."""
 
 import threading
+from typing import ClassVar
 
 import pytest
 
@@ -62,18 +63,27 @@ class LeNet5(torch.nn.Module):
         return self.layers(images)
 
 
-def curve(dtype, epochs=3):
+@pytest.fixture
+def one_thread_of_torch():
+    """The images are small: more threads would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def curve(dtype):
     """Losses of the steps of training on the digits; existing code, to the letter."""
     datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn has the digits")
     digits = datasets.load_digits()
-    images = torch.tensor(digits.images[:1024] / 16, dtype=dtype).unsqueeze(1)
-    labels = torch.tensor(digits.target[:1024])
+    images = (torch.tensor(digits.images[:512] / 16, dtype=dtype).unsqueeze(1) - 0.3) / 0.37
+    labels = torch.tensor(digits.target[:512])
     torch.manual_seed(0)
     model, criterion = LeNet5(dtype), torch.nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     losses = []
-    for _ in range(epochs):
-        for batch in torch.randperm(1024).split(64):
+    for _ in range(5):
+        for batch in torch.randperm(512).split(32):
             optimizer.zero_grad()
             loss = criterion(model(images[batch]), labels[batch])
             loss.backward()
@@ -84,17 +94,18 @@ def curve(dtype, epochs=3):
 
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
-    # rounding of one step, grown over 48 steps: measured 1e-12 and 2e-4 at most
-    [(torch.float64, 1e-10), (torch.float32, 2e-3)],
+    # rounding of one step, grown over 80 steps: 2e-15 and 7e-7 were measured
+    [(torch.float64, 1e-12), (torch.float32, 2e-5)],
     ids=["float64", "float32"],
 )
+@pytest.mark.usefixtures("one_thread_of_torch")
 def test_lenet_has_the_same_curve(dtype, tolerance, ours):
     expected = curve(dtype)
     assert ours == []
     with patched():
         found = curve(dtype)
     assert len(ours) == len(found)
-    assert found[-8:].mean() < 0.5 * found[:8].mean()  # it learns
+    assert found[-8:].mean() < 0.2 * found[:8].mean()  # it learns
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=0)
 
 
@@ -114,13 +125,16 @@ def test_same_dtypes_and_values(dtype, ours):
                 pairs.append((loss.detach(), leaf.grad))
             count += 1
             assert len(ours) == count
-            torch.testing.assert_close(*pairs)
+            # in half precision an epsilon of PyTorch's intermediates is in its gradient, below 0.25
+            epsilon = torch.finfo(dtype).eps
+            atol = epsilon / 4 if dtype.itemsize == 2 else 4 * epsilon
+            torch.testing.assert_close(*pairs, rtol=4 * epsilon, atol=atol)
 
 
 class Counted(torch.Tensor):
     """A subclass that sees which function it is given to."""
 
-    seen: list = []
+    seen: ClassVar[list] = []
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -179,7 +193,7 @@ def test_what_fastxent_does_not_compute_alike_is_left_alone(name, ours):
     ],
 )
 def test_errors_are_those_of_pytorch(logits, target, options):
-    with pytest.raises(Exception, match=".") as expected:
+    with pytest.raises(Exception, match=r".") as expected:
         functional.cross_entropy(logits, target, **options)
     with patched(), pytest.raises(type(expected.value)) as found:
         functional.cross_entropy(logits, target, **options)
@@ -261,6 +275,7 @@ def test_the_replacement_looks_like_the_original():
 
 
 def test_compiled_code_is_rerouted():
+    torch._dynamo.reset()
     with patched():
         step = torch.compile(
             lambda x, y: torch.nn.CrossEntropyLoss()(x * 1.0, y), backend="aot_eager"
