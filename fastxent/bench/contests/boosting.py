@@ -63,7 +63,7 @@ def _for_lightgbm(rows: int) -> dict[str, Contestant]:
 
     scores, labels = _scores(rows, np.float64)
     scores = np.asfortranarray(scores)
-    data = lightgbm.Dataset(np.zeros((rows, 1)), label=labels)
+    data = lightgbm.Dataset(np.zeros((rows, 1)), label=labels).construct()
     objective = boosting.LightGBMObjective()
     expected = functools.partial(_formula, factor=CLASSES / (CLASSES - 1), floor=0.0)
     check = _check(scores, labels, expected)
