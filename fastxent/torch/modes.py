@@ -27,7 +27,10 @@ def is_eager(*tensors: Tensor | None) -> bool:
         or torch._C._get_tracing_state() is not None
     ):
         return False
-    return all(one is None or (type(one) in _PLAIN and one.is_cpu) for one in tensors)
+    for one in tensors:  # a generator takes 0.15 us more
+        if one is not None and (type(one) not in _PLAIN or not one.is_cpu):
+            return False
+    return True
 
 
 def is_batched(tensor: Tensor) -> bool:
