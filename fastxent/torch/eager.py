@@ -18,7 +18,7 @@ from fastxent.checks.tensors import check_in_place_backward
 from fastxent.torch import operators
 from fastxent.torch.in_place import check_writable, watch, written
 from fastxent.torch.kernels import Later, forward, plain_forward
-from fastxent.torch.modes import transforms_are_active
+from fastxent.torch.modes import is_batched, transforms_are_active
 from fastxent.torch.settings import Settings
 
 __all__ = ["Call", "run"]
@@ -105,11 +105,6 @@ def _times(grad: Tensor, grad_output: Tensor) -> Tensor:
     return (grad * upstream).to(grad.dtype)
 
 
-def _is_batched(tensor: Tensor) -> bool:
-    """Whether ``is_grads_batched=True`` made this, which is no transform of torch.func."""
-    return bool(torch._C._functorch.is_legacy_batchedtensor(tensor))
-
-
 def _scaled(grad: Tensor, grad_output: Tensor, is_kept: bool) -> Tensor:
     """The gradient times the upstream one; what is not kept is changed itself, and not for 1."""
     if grad_output.dim() == 0 and grad_output.item() == 1.0:
@@ -149,7 +144,7 @@ class _CrossEntropy(torch.autograd.Function):
         elif call.is_spent or call.later is not None:
             # PyTorch's own errors: a graph that was let go of, tensors that were written to
             ctx.saved_tensors  # noqa: B018
-        if _is_batched(grad_output):
+        if is_batched(grad_output):
             return (*call.batched_backward(grad_output, needs_grad), None)
         return (*call.backward(grad_output, needs_grad, _graph_is_kept()), None)
 

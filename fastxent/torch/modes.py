@@ -7,29 +7,35 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-__all__ = ["has_tangent", "is_eager", "needs_grad", "transforms_are_active"]
+__all__ = ["has_tangent", "is_batched", "is_eager", "needs_grad", "transforms_are_active"]
 
 _PLAIN = (Tensor, Parameter)
 
 transforms_are_active = torch._C._are_functorch_transforms_active
 
 
-def is_eager(input: Tensor, target: Tensor) -> bool:
+def is_eager(*tensors: Tensor | None) -> bool:
     """Whether nothing looks at the call but autograd: no tracing, no transform, no subclass.
 
-    The eager way is one thin `torch.autograd.Function` around the kernels; an operator takes three
-    times as long to be called.
+    The eager way is one thin `torch.autograd.Function` around the kernels: for (32, 10) the loss
+    takes 15 us, where its operator takes 190.
     """
-    return (
-        not torch.compiler.is_compiling()
-        and type(input) in _PLAIN
-        and type(target) in _PLAIN
-        and not transforms_are_active()
-        and input.is_cpu
-        and target.is_cpu
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._get_tracing_state() is None
-    )
+    if (
+        torch.compiler.is_compiling()
+        or transforms_are_active()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._get_tracing_state() is not None
+    ):
+        return False
+    for one in tensors:  # a generator takes 0.15 us more
+        if one is not None and (type(one) not in _PLAIN or not one.is_cpu):
+            return False
+    return True
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Whether ``is_grads_batched=True`` made this, which is no transform of torch.func."""
+    return bool(torch._C._functorch.is_legacy_batchedtensor(tensor))
 
 
 def needs_grad(tensor: Tensor) -> bool:
