@@ -21,7 +21,15 @@ LEAVES = {"errors", "precision", "version"}
 DOOR = {"checks", "layout", "mass", "options", "reduction", "problem", "threads"}
 DOOR |= {"environment", "interchange", "jacobian"} | LEAVES
 ADAPTERS = {"torch", "jax", "boosting", "sklearn", "numba", "tensorflow", "keras"}
-BELOW_ADAPTERS = {"api", "backends", "checks.", "backends.contract", "binary", "loss"} | DOOR
+BELOW_ADAPTERS = {
+    "spare",
+    "api",
+    "backends",
+    "checks.",
+    "backends.contract",
+    "binary",
+    "loss",
+} | DOOR
 BELOW_ADAPTERS |= {"shortcut", "side_outputs"}
 BENCH = {"backends", "backends.contract", "precision", "threads"}
 ALLOWED = {
@@ -37,6 +45,7 @@ ALLOWED = {
     "threads": {"checks"},
     "reduction": {"precision"},
     "mass": {"precision"},
+    "spare": {"precision"},
     "problem": {"checks", "layout", "mass", "options", "precision", "reduction", "threads"}
     | {"backends.contract"},
     "jacobian": {"checks", "layout", "precision", "threads"},

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from fastxent import checks
-from fastxent.boosting.memory import Remembered, Spare
+from fastxent.boosting.memory import Remembered, new_pair
 from fastxent.boosting.passes import logistic_pass, softmax_pass
 from fastxent.boosting.rules import HESSIANS, logistic_rule, softmax_rule
 from fastxent.checks.boosting import check_scores, check_whole_labels
 from fastxent.precision import Array
+from fastxent.spare import Spare
 
 __all__ = ["LightGBMObjective", "XGBoostObjective"]
 
@@ -60,7 +61,7 @@ class _Objective:
                 (rows, scores.dtype if binary else None),
                 lambda: _checked_weights(weights, rows, scores if binary else None),
             )
-        grad, hess = self._spare.pair(scores)
+        grad, hess = new_pair(scores, self._spare)
         options = (grad, hess, self.num_threads, self.backend)
         if scores.ndim == 1:
             logistic_pass(scores, labels, weights, logistic_rule(self.hessian), *options)

@@ -19,6 +19,7 @@ except ImportError as error:
     ) from error
 
 from fastxent.torch.binary import binary_cross_entropy_with_logits
+from fastxent.torch.kernels import empty_cache
 from fastxent.torch.loss import cross_entropy
 from fastxent.torch.modules import BCEWithLogitsLoss, CrossEntropyLoss
 from fastxent.torch.patching import patch, patched, unpatch
@@ -29,6 +30,7 @@ __all__ = [
     "CrossEntropyLoss",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "empty_cache",
     "log_softmax",
     "patch",
     "patched",

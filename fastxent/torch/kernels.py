@@ -16,15 +16,17 @@ from fastxent.precision import Array
 from fastxent.problem import Problem
 from fastxent.shortcut import mean_loss
 from fastxent.side_outputs import Aux, loss_and_aux
+from fastxent.spare import Spare
 from fastxent.torch.arrays import array_of, class_axis, factor_of, storage_of, team, tensor_of
 from fastxent.torch.settings import Settings
 
-__all__ = ["Found", "Later", "forward", "plain_forward"]
+__all__ = ["Found", "Later", "empty_cache", "forward", "plain_forward"]
 
 
-# From this size on NumPy asks the kernel for huge pages, PyTorch does not: the first touch of fresh
-# pages of 4 KB takes as long as the whole pass.
-_HUGE_PAGES = 1 << 22
+# From this size on gradients lie in memory of our own, which the next call takes again once they
+# are gone. New pages would double the time of a pass; NumPy's are huge ones, PyTorch's are not.
+_LARGE = 1 << 22
+_spare = Spare()
 
 
 @dataclass(slots=True)
@@ -62,19 +64,21 @@ def plain_forward(
     if logits.dim() != 2 or logits.dtype.itemsize < 4 or target.is_floating_point():
         return None
     logits = logits.detach()
-    rows, classes = logits.shape
-    size = rows * classes * logits.dtype.itemsize
+    given = logits.numpy()
+    rows, classes = given.shape
     grad = out = None
-    if wants_grad and size < _HUGE_PAGES:
+    if wants_grad and given.nbytes < _LARGE:
         # the end of a tensor that NumPy allocated costs 1.5 us more
         grad = torch.empty_like(logits)
         out = grad.numpy()
+    elif wants_grad:
+        out = _spare.array((rows, classes), given.dtype)
     plain = mean_loss(
-        logits.numpy(),
+        given,
         target.numpy(),
         settings.ignore_index,
         settings.backend,
-        team(settings.num_threads, rows, size),
+        team(settings.num_threads, rows, given.nbytes),
         wants_grad,
         out,
     )
@@ -108,9 +112,12 @@ def forward(
     options = settings._asdict()
     backend = options.pop("backend")
     options["num_threads"] = _team(logits, settings)
+    given = array_of(logits, storage)
     into = None if out is None else array_of(out, storage)
+    if wants_grad and out is None and given.nbytes >= _LARGE and given.flags.c_contiguous:
+        into = _spare.array(given.shape, given.dtype)
     problem = Problem.build(
-        array_of(logits, storage),
+        given,
         array_of(target, storage),
         weight=factor_of(weight),
         sample_weight=factor_of(sample_weight),
@@ -139,6 +146,21 @@ def forward(
     if asides is not None:
         _add_asides(found, asides, target, storage)
     return found
+
+
+def empty_cache() -> None:
+    """Give the memory back that is kept for the next gradient.
+
+    A gradient of 4 MB or more lies in memory that is kept when the gradient is gone, for the next
+    call with logits of that size: new memory would double the time of the call. One piece is kept
+    at most. With ``memory="low"`` none is taken from it.
+
+    Examples
+    --------
+    >>> import fastxent.torch
+    >>> fastxent.torch.empty_cache()
+    """
+    _spare.clear()
 
 
 def _add_asides(found: Found, asides: Aux, target: Tensor, storage: str | None) -> None:
