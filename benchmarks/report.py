@@ -38,8 +38,7 @@ def collect(raw: Path) -> Document:
         document.seconds = extra.get("seconds", document.seconds)
         if "measurement" in extra:
             document.measurements.append(Measurement.from_dict(extra["measurement"]))
-        if "contest" in extra:
-            document.contests.append(Contest.from_dict(extra["contest"]))
+        document.contests += [Contest.from_dict(one) for one in extra.get("contests", [])]
         for name in ("latency", "memory", "startup", "instructions"):
             getattr(document, name).update(extra.get(name, {}))
     return document

@@ -17,9 +17,10 @@ from fastxent.bench.workloads import Workload
 __all__ = ["Worker", "answer", "answer_to_code"]
 
 
-def answer(module: str, *arguments: str) -> Any:
+def answer(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Any:
     """Run ``python -m fastxent.bench.<module>`` and give the JSON of its last line."""
-    return _answer([sys.executable, "-m", f"fastxent.bench.{module}", *arguments], {})
+    command = [sys.executable, "-m", f"fastxent.bench.{module}", *arguments]
+    return _answer(command, environment or {})
 
 
 def answer_to_code(code: str, environment: Mapping[str, str] | None = None) -> Any:

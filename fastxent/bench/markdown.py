@@ -68,8 +68,9 @@ def _framework_parts(document: Document) -> list[str]:
         )
     if found := tables.contests(document):
         parts.append(
-            "For boosting, called as the libraries call a custom objective, and whole fits of a "
-            f"softmax regression:\n\n{found}"
+            "For boosting, called as the libraries call a custom objective; JAX where memory is "
+            "kept ([how](docs/jax.md#memory)); whole fits of a softmax regression:\n\n"
+            f"{found}"
         )
     return parts
 
@@ -177,7 +178,7 @@ def results_page(document: Document) -> str:
     if options:
         options = f"\n### Options, {_options_title()}\n\n{options}\n"
     frameworks = "".join(
-        f"\n{part.replace('docs/pictures/', 'pictures/')}\n" for part in _framework_parts(document)
+        f"\n{part.replace('](docs/', '](')}\n" for part in _framework_parts(document)
     )
     slowest = ", ".join(sorted({fastest_peer(m) or "-" for m in document.find()}))
     return f"""\
