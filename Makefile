@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
+CORE := $(VENV)/.core
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard src_cython/*.pyx src_cython/*.px[di] src_cython/*.?pp src_cython/*.[ch])
 
 .PHONY: help setup demo test test-core test-wheel test-levels bench bench-report bench-large accuracy \
@@ -38,7 +39,15 @@ test-levels: $(SETUP)  ## Run the conformance suite on every instruction level t
 		FASTXENT_ISA=$$level $(BIN)/python -m pytest -q tests/test_conformance.py -k cython || exit 1; \
 	done
 
-test-core: $(SETUP)  ## Run the tests that need no framework: not those of fastxent.torch and its like
+# What a machine without frameworks has; where everything is installed, it is there already.
+$(CORE): $(SOURCES)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group core
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable .
+	touch $@
+
+test-core: $(CORE)  ## Run the tests that need no framework, in an environment without any
 	$(BIN)/python -m pytest -n auto --dist loadfile --ignore=tests/frameworks
 
 test-wheel: $(SETUP)  ## Build sdist and wheel, test the wheel where the source tree is absent

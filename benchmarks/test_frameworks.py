@@ -10,7 +10,7 @@ import pytest
 import fastxent as fx
 from fastxent.bench import kept_memory
 from fastxent.bench.contest import FASTXENT, hold
-from fastxent.bench.contests import BOOSTING, FITTING, boosting, fitting
+from fastxent.bench.contests import BOOSTING, FITTING, XGBOOST, boosting, fitting
 from fastxent.bench.document import FULL_SECONDS
 from fastxent.bench.peers import openmp
 from fastxent.bench.timer import Plan
@@ -29,6 +29,7 @@ def record(benchmark, title, contestants):
 
 @pytest.mark.parametrize("title", BOOSTING)
 def test_gradient_and_hessian(benchmark, title):
+    pytest.importorskip("xgboost" if title == XGBOOST else "lightgbm", reason="not installed")
     record(benchmark, title, boosting.contestants(title))
 
 

@@ -28,7 +28,7 @@ def softmax_outputs(logits, labels, rule, backend, threads=1, names=("grad", "pr
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("classes", [10, 130, 1500])
-def test_at_the_label_no_digits_are_lost(backend, classes):
+def test_at_the_label_digits_are_kept_as_far_as_the_sum_has_them(backend, classes):
     # p of the label is 1 - 1e-9 or so: in float32, 1 - p would be 0
     logits = np.zeros((33, classes), np.float32)
     labels = np.arange(33) % classes
@@ -36,10 +36,11 @@ def test_at_the_label_no_digits_are_lost(backend, classes):
     truth = reference.softmax_hessian(logits, labels, reduction="sum")[1]
     at_label = np.arange(33), labels
     hess = softmax_outputs(logits, labels, HessRule(), backend).hess
-    if classes == 10 or backend == "numpy":
-        # with a row in each lane s is added up in float64, so that s - exp keeps its digits
-        np.testing.assert_allclose(hess[at_label], truth[at_label], rtol=1e-3)
-    assert (hess[at_label] >= 0).all()
+    # With a row in each lane s is added up in float64, so that s - exp keeps its digits. Along a
+    # row it is a float32 sum of 1 and numbers of 1e-11: 6 % of what is left are gone.
+    in_float64 = classes == 10 or backend == "numpy"
+    tolerance = 1e-3 if in_float64 else 0.1
+    np.testing.assert_allclose(hess[at_label], truth[at_label], rtol=tolerance)
     distance = softmax_outputs(logits, labels, RULES[2], backend)
     assert np.array_equal(distance.hess[at_label], np.maximum(-distance.grad[at_label], 1e-16))
 

@@ -280,6 +280,21 @@ def test_pickled_functions_and_cached_ones(tmp_path):
         assert float(lse) == largest(x)
 
 
+def test_rows_of_out_that_overlap_are_refused():
+    x, labels = rows_of(5, np.float64)
+    out = np.lib.stride_tricks.as_strided(np.zeros(5), x.shape, (0, 8))
+    with pytest.raises(ValueError, match="rows of out overlap"):
+        fxn.cross_entropy_and_grad(x, labels, out)
+
+
+def test_an_unsigned_label_is_never_a_negative_one():
+    x = np.zeros((4, 5))
+    labels = np.array([0, 1, 2, 2**64 - 100], np.uint64)
+    with pytest.raises(IndexError, match="check_labels"):
+        fxn.cross_entropy(x, labels)
+    assert fxn.cross_entropy(x[:3], labels[:3]) == pytest.approx(np.log(5))
+
+
 def test_what_cannot_be_imported_says_why():
     code = "import fastxent\nimport sys\nassert 'numba' not in sys.modules\nimport fastxent.numba"
     done = subprocess.run(

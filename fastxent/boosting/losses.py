@@ -36,7 +36,7 @@ def mean_of_rows(
     if kind == "log_loss":
         of_rows = api.binary_cross_entropy_with_logits(scores, whole, reduction="none", **runtime)
     elif one_score:
-        of_rows = (scores > 0) != whole
+        of_rows = ((scores > 0) != whole) | np.isnan(scores)
     else:
         options = {"ignore_index": None, "reduction": "none", "aux": ("correct",)}
         of_rows = ~api.cross_entropy(scores, whole, **options, **runtime)[1].correct

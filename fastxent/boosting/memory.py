@@ -26,8 +26,12 @@ class Remembered:
     def __init__(self) -> None:
         self._last: tuple[Array, Any, Array] | None = None
 
-    def of(self, given: Any, key: Any, check: Callable[[], Array]) -> Array:
-        """The last result if the array is as it was and `key` is the same, else a new one."""
+    def of(self, given: Any, key: Any, check: Callable[[Any], Array]) -> Array:
+        """The last result if the array is as it was and `key` is the same, else a new one.
+
+        A copy is checked: what the check gives back may be the array itself, and the caller's may
+        change later.
+        """
         last = self._last
         if (
             last is not None
@@ -37,9 +41,10 @@ class Remembered:
             and np.array_equal(given, last[0])
         ):
             return last[2]
-        result = check()
-        if isinstance(given, np.ndarray):
-            self._last = given.copy(), key, result
+        kept = given.copy() if isinstance(given, np.ndarray) else given
+        result = check(kept)
+        if kept is not given:
+            self._last = kept, key, result
         return result
 
 

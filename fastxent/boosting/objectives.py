@@ -15,10 +15,14 @@ from fastxent.spare import Spare
 __all__ = ["LightGBMObjective", "XGBoostObjective"]
 
 
+# What an objective keeps between rounds.
+_KEPT = ("_labels", "_weights", "_spare")
+
+
 class _Objective:
     """What both libraries' objectives share: options, memory, one pass.
 
-    Instances are pickled and copied by their options; what they keep between rounds stays behind.
+    What an instance keeps between rounds is left behind when it is pickled or copied.
     """
 
     def __init__(self, hessian: str, num_threads: int | None, backend: str | None) -> None:
@@ -28,14 +32,11 @@ class _Objective:
         self._labels, self._weights, self._spare = Remembered(), Remembered(), Spare()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "hessian": self.hessian,
-            "num_threads": self.num_threads,
-            "backend": self.backend,
-        }
+        return {name: value for name, value in vars(self).items() if name not in _KEPT}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        _Objective.__init__(self, **state)
+        vars(self).update(state)
+        self._labels, self._weights, self._spare = Remembered(), Remembered(), Spare()
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.__getstate__().items())
@@ -52,14 +53,14 @@ class _Objective:
         labels = self._labels.of(
             labels,
             (num_classes, rows),
-            lambda: check_whole_labels(labels, num_classes, rows),
+            lambda kept: check_whole_labels(kept, num_classes, rows),
         )
         if weights is not None:
             binary = scores.ndim == 1
             weights = self._weights.of(
                 weights,
                 (rows, scores.dtype if binary else None),
-                lambda: _checked_weights(weights, rows, scores if binary else None),
+                lambda kept: _checked_weights(kept, rows, scores if binary else None),
             )
         grad, hess = new_pair(scores, self._spare)
         options = (grad, hess, self.num_threads, self.backend)

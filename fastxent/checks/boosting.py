@@ -10,7 +10,7 @@ from fastxent.checks.axes import check_axis
 from fastxent.checks.output import check_out, overlap
 from fastxent.checks.reading import as_array, shown
 from fastxent.errors import DTypeError, LabelError, OutputError, ShapeError
-from fastxent.precision import Array
+from fastxent.precision import Array, native
 
 __all__ = ["check_derivatives_out", "check_scores", "check_whole_labels"]
 
@@ -62,7 +62,7 @@ def check_whole_labels(value: Any, num_classes: int, rows: int) -> Array:
     if labels.dtype.kind in "iu":
         if rows and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
             _raise_bad_label(labels, (labels < 0) | (labels >= num_classes), num_classes)
-        return labels
+        return labels.astype(native(labels.dtype), copy=False)
     # numbers as wide as they must be: the pass over the scores reads them again
     narrow = np.uint8 if num_classes <= 256 else np.int64
     with np.errstate(invalid="ignore"):  # NaN and what does not fit show in the comparison

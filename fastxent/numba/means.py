@@ -167,13 +167,16 @@ def _compile_mean(logits: Any, target: Any, ignore_index: Any = -100) -> Any:
 
         return of_probabilities
     kind = _kind_of(target)
+    # a negative label in an unsigned dtype does not exist, though 2**64 - 100 has the bits of -100
+    is_signed = np.bool_(target.dtype.signed)
 
     def of_labels(logits: Any, target: Any, ignore_index: Any = -100) -> Any:
         check_classes(logits)
         _check_labels(target, logits)
         skip: Any = np.int64(ignore_index) if has_skip else NOTHING
+        skips = has_skip & (is_signed | (skip >= 0))
         rows, classes = logits.shape
-        counted = _counted(target, classes, has_skip, skip)
+        counted = _counted(target, classes, skips, skip)
         _check_counted(counted)
         if counted == 0:
             return np.nan
@@ -184,7 +187,7 @@ def _compile_mean(logits: Any, target: Any, ignore_index: Any = -100) -> Any:
             logits.strides[0],
             address(target),
             kind,
-            has_skip,
+            skips,
             skip,
             NOTHING,
             NOTHING,
@@ -242,6 +245,8 @@ def _compile_mean_and_grad(logits: Any, target: Any, out: Any, ignore_index: Any
 
         return of_probabilities
     kind = _kind_of(target)
+    # a negative label in an unsigned dtype does not exist, though 2**64 - 100 has the bits of -100
+    is_signed = np.bool_(target.dtype.signed)
 
     def of_labels(logits: Any, target: Any, out: Any, ignore_index: Any = -100) -> Any:
         check_classes(logits)
@@ -250,8 +255,9 @@ def _compile_mean_and_grad(logits: Any, target: Any, out: Any, ignore_index: Any
         check_written(out, logits, True)
         check_written(out, target, False)
         skip: Any = np.int64(ignore_index) if has_skip else NOTHING
+        skips = has_skip & (is_signed | (skip >= 0))
         rows, classes = logits.shape
-        counted = _counted(target, classes, has_skip, skip)
+        counted = _counted(target, classes, skips, skip)
         _check_counted(counted)
         if counted == 0:
             out[:] = 0.0
@@ -263,7 +269,7 @@ def _compile_mean_and_grad(logits: Any, target: Any, out: Any, ignore_index: Any
             logits.strides[0],
             address(target),
             kind,
-            has_skip,
+            skips,
             skip,
             NOTHING,
             NOTHING,

@@ -57,8 +57,17 @@ def reach(array: Any) -> tuple[Any, Any]:
 
 
 @inlined
+def check_rows_apart(out: Any) -> None:
+    """No row of `out` shares memory with another."""
+    if out.shape[0] > 1 and abs(out.strides[0]) < out.shape[1] * out.itemsize:
+        raise ValueError("rows of out overlap each other: pass memory with room for each")
+
+
+@inlined
 def check_written(out: Any, array: Any, may_be_the_same: Any) -> None:
     """`out` shares no memory with an array that is read, unless it is the logits themselves."""
+    if out.ndim == 2:
+        check_rows_apart(out)
     if may_be_the_same and address(out) == address(array) and out.strides == array.strides:
         return
     begin, size = reach(out)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn._loss.loss import HalfMultinomialLoss
 
-from fastxent import api
+from fastxent import api, checks
 from fastxent.backends import pick
 from fastxent.backends.contract import Backend, Outputs
 from fastxent.checks.half_losses import check_class_values, check_raw_prediction
@@ -280,7 +280,7 @@ def _pass(
     problem = Problem.build(
         raw,
         labels,
-        num_threads=n_threads,
+        num_threads=checks.check_num_threads(n_threads, "n_threads"),
         reduction="none",
         sample_weight=sample_weight,
         ignore_index=None,

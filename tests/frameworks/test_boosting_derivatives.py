@@ -9,7 +9,6 @@ import pytest
 import fastxent as fx
 from fastxent import boosting
 from fastxent.boosting import (
-    LightGBMObjective,
     XGBoostObjective,
     logistic_gradient_hessian,
     softmax_gradient_hessian,
@@ -246,21 +245,6 @@ def test_memory_is_used_again_only_when_nobody_has_it(order):
     assert third[0].ctypes.data == place
     assert np.array_equal(third[0], kept)
     assert np.array_equal(third[1], kept_hess)
-
-
-def test_labels_and_weights_that_change_in_place_are_noticed():
-    x, labels, weights = scores_of(40, 10, np.float32)
-    labels = labels.astype(np.float32)
-    objective = LightGBMObjective()
-    for _ in range(2):
-        found = objective(labels, x, weights)
-        expected = softmax_gradient_hessian(x, labels, sample_weight=weights, hessian="lightgbm")
-        assert np.array_equal(found, expected)
-        labels[:] = labels[::-1].copy()
-        weights[:] = weights[::-1].copy()
-    labels[3] = 11
-    with pytest.raises(fx.LabelError, match=r"labels\[3\]"):
-        objective(labels, x, weights)
 
 
 def test_threads_may_share_an_objective():

@@ -43,7 +43,7 @@ def overlapping():
         ({"raw_prediction": RAW[0]}, ValueError, r"needs shape \(n_samples, n_classes\)"),
         ({"sample_weight": [1.0, 1.0]}, ValueError, r"sample_weight needs shape \(4,\)"),
         ({"sample_weight": [1.0, -1.0, 1.0, 1.0]}, ValueError, r"sample_weight\[1\] is -1.0"),
-        ({"n_threads": 0}, ValueError, "num_threads must be at least 1"),
+        ({"n_threads": 0}, ValueError, "n_threads must be at least 1"),
         ({"loss_out": np.zeros(3)}, ValueError, r"loss_out needs shape \(4,\)"),
         ({"loss_out": np.zeros(4, int)}, TypeError, "loss_out needs dtype float32 or float64"),
         ({"loss_out": [0.0] * 4}, TypeError, "loss_out must be a plain NumPy array, got list"),
@@ -85,7 +85,7 @@ def test_a_bad_label_far_down_is_found_before_anything_is_written():
         ({"y_true": np.full(4, 2)}, r"target\[0\] is 2: integer targets are 0 or 1"),
         ({"sample_weight": np.full(4, np.inf)}, r"weight\[0\] is inf: weights must be finite"),
         ({"sample_weight": np.ones(1)}, r"sample_weight needs shape \(4,\), one weight a row"),
-        ({"n_threads": -1}, "num_threads must be at least 1"),
+        ({"n_threads": -1}, "n_threads must be at least 1"),
         ({"gradient_out": np.zeros(5)}, r"gradient_out needs shape \(4,\)"),
     ],
 )
