@@ -216,7 +216,7 @@ def _pass(
         pos_weight=None,
         label_smoothing=0.0,
         reduction="none",
-        num_threads=n_threads,
+        num_threads=checks.check_num_threads(n_threads, "n_threads"),
     )
     results = Results(raw, {"y_true": y_true, "sample_weight": sample_weight}, outs)
     problem = _problem(call)
