@@ -82,5 +82,5 @@ def test_infinities_are_those_of_numpy():
 def test_a_bad_axis_is_an_error():
     with pytest.raises(fastxent.ShapeError, match="axis 3 is out of range"):
         fj.softmax(jnp.zeros((2, 3)), 3)
-    with pytest.raises(fastxent.DTypeError, match="int32"):
+    with pytest.raises(fastxent.DTypeError, match=r"int(32|64): integers"):
         fj.logsumexp(jnp.zeros(3, int))

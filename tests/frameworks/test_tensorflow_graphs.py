@@ -10,7 +10,7 @@ tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 fxtf = pytest.importorskip("fastxent.tensorflow")
 
 import fastxent as fx  # noqa: E402
-from fastxent import checks  # noqa: E402
+from fastxent.checks.tensorflow import check_eager_device  # noqa: E402
 
 RNG = np.random.default_rng(0)
 
@@ -233,9 +233,9 @@ def test_xla_is_refused(nested):
 def test_tensors_of_other_devices_are_refused():
     """There is no GPU here: the check gets the name that TensorFlow gives one."""
     with pytest.raises(fx.DTypeError, match="GPU:0 and no backend"):
-        checks.check_eager_device("/job:localhost/replica:0/task:0/device:GPU:0", "a tensor")
+        check_eager_device("/job:localhost/replica:0/task:0/device:GPU:0", "a tensor")
     assert "CPU" in LOGITS.backing_device
-    checks.check_eager_device(LOGITS.backing_device, "a tensor")
+    check_eager_device(LOGITS.backing_device, "a tensor")
 
 
 def test_a_missing_framework_says_how_to_get_it():
