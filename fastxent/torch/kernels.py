@@ -106,7 +106,7 @@ def forward(
 ) -> Found:
     """Run the pass with what is asked for; `out` takes the gradient."""
     storage = storage_of(logits)
-    names = tuple(aux) if not isinstance(aux, str) else aux
+    names = asked = tuple(aux) if not isinstance(aux, str) else aux
     if wants_target_grad and "target_grad" not in names:
         names = (*names, "target_grad")
     options = settings._asdict()
@@ -145,6 +145,9 @@ def forward(
         found.later = Later(problem, chosen, outputs.row_max, outputs.row_sum, storage)
     if asides is not None:
         _add_asides(found, asides, target, storage)
+        if found.target_grad is not None and wants_target_grad and "target_grad" in asked:
+            # backward scales its own where it lies; what the caller has stays
+            found.target_grad = found.target_grad.clone()
     return found
 
 
