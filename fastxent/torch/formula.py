@@ -67,7 +67,9 @@ def terms_of(
         live = torch.ones_like(label, dtype=torch.bool)
         if ignore_index is not None:
             live = label != ignore_index
-        classes_along = _along_classes(torch.arange(classes, device=logits.device), axis, logits.dim())
+        classes_along = _along_classes(
+            torch.arange(classes, device=logits.device), axis, logits.dim()
+        )
         spike = (classes_along == label).to(dtype)
         counted_mass = (weights * spike).sum(axis, keepdim=True) * live
         if row is not None:

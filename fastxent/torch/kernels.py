@@ -63,6 +63,8 @@ def plain_forward(
     """Mean loss without options, the short way; None where anything is out of the ordinary."""
     if logits.dim() != 2 or logits.dtype.itemsize < 4 or target.is_floating_point():
         return None
+    if logits.layout is not torch.strided or target.layout is not torch.strided or logits.is_neg():
+        return None
     logits = logits.detach()
     given = logits.numpy()
     rows, classes = given.shape
@@ -118,7 +120,7 @@ def forward(
         into = _spare.array(given.shape, given.dtype)
     problem = Problem.build(
         given,
-        array_of(target, storage),
+        array_of(target, storage, "target"),
         weight=factor_of(weight),
         sample_weight=factor_of(sample_weight),
         axis=class_axis(logits),
@@ -180,6 +182,6 @@ def _add_asides(found: Found, asides: Aux, target: Tensor, storage: str | None) 
 
 
 def _team(logits: Tensor, settings: Settings) -> int:
-    classes = logits.shape[class_axis(logits)]
+    classes = logits.shape[class_axis(logits)] if logits.dim() else 1
     rows = logits.numel() // max(classes, 1)
     return team(settings.num_threads, rows, logits.numel() * logits.itemsize)

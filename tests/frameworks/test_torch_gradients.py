@@ -45,6 +45,63 @@ def test_the_gradient_of_the_target_in_aux_is_not_that_of_backward(names, dtype)
     assert torch.equal(target.grad, before)
 
 
+def binary_case():
+    return torch.randn(40, 30, requires_grad=True), torch.rand(40, 30)
+
+
+def binary_truth(logits, target, upstream):
+    twin = logits.detach().double().requires_grad_()
+    loss = functional.binary_cross_entropy_with_logits(twin, target.double())
+    (upstream * loss).backward()
+    return twin.grad.float()
+
+
+@pytest.mark.parametrize("upstream", [1.0, 3.0])
+def test_the_gradient_of_the_binary_loss_is_handed_over(upstream):
+    logits, target = binary_case()
+    loss = binary_cross_entropy_with_logits(logits, target)
+    address = loss.grad_fn.grad.data_ptr()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        loss.backward(torch.tensor(upstream))
+    names = {event.key for event in profile.key_averages()}
+    assert logits.grad.data_ptr() == address
+    assert "aten::mul" not in names
+    assert ("aten::mul_" in names) is (upstream != 1.0)
+    close = {"rtol": 1e-5, "atol": 1e-8}
+    torch.testing.assert_close(logits.grad, binary_truth(logits, target, upstream), **close)
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+def test_a_kept_graph_of_the_binary_loss_keeps_its_gradient():
+    logits, target = binary_case()
+    loss = binary_cross_entropy_with_logits(logits, target)
+    for upstream in (1.0, 2.0):
+        (grad,) = torch.autograd.grad(loss, logits, torch.tensor(upstream), retain_graph=True)
+        expected = binary_truth(logits, target, upstream)
+        torch.testing.assert_close(grad, expected, rtol=1e-5, atol=1e-8)
+        grad.fill_(torch.nan)
+    found = torch.autograd.grad(loss, logits, torch.tensor([1.0, 2.0]), is_grads_batched=True)
+    expected = torch.stack([binary_truth(logits, target, one) for one in (1.0, 2.0)])
+    torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-8)
+
+
+def test_forward_mode_of_the_binary_loss_at_infinity_and_at_its_last_digits():
+    inf = torch.inf
+    x = torch.tensor([inf, -inf, -1e30, 30.0, -30.0], dtype=torch.float64)
+    y = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+    for options in ({}, {"pos_weight": torch.tensor(3.0, dtype=torch.float64)}):
+
+        def loss(x, options=options):
+            return binary_cross_entropy_with_logits(x, y, reduction="none", **options)
+
+        found, slope = jvp(loss, (x,), (torch.ones_like(x),))
+        torch.testing.assert_close(found, loss(x), rtol=1e-15, atol=0)
+        leaf = x.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(loss(leaf).sum(), leaf)
+        torch.testing.assert_close(slope, expected, rtol=1e-15, atol=0)
+
+
 # Digits at large logits -------------------------------------------------------------------------
 
 
@@ -74,9 +131,7 @@ def test_forward_mode_and_the_slope_of_the_target_keep_their_digits(offset):
     logits, truth = at_offset(offset)
     target, tangent = torch.arange(4), torch.randn(4, 5)
     found = jvp(lambda x: cross_entropy(x, target), (logits,), (tangent,))
-    expected = jvp(
-        lambda x: functional.cross_entropy(x, target), (truth,), (tangent.double(),)
-    )
+    expected = jvp(lambda x: functional.cross_entropy(x, target), (truth,), (tangent.double(),))
     for one, exact in zip(found, expected, strict=True):
         torch.testing.assert_close(one.double(), exact, rtol=1e-5, atol=1e-6)
     # the derivative of the target's gradient by the upstream gradient is its slope
