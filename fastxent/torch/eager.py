@@ -7,7 +7,7 @@ the `.grad` of a leaf as it is (it clones any other).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,9 @@ from fastxent.torch.settings import Settings
 __all__ = ["Call", "graph_is_kept", "run", "scaled"]
 
 graph_is_kept = torch._C._autograd._get_current_graph_task_keep_graph
+
+
+_Saved = Sequence[Tensor | None]
 
 
 @dataclass(slots=True)
@@ -66,15 +69,18 @@ class Call:
         return found.loss
 
     def backward(
-        self, grad_output: Tensor, needs_grad: bool, is_kept: bool
+        self, grad_output: Tensor, needs_grad: bool, is_kept: bool, saved: _Saved
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of logits and target for this upstream gradient."""
+        """Gradients of logits and target for this upstream gradient.
+
+        `saved` are the tensors that autograd has kept, if they are needed.
+        """
         grad = target_grad = None
         if needs_grad:
             grad = (
                 scaled(self.grad, grad_output, is_kept and not self.in_place)
                 if self.grad is not None
-                else self._later_grad(grad_output)
+                else self._later_grad(grad_output, saved)
             )
         if self.target_grad is not None:
             target_grad = scaled(self.target_grad, grad_output, is_kept)
@@ -84,20 +90,20 @@ class Call:
         return grad, target_grad
 
     def batched_backward(
-        self, grad_output: Tensor, needs_grad: bool
+        self, grad_output: Tensor, needs_grad: bool, saved: _Saved
     ) -> tuple[Tensor | None, Tensor | None]:
         """Gradients for a batch of upstream gradients, as `torch.autograd.grad` can make one."""
         grad, target_grad = self.grad, self.target_grad
         if grad is None and needs_grad:
-            grad = self._later_grad(torch.ones(grad_output.shape, device="cpu"))
+            grad = self._later_grad(torch.ones(grad_output.shape, device="cpu"), saved)
         return (
             None if grad is None else _times(grad, grad_output),
             None if target_grad is None else _times(target_grad, grad_output),
         )
 
-    def _later_grad(self, grad_output: Tensor) -> Tensor:
+    def _later_grad(self, grad_output: Tensor, saved: _Saved) -> Tensor:
         assert self.later is not None
-        return self.later.grad(grad_output)
+        return self.later.grad(saved, grad_output)
 
 
 def _times(grad: Tensor, grad_output: Tensor) -> Tensor:
@@ -131,6 +137,7 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         call: Call = ctx.call
         needs_grad, needs_target_grad, _ = ctx.needs_input_grad
+        saved: _Saved = ()
         if call.in_place and needs_grad:
             check_in_place_backward(call.is_spent, torch.is_grad_enabled())
             check_in_place_batch(is_batched(grad_output))
@@ -144,10 +151,10 @@ class _CrossEntropy(torch.autograd.Function):
             return grad if needs_grad else None, target_grad if needs_target_grad else None, None
         elif call.is_spent or call.later is not None:
             # PyTorch's own errors: a graph that was let go of, tensors that were written to
-            ctx.saved_tensors  # noqa: B018
+            saved = ctx.saved_tensors
         if is_batched(grad_output):
-            return (*call.batched_backward(grad_output, needs_grad), None)
-        return (*call.backward(grad_output, needs_grad, graph_is_kept()), None)
+            return (*call.batched_backward(grad_output, needs_grad, saved), None)
+        return (*call.backward(grad_output, needs_grad, graph_is_kept(), saved), None)
 
 
 # without the detour over functorch, which `is_eager` has excluded: 1.6 us

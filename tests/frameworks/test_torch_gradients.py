@@ -1,5 +1,9 @@
 """Gradients of fastxent.torch: whose memory they are, and their digits at large logits."""
 
+import gc
+import weakref
+
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: fastxent.torch needs it")
@@ -43,6 +47,27 @@ def test_the_gradient_of_the_target_in_aux_is_not_that_of_backward(names, dtype)
     aux.target_grad.zero_()
     loss.backward()
     assert torch.equal(target.grad, before)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_low_memory_leaves_the_logits_to_hooks_of_saved_tensors(reduction):
+    memory = np.random.default_rng(0).standard_normal((6, 5), np.float32)
+    kept, target = weakref.ref(memory), torch.tensor([0, 4, -100, 1, 2, 3])
+    shift = torch.zeros(1, requires_grad=True)
+    expected = torch.autograd.grad(
+        functional.cross_entropy(torch.from_numpy(memory.copy()) + shift * torch.arange(5), target),
+        shift,
+    )
+    logits = torch.from_numpy(memory).add_(shift * torch.arange(5))
+    del memory
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda packed: packed):
+        loss = cross_entropy(logits, target, memory="low", reduction=reduction)
+    del logits
+    gc.collect()
+    assert kept() is None
+    if reduction == "none":
+        loss = loss.sum() / 5
+    torch.testing.assert_close(torch.autograd.grad(loss, shift), expected)
 
 
 def binary_case():
