@@ -9,6 +9,7 @@ from torch.func import hessian, jvp, vmap  # noqa: E402
 
 import fastxent  # noqa: E402
 from fastxent.torch import (  # noqa: E402
+    BCEWithLogitsLoss,
     CrossEntropyLoss,
     binary_cross_entropy_with_logits,
     cross_entropy,
@@ -208,3 +209,24 @@ def test_in_place_refuses_a_batch_of_upstream_gradients():
     loss = cross_entropy(logits, LABELS, in_place=True)
     with pytest.raises(fastxent.CallOrderError, match="is_grads_batched=True"):
         torch.autograd.grad(loss, logits, torch.ones(3), is_grads_batched=True)
+
+
+# Words ------------------------------------------------------------------------------------------
+
+
+def test_integers_are_told_how_to_convert_a_tensor():
+    with pytest.raises(TypeError, match=r"logits\.to\(torch\.float32\) of a PyTorch tensor"):
+        cross_entropy(torch.ones(4, 5, dtype=torch.int64), LABELS)
+
+
+def test_modules_show_their_options():
+    assert repr(CrossEntropyLoss()) == "CrossEntropyLoss()"
+    loss = CrossEntropyLoss(reduction="sum", z_loss=0.1, aux=["lse"])
+    assert repr(loss) == "CrossEntropyLoss(reduction='sum', z_loss=0.1, aux=('lse',))"
+
+    class Loss(CrossEntropyLoss):
+        def __init__(self):
+            super().__init__(softcap=3.0)
+
+    assert repr(Loss()) == "Loss(softcap=3.0)"
+    assert repr(BCEWithLogitsLoss(memory="low")) == "BCEWithLogitsLoss(memory='low')"
