@@ -23,6 +23,10 @@ __all__ = [
 _SUPPORTED = "float16, bfloat16, float32 and float64"
 
 
+def _to(name: str, dtype: str) -> str:
+    return f"{name}.astype('{dtype}'), or {name}.to(torch.{dtype}) of a PyTorch tensor"
+
+
 def check_logits(
     value: Any, name: str = "logits", storage: str | None = None, may_be_scalar: bool = False
 ) -> Array:
@@ -41,9 +45,9 @@ def check_logits(
                 f"{name}.view('float16'); integers are not converted silently"
             )
         elif kind in "iub":
-            cure = f"integers and booleans are not converted silently: {name}.astype('float32')"
+            cure = f"integers and booleans are not converted silently: {_to(name, 'float32')}"
         elif kind == "f":
-            cure = f"{_SUPPORTED} are supported: {name}.astype('float32')"
+            cure = f"{_SUPPORTED} are supported: {_to(name, 'float32')}"
         else:
             cure = f"{name} must be real floating-point numbers: {_SUPPORTED}"
         raise DTypeError(f"{name} has dtype {logits.dtype}: {cure}")
@@ -75,7 +79,7 @@ def check_target(
             f"{logits.shape}; it has {shown(target.shape)}."
         )
         if target.shape == rows_shape:
-            message += " If these are class indices, pass integers: target.astype('int64')"
+            message += f" If these are class indices, pass integers: {_to('target', 'int64')}"
         raise ShapeError(message)
     return target, False
 
@@ -88,7 +92,7 @@ def _wrong_indices(target: Array, logits: Array, axis: int, rows_shape: tuple[in
     if target.shape == logits.shape:
         message += (
             " If these are probabilities or one-hot rows, pass them as floating-point or "
-            "boolean numbers: target.astype('float32')"
+            f"boolean numbers: {_to('target', 'float32')}"
         )
     if target.shape[:axis] + target.shape[axis + 1 :] == rows_shape and (
         target.ndim == logits.ndim and target.shape[axis] == 1

@@ -9,11 +9,14 @@ from fastxent.errors import BackendError, CallOrderError, DTypeError, OptionErro
 
 __all__ = [
     "check_device",
+    "check_dtype",
     "check_in_place_backward",
+    "check_in_place_batch",
     "check_in_place_grad",
     "check_in_place_logits",
     "check_memory",
     "check_no_gradient",
+    "check_strided",
     "check_tensor",
     "check_traceable",
 ]
@@ -37,6 +40,23 @@ def check_device(device: str, name: str) -> None:
         )
 
 
+def check_strided(is_strided: bool, layout: str, name: str) -> None:
+    """Memory that a kernel can walk through."""
+    if not is_strided:
+        raise DTypeError(
+            f"{name} has layout {layout}, and kernels read dense memory: pass {name}.to_dense()"
+        )
+
+
+def check_dtype(is_readable: bool, dtype: str, name: str) -> None:
+    """A dtype that arrays can have as well."""
+    if not is_readable:
+        raise DTypeError(
+            f"{name} has dtype {dtype}, which is not computed with: convert it, for instance to "
+            "float32"
+        )
+
+
 def check_no_gradient(requires_grad: bool, name: str) -> None:
     """Factors are constants."""
     if requires_grad:
@@ -46,13 +66,19 @@ def check_no_gradient(requires_grad: bool, name: str) -> None:
         )
 
 
-def check_memory(memory: Any, in_place: Any) -> None:
-    """Where the gradient lives until backward."""
+def check_memory(memory: Any, in_place: Any, underflows: bool = False) -> None:
+    """Where the gradient lives until backward; `underflows` tells of float16."""
     check_choice(memory, "memory", ("fast", "low"))
     if in_place and memory == "low":
         raise OptionError(
             "in_place=True computes the gradient in the forward pass, memory='low' in the backward "
             "pass: give one of them"
+        )
+    if in_place and underflows:
+        raise OptionError(
+            "in_place=True computes the gradient before a scaled loss can lift it, and in float16 "
+            "the gradient of a mean goes below the smallest number: leave in_place out, or use "
+            "bfloat16"
         )
 
 
@@ -91,6 +117,15 @@ def check_in_place_backward(is_spent: bool, creates_graph: bool) -> None:
         raise CallOrderError(
             "in_place=True gives its gradient once, and backward has run before: leave in_place "
             "out where the graph is used twice"
+        )
+
+
+def check_in_place_batch(is_batched: bool) -> None:
+    """One upstream gradient: there is memory for one gradient."""
+    if is_batched:
+        raise CallOrderError(
+            "in_place=True has memory for one gradient, and a batch of upstream gradients asks for "
+            "several: leave in_place out where is_grads_batched=True"
         )
 
 

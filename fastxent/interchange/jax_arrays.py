@@ -36,7 +36,7 @@ class _Jax(Library):
         return None
 
     def why_not_written(self) -> str | None:
-        return "arrays of JAX cannot be written to: leave out away, a new array costs no copy"
+        return "arrays of JAX never change: leave out away, a new array costs no copy"
 
     def read(self, value: Any) -> Array:
         return np.asarray(value)

@@ -32,7 +32,7 @@ class _TensorFlow(Library):
         return None
 
     def why_not_written(self) -> str | None:
-        return "tensors of TensorFlow cannot be written to: leave out away, a new one costs no copy"
+        return "tensors of TensorFlow never change: leave out away, a new one costs no copy"
 
     def read(self, value: Any) -> Array:
         tf: Any = sys.modules["tensorflow"]

@@ -9,9 +9,17 @@ import torch
 from torch import Tensor
 
 from fastxent import threads
+from fastxent.checks.tensors import check_dtype, check_strided
 from fastxent.precision import Array
 
 __all__ = ["array_of", "class_axis", "factor_of", "storage_of", "team", "tensor_of"]
+
+# Numbers of 8 bits, and what quantization packs: of each a name that PyTorch has, not NumPy.
+_WITHOUT_NUMPY = {
+    dtype
+    for dtype in vars(torch).values()
+    if isinstance(dtype, torch.dtype) and str(dtype).removeprefix("torch.") not in np.sctypeDict
+} - {torch.bfloat16}
 
 
 def class_axis(logits: Tensor) -> int:
@@ -24,15 +32,17 @@ def storage_of(logits: Tensor) -> str | None:
     return "bfloat16" if logits.dtype is torch.bfloat16 else None
 
 
-def array_of(tensor: Tensor, storage: str | None = None) -> Array:
+def array_of(tensor: Tensor, storage: str | None = None, name: str = "input") -> Array:
     """View as an array; bfloat16 as its bits where `storage` tells what they are.
 
     Beside logits that are not bfloat16 probabilities of that dtype become float32, the one copy
     that is made.
     """
+    check_strided(tensor.layout is torch.strided, str(tensor.layout), name)
     tensor = tensor.detach().resolve_neg()
     if tensor.dtype is torch.bfloat16:
         tensor = tensor.float() if storage is None else tensor.view(torch.uint16)
+    check_dtype(tensor.dtype not in _WITHOUT_NUMPY, str(tensor.dtype), name)
     array: Array = tensor.numpy()
     return array
 

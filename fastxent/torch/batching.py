@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastxent.checks import check_choice, check_normalizer
+from fastxent.reduction import REDUCTIONS, WHEN_ALL_IGNORED
 from fastxent.torch.settings import Settings
 
 __all__ = ["batched_cross_entropy"]
@@ -36,6 +38,9 @@ def batched_cross_entropy(
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Merge the samples into rows that are not reduced, and reduce those of each sample."""
     size = info.batch_size
+    check_normalizer(
+        options["normalizer"], check_choice(options["reduction"], "reduction", REDUCTIONS)
+    )
     given = logits, target, weight, sample_weight, grad_output
     tensors = [_front(one, dim, size) for one, dim in zip(given, in_dims[:5], strict=True)]
     if in_dims[2] is not None:  # class weights of each sample's own
@@ -44,6 +49,7 @@ def batched_cross_entropy(
         return stacked, (0,) * len(stacked)
     logits, target, _, rows_factor, upstream = tensors
     settings = Settings(**{name: options[name] for name in Settings._fields})
+    check_choice(settings.all_ignored, "all_ignored", WHEN_ALL_IGNORED)
     axis = 1 if logits.dim() == 2 else 2
     rows_shape = logits.shape[:axis] + logits.shape[axis + 1 :]
     empty = None
@@ -61,7 +67,7 @@ def batched_cross_entropy(
     loss, grad, target_grad = operator(*merged, weight, *factors, **options)
     loss = loss.reshape(rows_shape)
     if settings.reduction != "none":
-        loss = loss.reshape(size, -1).sum(1)
+        loss = loss.reshape(size, math.prod(rows_shape[1:])).sum(1)
     if empty is not None:
         nothing = math.nan if settings.all_ignored == "nan" else 0.0
         loss = torch.where(empty, nothing, loss)
@@ -97,8 +103,8 @@ def _denominator(
 ) -> Tensor:
     size = logits.shape[0]
     if settings.normalizer is not None:
-        return torch.full((size,), settings.normalizer, dtype=torch.float64)
-    mass = torch.ones(rows_shape, dtype=torch.float64)
+        return torch.full((size,), settings.normalizer, dtype=torch.float64, device=logits.device)
+    mass = torch.ones(rows_shape, dtype=torch.float64, device=logits.device)
     if target.shape == rows_shape and not target.is_floating_point():
         live = torch.ones_like(target, dtype=torch.bool)
         if settings.ignore_index is not None:
@@ -109,4 +115,4 @@ def _denominator(
         mass = mass * live
     if rows_factor is not None:
         mass = mass * rows_factor
-    return mass.reshape(size, -1).sum(1)
+    return mass.reshape(size, math.prod(rows_shape[1:])).sum(1)

@@ -7,23 +7,26 @@ the `.grad` of a leaf as it is (it clones any other).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastxent.checks.tensors import check_in_place_backward
+from fastxent.checks.tensors import check_in_place_backward, check_in_place_batch
 from fastxent.torch import operators
 from fastxent.torch.in_place import check_writable, watch, written
 from fastxent.torch.kernels import Later, forward, plain_forward
 from fastxent.torch.modes import is_batched, transforms_are_active
 from fastxent.torch.settings import Settings
 
-__all__ = ["Call", "run"]
+__all__ = ["Call", "graph_is_kept", "run", "scaled"]
 
-_graph_is_kept = torch._C._autograd._get_current_graph_task_keep_graph
+graph_is_kept = torch._C._autograd._get_current_graph_task_keep_graph
+
+
+_Saved = Sequence[Tensor | None]
 
 
 @dataclass(slots=True)
@@ -66,38 +69,41 @@ class Call:
         return found.loss
 
     def backward(
-        self, grad_output: Tensor, needs_grad: bool, is_kept: bool
+        self, grad_output: Tensor, needs_grad: bool, is_kept: bool, saved: _Saved
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of logits and target for this upstream gradient."""
+        """Gradients of logits and target for this upstream gradient.
+
+        `saved` are the tensors that autograd has kept, if they are needed.
+        """
         grad = target_grad = None
         if needs_grad:
             grad = (
-                _scaled(self.grad, grad_output, is_kept and not self.in_place)
+                scaled(self.grad, grad_output, is_kept and not self.in_place)
                 if self.grad is not None
-                else self._later_grad(grad_output)
+                else self._later_grad(grad_output, saved)
             )
         if self.target_grad is not None:
-            target_grad = _scaled(self.target_grad, grad_output, is_kept)
+            target_grad = scaled(self.target_grad, grad_output, is_kept)
         if self.in_place or not is_kept:
             self.grad = self.target_grad = self.later = None
             self.is_spent = True
         return grad, target_grad
 
     def batched_backward(
-        self, grad_output: Tensor, needs_grad: bool
+        self, grad_output: Tensor, needs_grad: bool, saved: _Saved
     ) -> tuple[Tensor | None, Tensor | None]:
         """Gradients for a batch of upstream gradients, as `torch.autograd.grad` can make one."""
         grad, target_grad = self.grad, self.target_grad
         if grad is None and needs_grad:
-            grad = self._later_grad(torch.ones(grad_output.shape))
+            grad = self._later_grad(torch.ones(grad_output.shape, device="cpu"), saved)
         return (
             None if grad is None else _times(grad, grad_output),
             None if target_grad is None else _times(target_grad, grad_output),
         )
 
-    def _later_grad(self, grad_output: Tensor) -> Tensor:
+    def _later_grad(self, grad_output: Tensor, saved: _Saved) -> Tensor:
         assert self.later is not None
-        return self.later.grad(grad_output)
+        return self.later.grad(saved, grad_output)
 
 
 def _times(grad: Tensor, grad_output: Tensor) -> Tensor:
@@ -105,7 +111,7 @@ def _times(grad: Tensor, grad_output: Tensor) -> Tensor:
     return (grad * upstream).to(grad.dtype)
 
 
-def _scaled(grad: Tensor, grad_output: Tensor, is_kept: bool) -> Tensor:
+def scaled(grad: Tensor, grad_output: Tensor, is_kept: bool) -> Tensor:
     """The gradient times the upstream one; what is not kept is changed itself, and not for 1."""
     if grad_output.dim() == 0 and grad_output.item() == 1.0:
         return grad.clone() if is_kept else grad
@@ -131,8 +137,10 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         call: Call = ctx.call
         needs_grad, needs_target_grad, _ = ctx.needs_input_grad
+        saved: _Saved = ()
         if call.in_place and needs_grad:
             check_in_place_backward(call.is_spent, torch.is_grad_enabled())
+            check_in_place_batch(is_batched(grad_output))
         elif torch.is_grad_enabled() or transforms_are_active():
             logits, target, weight, sample_weight = ctx.saved_tensors
             _, grad, target_grad = operators.cross_entropy(
@@ -143,10 +151,10 @@ class _CrossEntropy(torch.autograd.Function):
             return grad if needs_grad else None, target_grad if needs_target_grad else None, None
         elif call.is_spent or call.later is not None:
             # PyTorch's own errors: a graph that was let go of, tensors that were written to
-            ctx.saved_tensors  # noqa: B018
+            saved = ctx.saved_tensors
         if is_batched(grad_output):
-            return (*call.batched_backward(grad_output, needs_grad), None)
-        return (*call.backward(grad_output, needs_grad, _graph_is_kept()), None)
+            return (*call.batched_backward(grad_output, needs_grad, saved), None)
+        return (*call.backward(grad_output, needs_grad, graph_is_kept(), saved), None)
 
 
 # without the detour over functorch, which `is_eager` has excluded: 1.6 us

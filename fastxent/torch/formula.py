@@ -67,7 +67,9 @@ def terms_of(
         live = torch.ones_like(label, dtype=torch.bool)
         if ignore_index is not None:
             live = label != ignore_index
-        classes_along = _along_classes(torch.arange(classes), axis, logits.dim())
+        classes_along = _along_classes(
+            torch.arange(classes, device=logits.device), axis, logits.dim()
+        )
         spike = (classes_along == label).to(dtype)
         counted_mass = (weights * spike).sum(axis, keepdim=True) * live
         if row is not None:
@@ -81,7 +83,7 @@ def terms_of(
         denominator = (
             counted_mass.sum()
             if settings.normalizer is None
-            else torch.as_tensor(settings.normalizer, dtype=dtype)
+            else torch.as_tensor(settings.normalizer, dtype=dtype, device=logits.device)
         )
         nothing_counted = denominator == 0
         share = torch.where(nothing_counted, 0.0, 1.0 / denominator)
@@ -121,7 +123,7 @@ def loss(
     """Compute the loss itself."""
     terms = terms_of(logits, target, weight, sample_weight, settings)
     lse = torch.logsumexp(terms.z, terms.axis, keepdim=True)
-    log_prob = terms.z - lse
+    log_prob = torch.log_softmax(terms.z, terms.axis)
     # a class without mass costs nothing, at -inf too
     absent = (terms.mass == 0) & torch.isneginf(log_prob)
     losses = -(terms.mass * torch.where(absent, 0.0, log_prob)).sum(terms.axis, keepdim=True)
@@ -149,7 +151,7 @@ def gradients_of_gradients(
         upstream = grad_output.to(terms.z.dtype)
         row = row * (upstream.unsqueeze(axis) if upstream.dim() else upstream)
     lse = torch.logsumexp(terms.z, axis, keepdim=True)
-    p = torch.exp(terms.z - lse)
+    p = torch.softmax(terms.z, axis)
     to_z = torch.zeros_like(p)
     to_target = torch.zeros_like(p)
     of_row = torch.zeros_like(lse)
@@ -166,7 +168,7 @@ def gradients_of_gradients(
     if of_target_grad is not None:
         w = of_target_grad.to(p.dtype) * terms.gain
         to_z = to_z + p * w.sum(axis, keepdim=True) - w
-        of_row = of_row - (w * (terms.z - lse)).sum(axis, keepdim=True)
+        of_row = of_row - (w * torch.log_softmax(terms.z, axis)).sum(axis, keepdim=True)
     soft = not _holds_labels(target) and target.shape == logits.shape
     to_grad_output = None
     if grad_output is not None:

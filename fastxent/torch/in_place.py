@@ -31,13 +31,21 @@ def watch(logits: Tensor) -> list[Any]:
     """
     address = logits.data_ptr()
 
-    def check(grad: Tensor) -> None:
-        check_in_place_grad(grad.data_ptr() == address)
+    def checker() -> Any:
+        came = False
+
+        def check(grad: Tensor) -> None:
+            nonlocal came
+            # only once: afterwards the memory is free, and another gradient may lie there
+            check_in_place_grad(not came and grad.data_ptr() == address)
+            came = True
+
+        return check
 
     watched = [logits]
     if logits._base is not None and logits._base.requires_grad:
         watched.append(logits._base)
-    return [tensor.register_hook(check) for tensor in watched]
+    return [tensor.register_hook(checker()) for tensor in watched]
 
 
 def written(logits: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,19 +31,29 @@ _spare = Spare()
 
 @dataclass(slots=True)
 class Later:
-    """What a forward pass keeps for a gradient that is computed when it is asked for."""
+    """What a forward pass keeps for a gradient that is computed when it is asked for.
 
-    problem: Problem
+    No tensor: those come back from autograd, which may have kept them elsewhere.
+    """
+
+    settings: Settings
     backend: Backend
     row_max: Array
     row_sum: Array
-    storage: str | None
 
-    def grad(self, grad_output: Tensor) -> Tensor:
-        """Gradient for an upstream gradient, one number or one a row: one pass for any of them."""
+    def grad(self, saved: Sequence[Tensor | None], grad_output: Tensor) -> Tensor:
+        """Gradient for an upstream gradient, one number or one a row: one pass for any of them.
+
+        `saved` are logits, target, weight and sample weight.
+        """
+        logits, target, weight, sample_weight = saved
+        assert logits is not None
+        assert target is not None
+        problem = _problem(logits, target, weight, sample_weight, self.settings)
+        problem = problem.with_labels(self.backend)
         upstream = array_of(grad_output)
-        grad = self.problem.later_grad(self.backend, self.row_max, self.row_sum, upstream)
-        return tensor_of(grad, self.storage)
+        grad = problem.later_grad(self.backend, self.row_max, self.row_sum, upstream)
+        return tensor_of(grad, storage_of(logits))
 
 
 @dataclass(slots=True)
@@ -62,6 +72,8 @@ def plain_forward(
 ) -> tuple[Tensor, Tensor | None] | None:
     """Mean loss without options, the short way; None where anything is out of the ordinary."""
     if logits.dim() != 2 or logits.dtype.itemsize < 4 or target.is_floating_point():
+        return None
+    if logits.layout is not torch.strided or target.layout is not torch.strided or logits.is_neg():
         return None
     logits = logits.detach()
     given = logits.numpy()
@@ -106,29 +118,20 @@ def forward(
 ) -> Found:
     """Run the pass with what is asked for; `out` takes the gradient."""
     storage = storage_of(logits)
-    names = tuple(aux) if not isinstance(aux, str) else aux
+    names = asked = tuple(aux) if not isinstance(aux, str) else aux
     if wants_target_grad and "target_grad" not in names:
         names = (*names, "target_grad")
-    options = settings._asdict()
-    backend = options.pop("backend")
-    options["num_threads"] = _team(logits, settings)
     given = array_of(logits, storage)
     into = None if out is None else array_of(out, storage)
     if wants_grad and out is None and given.nbytes >= _LARGE and given.flags.c_contiguous:
         into = _spare.array(given.shape, given.dtype)
-    problem = Problem.build(
-        given,
-        array_of(target, storage),
-        weight=factor_of(weight),
-        sample_weight=factor_of(sample_weight),
-        axis=class_axis(logits),
+    problem = _problem(
+        *(logits, target, weight, sample_weight, settings),
         grad_output=None if grad_output is None else array_of(grad_output),
         out=into,
-        storage=storage,
         aux=names,
-        **options,
     )
-    chosen = pick(backend, problem)
+    chosen = pick(settings.backend, problem)
     problem = problem.with_labels(chosen)
     outputs = Outputs()
     if wants_later:
@@ -142,10 +145,37 @@ def forward(
     if grad is not None:
         found.grad = tensor_of(grad.deliver(), storage)
     if outputs.row_max is not None and outputs.row_sum is not None:
-        found.later = Later(problem, chosen, outputs.row_max, outputs.row_sum, storage)
+        found.later = Later(settings, chosen, outputs.row_max, outputs.row_sum)
     if asides is not None:
         _add_asides(found, asides, target, storage)
+        if found.target_grad is not None and wants_target_grad and "target_grad" in asked:
+            # backward scales its own where it lies; what the caller has stays
+            found.target_grad = found.target_grad.clone()
     return found
+
+
+def _problem(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Any,
+    settings: Settings,
+    **more: Any,
+) -> Problem:
+    storage = storage_of(logits)
+    options = settings._asdict()
+    del options["backend"]
+    options["num_threads"] = _team(logits, settings)
+    return Problem.build(
+        array_of(logits, storage),
+        array_of(target, storage, "target"),
+        weight=factor_of(weight),
+        sample_weight=factor_of(sample_weight),
+        axis=class_axis(logits),
+        storage=storage,
+        **more,
+        **options,
+    )
 
 
 def empty_cache() -> None:
@@ -177,6 +207,6 @@ def _add_asides(found: Found, asides: Aux, target: Tensor, storage: str | None) 
 
 
 def _team(logits: Tensor, settings: Settings) -> int:
-    classes = logits.shape[class_axis(logits)]
+    classes = logits.shape[class_axis(logits)] if logits.dim() else 1
     rows = logits.numel() // max(classes, 1)
     return team(settings.num_threads, rows, logits.numel() * logits.itemsize)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import _reduction
 
@@ -16,6 +17,7 @@ from fastxent.checks.tensors import (
     check_traceable,
 )
 from fastxent.torch import eager, formula, operators
+from fastxent.torch.door import check_call
 from fastxent.torch.modes import has_tangent, is_eager, needs_grad
 from fastxent.torch.settings import Settings
 
@@ -143,7 +145,7 @@ def cross_entropy(
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
     if memory != "fast" or in_place:
-        check_memory(memory, in_place)
+        check_memory(memory, in_place, getattr(input, "dtype", None) is torch.float16)
     if isinstance(normalizer, Tensor):
         check_no_gradient(normalizer.requires_grad, "normalizer")
         normalizer = normalizer.item()
@@ -154,7 +156,7 @@ def cross_entropy(
     settings = Settings(ignore_index, *options, backend, num_threads)
     if not is_eager(input, target) or has_tangent(input, target):
         check_traceable(in_place, aux)
-        return _traced(input, target, weight, sample_weight, settings.numbers(), memory)
+        return _traced(input, target, weight, sample_weight, settings, memory)
     call = eager.Call(
         settings,
         is_plain=not (has_factors or aux) and options == _PLAIN,
@@ -187,7 +189,10 @@ def _traced(
     for tensor, name in ((input, "input"), (target, "target")):
         check_tensor(isinstance(tensor, Tensor), tensor, name)
         check_device(tensor.device.type, name)
-    if has_tangent(input, target):
+    goes_forward = has_tangent(input, target)
+    check_call(input, target, weight, sample_weight, settings, goes_forward)
+    settings = settings.numbers()
+    if goes_forward:
         return formula.loss(input, target, weight, sample_weight, settings)
     is_fused = operators.is_fused(input, settings.reduction, memory)
     loss, _, _ = operators.cross_entropy(

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-__all__ = ["has_tangent", "is_batched", "is_eager", "needs_grad", "transforms_are_active"]
+__all__ = [
+    "has_tangent",
+    "is_batched",
+    "is_eager",
+    "needs_grad",
+    "outside_of_transforms",
+    "plain_tensor",
+    "shapes_are_known",
+    "transforms_are_active",
+]
 
 _PLAIN = (Tensor, Parameter)
 
 transforms_are_active = torch._C._are_functorch_transforms_active
 
+# Within it tensors that no transform has wrapped are what they are without any.
+outside_of_transforms: Any = torch._C._DisableFuncTorch
 
-def is_eager(*tensors: Tensor | None) -> bool:
+
+def is_eager(*tensors: Any) -> bool:
     """Whether nothing looks at the call but autograd: no tracing, no transform, no subclass.
 
     The eager way is one thin `torch.autograd.Function` around the kernels: for (32, 10) the loss
@@ -27,8 +41,8 @@ def is_eager(*tensors: Tensor | None) -> bool:
         or torch._C._get_tracing_state() is not None
     ):
         return False
-    for one in tensors:  # a generator takes 0.15 us more
-        if one is not None and (type(one) not in _PLAIN or not one.is_cpu):
+    for one in tensors:  # noqa: SIM110 - a generator takes 0.15 us more
+        if type(one) not in _PLAIN or not one.is_cpu:
             return False
     return True
 
@@ -36,6 +50,28 @@ def is_eager(*tensors: Tensor | None) -> bool:
 def is_batched(tensor: Tensor) -> bool:
     """Whether ``is_grads_batched=True`` made this, which is no transform of torch.func."""
     return bool(torch._C._functorch.is_legacy_batchedtensor(tensor))
+
+
+def shapes_are_known(*tensors: Tensor | None) -> bool:
+    """Whether sizes are numbers, not what a compiler or tracer has for them."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return False
+    given = [one for one in tensors if one is not None]
+    return not any(isinstance(size, torch.SymInt) for one in given for size in one.shape)
+
+
+def plain_tensor(tensor: Tensor) -> Tensor | None:
+    """The tensor with values of its own below all transforms; None where vmap or a mode has it."""
+    if torch._C._len_torch_dispatch_stack():
+        return None
+    functorch = torch._C._functorch
+    if is_batched(tensor):
+        return None
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return None
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor if type(tensor) in _PLAIN and tensor.is_cpu else None
 
 
 def needs_grad(tensor: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,15 @@ from fastxent.torch.binary import binary_cross_entropy_with_logits
 from fastxent.torch.loss import cross_entropy
 
 __all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss"]
+
+_OWN = ("ignore_index", "reduction", "label_smoothing")
+
+
+def _shown(kind: type, options: dict[str, Any]) -> str:
+    """Show the options that are not the default."""
+    defaults = inspect.signature(kind).parameters
+    changed = {name: value for name, value in options.items() if value != defaults[name].default}
+    return ", ".join(f"{name}={value!r}" for name, value in changed.items())
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
@@ -76,6 +86,11 @@ num_threads
             "num_threads": num_threads,
         }
 
+    def extra_repr(self) -> str:
+        """Options that are not the default."""
+        own = {name: getattr(self, name) for name in _OWN}
+        return _shown(CrossEntropyLoss, {**own, **self.options})
+
     def forward(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None) -> Any:
         """Compute the loss; `sample_weight` as in `fastxent.torch.cross_entropy`."""
         return cross_entropy(
@@ -129,6 +144,10 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
             "backend": backend,
             "num_threads": num_threads,
         }
+
+    def extra_repr(self) -> str:
+        """Options that are not the default."""
+        return _shown(BCEWithLogitsLoss, {"reduction": self.reduction, **self.options})
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss."""

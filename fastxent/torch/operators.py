@@ -80,6 +80,9 @@ def _kernel(
     )
     nothing = logits.new_empty(0)
     target_grad = nothing.clone() if found.target_grad is None else found.target_grad
+    if wants_target_grad and not target.is_contiguous():
+        # laid out as the fake kernel says
+        target_grad = torch.empty_like(target).copy_(target_grad)
     return found.loss, nothing if found.grad is None else found.grad, target_grad
 
 

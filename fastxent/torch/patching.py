@@ -18,7 +18,12 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.nn import Parameter, _reduction, functional
-from torch.overrides import handle_torch_function, has_torch_function_variadic
+from torch.overrides import (
+    _get_current_function_mode_stack,
+    handle_torch_function,
+    has_torch_function_variadic,
+)
+from torch.utils._device import DeviceContext
 
 from fastxent import checks
 from fastxent.errors import FastxentError
@@ -85,9 +90,19 @@ def _has_its_shape(input: Tensor, target: Tensor, axis: int) -> bool:
     return bool(are_labels and target.shape == input.shape[:axis] + input.shape[axis + 1 :])
 
 
+def _only_sets_a_device(*tensors: Any) -> bool:
+    """Whether all that looks at the call is a default device, which is for new tensors only."""
+    if torch.compiler.is_compiling() or not all(
+        one is None or type(one) in _PLAIN for one in tensors
+    ):
+        return False
+    return all(isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
+
+
 def _has_plain_options(ignore_index: Any, reduction: Any, label_smoothing: Any) -> bool:
     return (
         isinstance(ignore_index, int)
+        and not isinstance(ignore_index, bool)
         and reduction in ("none", "mean", "sum")
         and isinstance(label_smoothing, (int, float))
         and 0.0 <= label_smoothing <= 1.0
@@ -112,7 +127,9 @@ def _replacement_of(state: _Patch) -> Callable[..., Any]:
         given = (weight, size_average, ignore_index, reduce, reduction, label_smoothing)
         if state.depth == 0:
             return original(input, target, *given)
-        if has_torch_function_variadic(input, target, weight):
+        if has_torch_function_variadic(input, target, weight) and not _only_sets_a_device(
+            input, target, weight
+        ):
             return handle_torch_function(original, (input, target, weight), input, target, *given)
         if not _is_supported(input, target, weight):
             return original(input, target, *given)
@@ -138,6 +155,8 @@ def _replacement_of(state: _Patch) -> Callable[..., Any]:
             return loss.to(input.dtype)
         return loss
 
+    # pickle looks it up here under this name, and finds what stands in PyTorch's module then
+    replacement.__qualname__ = "functional.cross_entropy"
     # torch.jit.script compiles what this gives
     replacement.__prepare_scriptable__ = lambda: original  # type: ignore[attr-defined]
     return replacement

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from torch import Tensor
+
+from fastxent.checks.tensors import check_no_gradient
+
 __all__ = ["Settings"]
 
 
@@ -23,6 +27,9 @@ class Settings(NamedTuple):
 
     def numbers(self) -> Settings:
         """The same with plain numbers, as operators take them."""
+        for name, value in self._asdict().items():
+            if isinstance(value, Tensor):
+                check_no_gradient(value.requires_grad, name)
         return self._replace(
             label_smoothing=float(self.label_smoothing),
             normalizer=None if self.normalizer is None else float(self.normalizer),

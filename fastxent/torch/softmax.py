@@ -14,7 +14,8 @@ from fastxent.checks.tensors import check_device, check_tensor
 from fastxent.jacobian import JacobianProblem
 from fastxent.problem import Problem
 from fastxent.torch.arrays import array_of, storage_of, team, tensor_of
-from fastxent.torch.modes import has_tangent
+from fastxent.torch.door import check_softmax_call
+from fastxent.torch.modes import has_tangent, is_eager
 from fastxent.torch.registration import register
 
 __all__ = ["log_softmax", "softmax"]
@@ -259,8 +260,10 @@ def _normalised(
     check_device(x.device.type, "input")
     if dtype is not None:
         x = x.to(dtype)
-    if has_tangent(x):
-        return torch.log_softmax(x, dim) if is_log else torch.softmax(x, dim)
     if x.dim() == 0:
         return _normalised(x.reshape(1), dim, None, is_log, backend, num_threads).reshape(())
+    if not x.numel() or has_tangent(x) or not is_eager(x):
+        check_softmax_call(x, dim, backend, num_threads)
+    if has_tangent(x):
+        return torch.log_softmax(x, dim) if is_log else torch.softmax(x, dim)
     return _call(x, dim, is_log, backend, num_threads)

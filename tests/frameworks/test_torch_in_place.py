@@ -60,6 +60,20 @@ def test_in_place_without_a_gradient_leaves_the_logits():
     assert torch.equal(logits, before)
 
 
+@pytest.mark.parametrize("shape", [(4, 5), (64, 100), (512, 512)], ids=str)
+def test_in_place_memory_that_is_free_again_is_not_taken_for_the_gradient(shape):
+    weights, target = case(*shape)
+
+    def forward():
+        logits = weights * 1.0
+        return cross_entropy(logits, target, in_place=True), logits.exp().sum()
+
+    loss, extra = forward()
+    loss.backward(retain_graph=True)
+    with pytest.raises(fastxent.CallOrderError, match="in_place=True wrote the gradient over"):
+        extra.backward()
+
+
 @pytest.mark.parametrize("order", ["earlier", "later", "later, of the base", "alone"])
 def test_in_place_logits_that_something_else_uses_are_an_error(order):
     weights, target = case(6, 5)
