@@ -199,7 +199,8 @@ struct loss_call {
         pass.logit_scale = number(fastxent_scale);
         pass.softcap = number(fastxent_cap);
         pass.z_loss = number(fastxent_square);
-        const double on_target = number(fastxent_on_target), on_all = number(fastxent_on_all);
+        const double on_target = number(fastxent_on_target), spread = number(fastxent_on_all);
+        const double on_all = spread != 0.0 ? spread / static_cast<double>(classes) : 0.0;
         double unused;
         if (hard) {
             pass.labels = labels(first, count);
@@ -288,10 +289,19 @@ struct loss_call {
         }
     }
 
+    static bool has_size(const fastxent_array *array, int64_t size) {
+        return !array || product(array->dims, 0, array->rank) == size;
+    }
+
     int run_all() {
         // sizes may be known only now (jax.export with symbolic shapes)
         if (product(target.dims, 0, target.rank) != shape.rows() * (hard ? 1 : shape.classes))
             return refuse(message, message_size, "fastxent: the target has another shape than the rows");
+        const int64_t calls = product(logits.dims, 0, logits.rank - option(fastxent_rank));
+        if (!has_size(factor, calls * shape.classes) || !has_size(row_weight, shape.rows()) ||
+            !has_size(denominator, calls))
+            return refuse(message, message_size,
+                          "fastxent: weights have another shape than the rows or classes");
         int outcome = check_weights(factor, "fastxent: weight");
         if (outcome == fastxent_done) outcome = check_weights(row_weight, "fastxent: sample_weight");
         if (outcome != fastxent_done) return outcome;

@@ -17,9 +17,11 @@ __all__ = ["checked_threads", "fixed", "stand_in"]
 def stand_in(x: Any) -> Array:
     """NumPy array of zeros that takes no memory, of the shape and dtype of `x`: for checks.
 
-    A symbolic size of `jax.export` becomes some number, the same wherever it occurs.
+    A symbolic size of `jax.export` becomes some number, the same wherever it occurs: odd and at
+    least 10001, which a fixed size beside it is unlikely to be, and below 20000, so that NumPy
+    can count the bytes of four of them. The handlers compare the sizes there are in the end.
     """
-    shape = [size if isinstance(size, int) else 1 + hash(size) % 9973 for size in x.shape]
+    shape = [size if isinstance(size, int) else 10001 + 2 * (hash(size) % 4987) for size in x.shape]
     return np.broadcast_to(np.zeros((), np.dtype(x.dtype)), shape)
 
 
