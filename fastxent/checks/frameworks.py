@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from fastxent.errors import BackendError, DTypeError
+import numpy as np
+import numpy.typing as npt
 
-__all__ = ["raise_not_on_cpu", "raise_traced"]
+from fastxent.errors import BackendError, DTypeError, LabelError, OptionError
+
+__all__ = ["check_kept", "raise_not_on_cpu", "raise_traced"]
+
+
+def check_kept(
+    target: npt.NDArray[Any], kept: np.dtype[np.integer[Any]], ignore_index: int | None
+) -> None:
+    """Integers that a framework converts to fewer bits, which would make other labels of some."""
+    what = f"JAX makes {kept} of target's {target.dtype}, which does not hold"
+    then = "pass labels of that dtype, or enable 64 bits: jax.config.update('jax_enable_x64', True)"
+    given, kept_range = np.iinfo(target.dtype), np.iinfo(kept)
+    if target.size and not kept_range.min <= target.min() <= target.max() <= kept_range.max:
+        bad = (target < kept_range.min) | (target > kept_range.max)
+        row = int(np.argmax(bad))
+        raise LabelError(f"{what} the label {target.reshape(-1)[row]} of row {row}: {then}")
+    if (
+        ignore_index is not None
+        and given.min <= ignore_index <= given.max
+        and not kept_range.min <= ignore_index <= kept_range.max
+    ):
+        raise OptionError(f"{what} ignore_index = {ignore_index}: {then}")
 
 
 def raise_not_on_cpu(platforms: str) -> NoReturn:

@@ -237,3 +237,10 @@ def test_cross_entropy_has_the_options_of_keras(axis, smoothing):
     )
     assert_close(soft * counted, loss, "float32")
     assert_close(soft_grad, grad, "float32")
+
+
+@pytest.mark.parametrize("dtype", [tf.complex64, tf.string])
+def test_labels_that_are_no_real_numbers_are_refused(dtype):
+    labels = tf.zeros((2, 3), dtype)
+    with pytest.raises(fastxent.DTypeError, match=f"labels have dtype {dtype.name}"):
+        fxtf.softmax_cross_entropy_with_logits(labels=labels, logits=tf.zeros((2, 3)))
