@@ -212,3 +212,12 @@ def test_an_ignored_label_that_32_bits_do_not_hold_is_refused():
     given = labels.astype(np.int32)
     assert fj.cross_entropy(LOGITS, given, ignore_index=-(2**32)) == fj.cross_entropy(LOGITS, given)
     assert fj.cross_entropy(LOGITS, labels) == fj.cross_entropy(LOGITS, labels.tolist())
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_the_message_tells_the_row_of_a_call_under_vmap(reduction):
+    labels = np.array([[0, 1, 2, 0], [0, 1, 7, 0]], np.int32)
+    calls = jax.vmap(lambda x, y: fj.cross_entropy(x, y, reduction=reduction))
+    message = r"the target of row 6 \(row 2 of call 1\) is 7: it lies"
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+        jax.block_until_ready(calls(np.stack([LOGITS, LOGITS]), labels))

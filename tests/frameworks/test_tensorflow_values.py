@@ -8,6 +8,8 @@ import pytest
 tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 fxtf = pytest.importorskip("fastxent.tensorflow")
 
+import fastxent  # noqa: E402
+
 KINDS = ["float16", "bfloat16", "float32", "float64"]
 SHAPES = [(5,), (4, 3), (2, 3, 7), (3, 2, 2, 130), (2, 1, 2, 2, 2, 3)]
 EPS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
