@@ -70,7 +70,7 @@ def _has_numbers(tensor: Any) -> bool:
     if isinstance(tensor, keras.KerasTensor):
         return False
     if name == "tensorflow":
-        return not importlib.import_module("tensorflow").is_symbolic_tensor(tensor)
+        return not bool(importlib.import_module("tensorflow").is_symbolic_tensor(tensor))
     if name == "jax":
         return not isinstance(tensor, importlib.import_module("jax").core.Tracer)
     if name == "torch":
