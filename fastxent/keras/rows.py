@@ -66,11 +66,11 @@ def class_indices(y_true: Any) -> Any:
 
 
 def _has_numbers(tensor: Any) -> bool:
-    name = keras.backend.backend()
+    name: str = keras.backend.backend()
     if isinstance(tensor, keras.KerasTensor):
         return False
     if name == "tensorflow":
-        return not bool(importlib.import_module("tensorflow").is_symbolic_tensor(tensor))
+        return not importlib.import_module("tensorflow").is_symbolic_tensor(tensor)
     if name == "jax":
         return not isinstance(tensor, importlib.import_module("jax").core.Tracer)
     if name == "torch":
