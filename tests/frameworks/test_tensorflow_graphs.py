@@ -10,7 +10,7 @@ tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 fxtf = pytest.importorskip("fastxent.tensorflow")
 
 import fastxent as fx  # noqa: E402
-from fastxent import checks  # noqa: E402
+from fastxent.checks import tensorflow as checks  # noqa: E402
 
 RNG = np.random.default_rng(0)
 
