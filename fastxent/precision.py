@@ -58,6 +58,7 @@ class Precision:
 
 _FLOAT32, _FLOAT64, _BITS = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.uint16)
 _BYTES = np.dtype(np.uint8)
+_COMPUTED = (np.dtype(np.float16), _FLOAT32, _FLOAT64)
 # What stands for NumPy's bfloat16 where nobody has imported ml_dtypes: its bits, with its name.
 _NAMED_BITS = np.dtype([("bfloat16", _BITS)])
 
@@ -88,7 +89,7 @@ def kind_of(dtype: np.dtype[Any], storage: str | None = None) -> str | None:
         return storage
     if dtype.kind == "b":
         return "uint8"
-    if dtype.kind == "f" and dtype.itemsize <= 8:
+    if native(dtype) in _COMPUTED:  # float8_e5m2 of ml_dtypes is of kind "f" too
         return native(dtype).name
     return "bfloat16" if dtype.name == "bfloat16" or dtype == _NAMED_BITS else None
 

@@ -13,15 +13,26 @@ void fastxent_jax_use(const fastxent_level *chosen, int limit, double of_row, do
     thread_limit = limit;
 }
 
+// Float8 and the like have a kind below 0, integers one above: for both, kernels have no arithmetic.
+static bool computed(const fastxent_array &array) {
+    return array.kind >= 0 && array.kind <= fastxent_bfloat16;
+}
+
 int fastxent_jax_cross_entropy_body(const fastxent_call *call, char *message, size_t size) {
     if (call->integer_count != fastxent_integers || call->number_count != fastxent_numbers ||
-        call->operand_count < 2 || call->result_count < 1 || call->operands[0].kind > fastxent_bfloat16)
+        call->operand_count < 2 || call->result_count < 1 || !computed(call->operands[0]) ||
+        call->operands[1].kind < 0)
         return refuse(message, size, "fastxent: operands or options of another form than expected");
+    const int compute = call->operands[0].kind == fastxent_float64 ? fastxent_float64 : fastxent_float32;
+    for (int64_t at = 2; at < call->operand_count; ++at)
+        if (call->operands[at].kind != compute)
+            return refuse(message, size, "fastxent: weights have another type than is computed in");
     return loss_call(*call, message, size).run_all();
 }
 
 int fastxent_jax_softmax_body(const fastxent_call *call, char *message, size_t size) {
-    if (call->integer_count != fastxent_softmax_integers || call->operand_count != 1)
+    if (call->integer_count != fastxent_softmax_integers || call->operand_count != 1 ||
+        call->result_count < 1 || !computed(call->operands[0]))
         return refuse(message, size, "fastxent: operands or options of another form than expected");
     const fastxent_array &logits = call->operands[0];
     const int64_t form = call->integers[fastxent_softmax_form];

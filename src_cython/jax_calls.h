@@ -33,7 +33,7 @@ enum fastxent_integer {
 
 enum fastxent_number {
     fastxent_on_target,   /* factor of the target's own mass */
-    fastxent_on_all,      /* mass on every class */
+    fastxent_on_all,      /* mass spread over all classes, whose number may be known only now */
     fastxent_scale,
     fastxent_cap,
     fastxent_square,      /* factor of the squared logsumexp */

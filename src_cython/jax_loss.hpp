@@ -80,7 +80,7 @@ struct loss_call {
     int bad_label(int64_t row) {
         const fastxent_labels all = labels(0, groups);
         const char *place = static_cast<const char *>(all.data) + row * all.size;
-        char label[32], ignored[64] = "";
+        char label[32], ignored[64] = "", place_in_call[80] = "";
         int64_t value = 0;
         std::memcpy(&value, place, static_cast<size_t>(all.size));
         if (all.is_signed && all.size < 8) {
@@ -92,10 +92,17 @@ struct loss_call {
         if (all.has_skip)
             std::snprintf(ignored, sizeof ignored, " and is not the ignored label %lld",
                           static_cast<long long>(all.skip));
+        const int64_t calls = product(logits.dims, 0, logits.rank - option(fastxent_rank));
+        if (calls > 1) {
+            const int64_t rows_of_call = shape.rows() / calls;
+            std::snprintf(place_in_call, sizeof place_in_call, " (row %lld of call %lld)",
+                          static_cast<long long>(row % rows_of_call),
+                          static_cast<long long>(row / rows_of_call));
+        }
         return refuse(message, message_size,
-                      "fastxent: the target of row %lld is %s: it lies outside [0, %lld) for C = %lld "
+                      "fastxent: the target of row %lld%s is %s: it lies outside [0, %lld) for C = %lld "
                       "classes%s",
-                      static_cast<long long>(row), label, static_cast<long long>(shape.classes),
+                      static_cast<long long>(row), place_in_call, label, static_cast<long long>(shape.classes),
                       static_cast<long long>(shape.classes), ignored);
     }
 
@@ -199,7 +206,8 @@ struct loss_call {
         pass.logit_scale = number(fastxent_scale);
         pass.softcap = number(fastxent_cap);
         pass.z_loss = number(fastxent_square);
-        const double on_target = number(fastxent_on_target), on_all = number(fastxent_on_all);
+        const double on_target = number(fastxent_on_target), spread = number(fastxent_on_all);
+        const double on_all = spread != 0.0 ? spread / static_cast<double>(classes) : 0.0;
         double unused;
         if (hard) {
             pass.labels = labels(first, count);
@@ -288,10 +296,19 @@ struct loss_call {
         }
     }
 
+    static bool has_size(const fastxent_array *array, int64_t size) {
+        return !array || product(array->dims, 0, array->rank) == size;
+    }
+
     int run_all() {
         // sizes may be known only now (jax.export with symbolic shapes)
         if (product(target.dims, 0, target.rank) != shape.rows() * (hard ? 1 : shape.classes))
             return refuse(message, message_size, "fastxent: the target has another shape than the rows");
+        const int64_t calls = product(logits.dims, 0, logits.rank - option(fastxent_rank));
+        if (!has_size(factor, calls * shape.classes) || !has_size(row_weight, shape.rows()) ||
+            !has_size(denominator, calls))
+            return refuse(message, message_size,
+                          "fastxent: weights have another shape than the rows or classes");
         int outcome = check_weights(factor, "fastxent: weight");
         if (outcome == fastxent_done) outcome = check_weights(row_weight, "fastxent: sample_weight");
         if (outcome != fastxent_done) return outcome;

@@ -184,3 +184,17 @@ def test_what_has_no_precision():
         assert precision.precision_of(np.dtype(name)) is None
     for name, half in itertools.product(("f4", "f8"), ("float16", "bfloat16")):
         assert precision.kind_of(np.dtype(name), half) == np.dtype(name).name
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in dir(ml_dtypes) if name.startswith(("float8", "float6", "float4"))]
+)
+def test_floats_of_fewer_bits_are_refused(name, backend):
+    # NumPy takes float8_e5m2 for one of its own kind of numbers
+    small = np.zeros((2, 3), getattr(ml_dtypes, name))
+    assert precision.kind_of(small.dtype) is None
+    for given in ((small, [0, 1]), (np.zeros((2, 3)), small)):
+        with pytest.raises(fx.DTypeError, match=name):
+            fx.cross_entropy(*given, backend=backend)
+    with pytest.raises(fx.DTypeError, match=name):
+        fx.softmax(small, backend=backend)

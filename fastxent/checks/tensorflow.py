@@ -13,6 +13,7 @@ __all__ = [
     "check_labels_of_classes",
     "check_labels_of_elements",
     "check_no_xla",
+    "check_numbers",
     "check_probabilities",
 ]
 
@@ -105,6 +106,15 @@ def check_labels_of_classes(
         if _fits(labels, logits):
             message += ": one-hot rows go to softmax_cross_entropy_with_logits"
         raise ShapeError(message)
+
+
+def check_numbers(is_real: bool, dtype: str) -> None:
+    """Probabilities are floating-point numbers; integers and booleans become such."""
+    if not is_real:
+        raise DTypeError(
+            f"labels have dtype {dtype}: probabilities must be floating-point numbers, integers "
+            "or booleans"
+        )
 
 
 def check_probabilities(labels: Shape, logits: Shape, axis: Any) -> None:

@@ -12,7 +12,7 @@ from fastxent import checks
 from fastxent.jax.handlers import share_threads
 from fastxent.jax.loss import loss
 from fastxent.jax.operands import LossOptions, Operands
-from fastxent.jax.reading import checked_threads, fixed, stand_in
+from fastxent.jax.reading import checked_threads, fixed, labels_kept, stand_in
 from fastxent.mass import representable
 from fastxent.precision import precision_of
 from fastxent.reduction import REDUCTIONS, WHEN_ALL_IGNORED
@@ -86,11 +86,14 @@ def cross_entropy(
         A shape or a value does not fit. Also a ``ValueError``.
     DTypeError
         A dtype that is not computed with, or a traced option. Also a ``TypeError``.
+    LabelError
+        A NumPy label that needs 64 bits, where JAX keeps 32. Also an ``IndexError``.
     BackendError
         The function is compiled for something else than a CPU. Also a ``ValueError``.
     jax.errors.JaxRuntimeError
         When it runs, INVALID_ARGUMENT: a class index is outside [0, C) and not `ignore_index`, or
-        a weight is negative or not finite. The message names it.
+        a weight is negative or not finite. The message names it. Where XLA drops the pass, as in
+        ``jit(grad(...))`` with respect to weights alone, the derivatives are NaN instead.
 
     Notes
     -----
@@ -113,7 +116,8 @@ def cross_entropy(
     >>> grad.shape
     (2, 3)
     """
-    logits, target = jnp.asarray(logits), jnp.asarray(target)
+    ignore_index = fixed(ignore_index, "ignore_index")
+    logits, target = jnp.asarray(logits), jnp.asarray(labels_kept(target, ignore_index))
     shaped = checks.check_logits(stand_in(logits))
     axis = checks.check_axis(fixed(axis, "axis"), shaped)
     precision = precision_of(shaped.dtype)
@@ -121,7 +125,7 @@ def cross_entropy(
     compute = precision.compute
     rows_shape = shaped.shape[:axis] + shaped.shape[axis + 1 :]
     _, hard = checks.check_target(stand_in(target), shaped, axis)
-    skip = checks.check_ignore_index(fixed(ignore_index, "ignore_index"), hard)
+    skip = checks.check_ignore_index(ignore_index, hard)
     scale = checks.check_logit_scale(fixed(logit_scale, "logit_scale"), compute)
     kind = checks.check_choice(reduction, "reduction", REDUCTIONS)
     options = LossOptions(

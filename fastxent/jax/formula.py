@@ -32,7 +32,12 @@ def loss(options: LossOptions, operands: Operands) -> Any:
         # before anything is computed: a NaN in an ignored row would spread through its derivative
         logits = jnp.where(jnp.expand_dims(counted, axis), logits, 0)
 
-    z = _transformed(options, logits.astype(compute))
+    sound = _nan_unless_sound(options, operands, counted).astype(compute)
+    # of what is differentiated too: XLA skips products with a 0 of the labels
+    weight, row_weight, denominator = (
+        None if factor is None else factor * sound for factor in (weight, row_weight, denominator)
+    )
+    z = _transformed(options, logits.astype(compute) * sound)
     mass, label_mass = _masses(options, target, weight, counted, z)
     lse = jax.nn.logsumexp(z, axis=axis, keepdims=True)
     nothing = jnp.isneginf(z) & (mass == 0)
@@ -46,22 +51,43 @@ def loss(options: LossOptions, operands: Operands) -> Any:
         rows = rows * row_weight
         label_mass = label_mass * row_weight
     if options.reduction == "none":
-        return rows
-    total = jnp.sum(rows)
+        return rows * sound
+    total = jnp.sum(rows) * sound
     if options.reduction == "sum":
         return total
     divisor = jnp.sum(label_mass) if denominator is None else denominator
     empty = divisor == 0
     mean = total / jnp.where(empty, 1, divisor)
-    return jnp.where(empty, 0.0 if options.all_ignored == "zero" else jnp.nan, mean)
+    return sound * jnp.where(empty, 0.0 if options.all_ignored == "zero" else jnp.nan, mean)
+
+
+def _nan_unless_sound(options: LossOptions, operands: Operands, counted: Any) -> Any:
+    """Factor of the loss: 1, or NaN for numbers that a pass refuses.
+
+    XLA drops a pass whose results nobody needs, and its error with it: then derivatives are NaN.
+    """
+    target, sound = operands.target, jnp.array(True)
+    for factor in operands[2:]:
+        if factor is not None:
+            sound &= jnp.all(jnp.isfinite(factor) & (factor >= 0))
+    if counted is not None:
+        inside, classes = target >= 0, operands.logits.shape[options.axis]
+        # a dtype that ends before the classes do cannot be compared with their number
+        if not isinstance(classes, int) or classes <= jnp.iinfo(target.dtype).max:
+            inside &= target < classes
+        sound &= jnp.all(inside | ~counted)
+    return jnp.where(sound, 1.0, jnp.nan)
 
 
 def _transformed(options: LossOptions, x: Any) -> Any:
-    z = x if options.logit_scale == 1.0 else options.logit_scale * x
     if options.softcap is None:
-        return z
-    capped = options.softcap * jnp.tanh(z / options.softcap)
-    return jnp.where(jnp.isneginf(x), x, capped)
+        return x if options.logit_scale == 1.0 else options.logit_scale * x
+    masked = jnp.isneginf(x)
+    # a constant in both branches: the derivative of a masked class is 0, as that of tanh far out
+    capped = options.softcap * jnp.tanh(
+        options.logit_scale * jnp.where(masked, 0, x) / options.softcap
+    )
+    return jnp.where(masked, -jnp.inf, capped)
 
 
 def _masses(
@@ -73,7 +99,9 @@ def _masses(
     share = jnp.reshape(share, (classes,) + (1,) * options.trailing)
     soft = target.astype(z.dtype)
     if counted is not None:
-        soft = jax.nn.one_hot(target, classes, axis=axis, dtype=z.dtype)
+        # the numbers of the classes would wrap around in a dtype that cannot hold them
+        label = target.astype(jnp.int32) if target.dtype.itemsize < 4 else target
+        soft = jax.nn.one_hot(label, classes, axis=axis, dtype=z.dtype)
         label_mass = jnp.where(counted, jnp.sum(soft * share, axis=axis), 0)
     else:
         label_mass = jnp.ones(jnp.sum(soft, axis=axis).shape, z.dtype)

@@ -84,7 +84,7 @@ def call_loss(options: LossOptions, operands: Operands, wants: Wants = LOSS_ALON
         *(wants.grad, wants.target_grad, options.num_threads or 0),
     )
     numbers = (
-        *(1.0 - smoothing, smoothing / logits.shape[at] if smoothing else 0.0),
+        *(1.0 - smoothing, smoothing),
         *(options.logit_scale, options.softcap or 0.0, options.z_loss),
     )
     return _foreign("cross_entropy", given, shapes, integers, numbers)

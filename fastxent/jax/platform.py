@@ -7,7 +7,7 @@ from typing import Any
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
-from fastxent.checks.frameworks import raise_not_on_cpu
+from fastxent.checks.jax import raise_not_on_cpu
 
 __all__ = ["on_cpu"]
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fastxent import checks
 from fastxent.jax.handlers import call_softmax, share_threads
-from fastxent.jax.reading import checked_threads, stand_in
+from fastxent.jax.reading import checked_threads, fixed, stand_in
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 
@@ -108,7 +108,7 @@ def logsumexp(x: Any, axis: Axes = -1, *, num_threads: int | None = None) -> jax
 
 def _over(function: Any, x: Any, axis: Any, num_threads: Any) -> Any:
     """Apply over axes made one, the last, where they are several; over one where it lies."""
-    x = jnp.asarray(x)
+    x, axis = jnp.asarray(x), fixed(axis, "axis")
     may_be_scalar = axis is None or axis == ()
     shaped = checks.check_logits(stand_in(x), "x", may_be_scalar=may_be_scalar)
     axes = checks.check_axes(axis, shaped, may_be_empty=False, name="x")

@@ -9,7 +9,7 @@ from keras.src.backend.common.masking import set_keras_mask
 
 from fastxent import checks
 from fastxent.checks.keras import check_exact_labels, check_from_logits
-from fastxent.keras.rows import index_dtype, row_losses
+from fastxent.keras.rows import class_indices, row_losses
 
 __all__ = ["CategoricalCrossentropy", "SparseCategoricalCrossentropy"]
 
@@ -131,8 +131,10 @@ class SparseCategoricalCrossentropy(
         `from_logits` is not True. Also a ``ValueError``. When called: `dtype` cannot hold every
         label, to which Keras converts them.
     LabelError
-        When called: a label lies outside [0, C) and is not `ignore_class`, where the adapter of the
-        backend can tell.
+        When called: a label lies outside [0, C) and is not `ignore_class`, or is no whole number,
+        where the adapter of the backend can tell.
+    DTypeError
+        When called: `dtype` is not one of floating-point numbers. Also a ``TypeError``.
 
     Notes
     -----
@@ -189,7 +191,7 @@ class SparseCategoricalCrossentropy(
         y_true = _without_last_one(y_true, y_pred)
         if len(y_true.shape) == len(y_pred.shape) and y_true.shape[self.axis] == 1:
             y_true = keras.ops.squeeze(y_true, axis=self.axis)
-        labels = keras.ops.cast(y_true, index_dtype())
+        labels = class_indices(y_true)
         losses = row_losses(y_pred, labels, self.axis, self.ignore_class, 0.0)
         if self.ignore_class is not None:
             # where Keras looks for the rows that count; it offers no public function for it

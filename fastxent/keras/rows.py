@@ -10,9 +10,9 @@ import keras
 import numpy as np
 
 from fastxent import api
-from fastxent.checks.keras import raise_keras_backend
+from fastxent.checks.keras import raise_fractional_labels, raise_keras_backend
 
-__all__ = ["index_dtype", "row_losses"]
+__all__ = ["class_indices", "row_losses"]
 
 # Each takes logits, target, axis and the options.
 _Losses = Callable[..., Any]
@@ -50,9 +50,32 @@ _OF_BACKEND: dict[str, _Losses] = {
 }
 
 
-def index_dtype() -> str:
-    """Dtype of class indices: JAX has no int64 unless it is switched on."""
-    return "int32" if keras.backend.backend() == "jax" else "int64"
+def class_indices(y_true: Any) -> Any:
+    """Labels as integers; Keras hands them over in the dtype of the loss.
+
+    Fractions are refused where there are numbers already, not where a function is being traced.
+    """
+    # JAX has no int64 unless it is switched on
+    labels = keras.ops.cast(y_true, "int32" if keras.backend.backend() == "jax" else "int64")
+    if keras.backend.is_float_dtype(y_true.dtype) and _has_numbers(y_true):
+        differ = keras.ops.not_equal(keras.ops.cast(labels, y_true.dtype), y_true)
+        if bool(keras.ops.any(differ)):
+            row = int(keras.ops.argmax(keras.ops.cast(keras.ops.reshape(differ, (-1,)), "int32")))
+            raise_fractional_labels(row, float(keras.ops.reshape(y_true, (-1,))[row]))
+    return labels
+
+
+def _has_numbers(tensor: Any) -> bool:
+    name: str = keras.backend.backend()
+    if isinstance(tensor, keras.KerasTensor):
+        return False
+    if name == "tensorflow":
+        return not importlib.import_module("tensorflow").is_symbolic_tensor(tensor)
+    if name == "jax":
+        return not isinstance(tensor, importlib.import_module("jax").core.Tracer)
+    if name == "torch":
+        return not importlib.import_module("torch").compiler.is_compiling()
+    return name == "numpy"
 
 
 def row_losses(

@@ -14,6 +14,7 @@ from fastxent.checks.tensorflow import (
     check_given,
     check_labels_of_classes,
     check_labels_of_elements,
+    check_numbers,
     check_probabilities,
 )
 from fastxent.tensorflow.sigmoid import sigmoid_loss
@@ -63,7 +64,9 @@ def _hard_loss(
 
 def _soft_loss(labels: Any, logits: Any, axis: int, smoothing: float) -> Any:
     check_probabilities(shape_of(labels), shape_of(logits), axis)
-    if not labels.dtype.is_floating:
+    dtype = labels.dtype
+    check_numbers(dtype.is_floating or dtype.is_integer or dtype.is_bool, dtype.name)
+    if not dtype.is_floating:
         labels = tf.cast(labels, tf.float32 if logits.dtype.size == 2 else logits.dtype)
     return SoftmaxLoss(labels, _front(axis, logits), None, smoothing).of(logits)
 

@@ -162,7 +162,8 @@ class SoftmaxLoss:
             wide = tf.where(counted, wide, tf.zeros_like(wide))
         total = tf.reduce_sum(mass, axis, keepdims=True)
         factor = tf.expand_dims(tf.cast(upstream, wide.dtype), axis)
-        v = tf.cast(cotangent, wide.dtype)
+        # all three are linear in it: a bad label makes NaN of them
+        v = tf.cast(cotangent, wide.dtype) * self._nan_unless_sound(wide, counted)
         p = tf.nn.softmax(wide, axis)
         mean = tf.reduce_sum(p * v, axis, keepdims=True)
         of_logits = factor * total * p * (v - mean)
@@ -173,6 +174,21 @@ class SoftmaxLoss:
             tf.cast(of_upstream, upstream.dtype),
             tf.cast(of_target, self.target.dtype),
         )
+
+    def _nan_unless_sound(self, logits: Any, counted: Any) -> Any:
+        """1, or NaN where a label is bad.
+
+        A graph drops the pass that would refuse it if nobody needs what the pass computes.
+        """
+        if not self._is_hard:
+            return tf.ones((), logits.dtype)
+        classes = tf.shape(logits, tf.int64)[self.axis]
+        labels = tf.expand_dims(tf.cast(self.target, tf.int64), self.axis)
+        inside = (labels >= 0) & (labels < classes)
+        if counted is not None:
+            inside |= ~counted
+        one = tf.ones((), logits.dtype)
+        return tf.where(tf.reduce_all(inside), one, one * np.nan)
 
     def _mass(self, logits: Any) -> tuple[Any, Any]:
         """The t of the formula for every class, and which rows count; None if all do."""

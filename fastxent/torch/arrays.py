@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastxent import threads
-from fastxent.checks.tensors import check_dtype, check_strided
+from fastxent.checks.torch import check_dtype, check_strided
 from fastxent.precision import Array
 
 __all__ = ["array_of", "class_axis", "factor_of", "storage_of", "team", "tensor_of"]

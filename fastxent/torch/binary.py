@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import _reduction
 
-from fastxent.checks.tensors import check_device, check_memory, check_no_gradient, check_tensor
+from fastxent.checks.torch import check_device, check_memory, check_no_gradient, check_tensor
 from fastxent.torch import binary_formula as formula
 from fastxent.torch import binary_operator as operator
 from fastxent.torch.door import check_binary_call

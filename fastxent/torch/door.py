@@ -16,7 +16,7 @@ from torch import Tensor
 from fastxent.backends import pick
 from fastxent.binary import BinaryCall
 from fastxent.checks import check_axes, raise_bad_binary_target
-from fastxent.checks.tensors import check_dtype
+from fastxent.checks.torch import check_dtype
 from fastxent.precision import Array
 from fastxent.problem import Problem
 from fastxent.torch.arrays import array_of, class_axis, factor_of, storage_of

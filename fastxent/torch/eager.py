@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastxent.checks.tensors import check_in_place_backward, check_in_place_batch
+from fastxent.checks.torch import check_in_place_backward, check_in_place_batch
 from fastxent.torch import operators
 from fastxent.torch.in_place import check_writable, watch, written
 from fastxent.torch.kernels import Later, forward, plain_forward

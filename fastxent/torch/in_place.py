@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastxent.checks.tensors import check_in_place_grad, check_in_place_logits
+from fastxent.checks.torch import check_in_place_grad, check_in_place_logits
 
 __all__ = ["check_writable", "watch", "written"]
 

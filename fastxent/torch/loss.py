@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import _reduction
 
-from fastxent.checks.tensors import (
+from fastxent.checks.torch import (
     check_device,
     check_memory,
     check_no_gradient,

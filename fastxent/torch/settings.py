@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fastxent.checks.tensors import check_no_gradient
+from fastxent.checks.torch import check_no_gradient
 
 __all__ = ["Settings"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastxent.backends import pick
 from fastxent.backends.contract import Outputs
-from fastxent.checks.tensors import check_device, check_tensor
+from fastxent.checks.torch import check_device, check_tensor
 from fastxent.jacobian import JacobianProblem
 from fastxent.problem import Problem
 from fastxent.torch.arrays import array_of, storage_of, team, tensor_of

@@ -202,3 +202,18 @@ def test_a_backend_without_adapter_is_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "openvino")
     with pytest.raises(fx.BackendError, match="set KERAS_BACKEND to one of tensorflow, torch"):
         loss(np.array([0]), np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize("label", [1.5, -0.25])
+def test_labels_with_digits_after_the_point_are_refused(label):
+    y_pred = np.zeros((3, 4), np.float32)
+    loss = fxk.SparseCategoricalCrossentropy(from_logits=True)
+    assert np.isclose(float(loss(np.array([0.0, 1.0, 3.0]), y_pred)), np.log(4))
+    with pytest.raises(fx.LabelError, match=f"the label of row 1 is {label}: class indices"):
+        loss(np.array([0.0, label, 3.0]), y_pred)
+
+
+def test_an_integer_dtype_to_compute_in_is_refused():
+    loss = fxk.SparseCategoricalCrossentropy(from_logits=True, dtype="int32")
+    with pytest.raises(fx.DTypeError, match="int32 is none to compute in: pass dtype='float32'"):
+        loss(np.array([0, 1]), np.zeros((2, 3), np.float32))

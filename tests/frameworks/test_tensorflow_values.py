@@ -8,6 +8,8 @@ import pytest
 tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 fxtf = pytest.importorskip("fastxent.tensorflow")
 
+import fastxent  # noqa: E402
+
 KINDS = ["float16", "bfloat16", "float32", "float64"]
 SHAPES = [(5,), (4, 3), (2, 3, 7), (3, 2, 2, 130), (2, 1, 2, 2, 2, 3)]
 EPS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
@@ -237,3 +239,10 @@ def test_cross_entropy_has_the_options_of_keras(axis, smoothing):
     )
     assert_close(soft * counted, loss, "float32")
     assert_close(soft_grad, grad, "float32")
+
+
+@pytest.mark.parametrize("dtype", [tf.complex64, tf.string])
+def test_labels_that_are_no_real_numbers_are_refused(dtype):
+    labels = tf.zeros((2, 3), dtype)
+    with pytest.raises(fastxent.DTypeError, match=f"labels have dtype {dtype.name}"):
+        fxtf.softmax_cross_entropy_with_logits(labels=labels, logits=tf.zeros((2, 3)))
