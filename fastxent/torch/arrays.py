@@ -14,12 +14,12 @@ from fastxent.precision import Array
 
 __all__ = ["array_of", "class_axis", "factor_of", "storage_of", "team", "tensor_of"]
 
-# Numbers of 8 bits, and what quantization packs: of each a name that PyTorch has, not NumPy.
-_WITHOUT_NUMPY = {
-    dtype
-    for dtype in vars(torch).values()
-    if isinstance(dtype, torch.dtype) and str(dtype).removeprefix("torch.") not in np.sctypeDict
-} - {torch.bfloat16}
+# What `Tensor.numpy` takes. NumPy's own list of names will not do: ml_dtypes adds its own to it.
+_WITH_NUMPY = {
+    *(torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128),
+}
 
 
 def class_axis(logits: Tensor) -> int:
@@ -42,7 +42,7 @@ def array_of(tensor: Tensor, storage: str | None = None, name: str = "input") ->
     tensor = tensor.detach().resolve_neg()
     if tensor.dtype is torch.bfloat16:
         tensor = tensor.float() if storage is None else tensor.view(torch.uint16)
-    check_dtype(tensor.dtype not in _WITHOUT_NUMPY, str(tensor.dtype), name)
+    check_dtype(tensor.dtype in _WITH_NUMPY, str(tensor.dtype), name)
     array: Array = tensor.numpy()
     return array
 
