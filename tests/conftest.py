@@ -1,11 +1,21 @@
 """Settings that must be there before anything imports numba, and the backends to test."""
 
 import os
+import sys
 
 import pytest
 
 # More threads than cores are real threads then, and "same bits for 5 threads" a real test.
 os.environ.setdefault("NUMBA_NUM_THREADS", "8")
+
+
+@pytest.fixture(autouse=True)
+def jax_has_32_bits():
+    """Take back the 64 bits that the benchmark's peer switches on: JAX has 32 unless it is told."""
+    yield
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.config.jax_enable_x64:
+        jax.config.update("jax_enable_x64", False)
 
 
 @pytest.fixture(scope="session")
