@@ -28,6 +28,11 @@ _PACKAGES = (
     "jax",
     "lightgbm",
     "xgboost",
+    "xgboost-cpu",
+    "catboost",
+    "tensorflow",
+    "tensorflow-cpu",
+    "keras",
 )
 
 # Adapters with a function `info`, which says how they call the kernels.
