@@ -15,11 +15,10 @@ import inspect
 from typing import Any
 
 from llvmlite import ir
-from numba import cuda
-from numba.cuda import cgutils, types
+from numba import cuda as _cuda
 from numba.cuda.extending import intrinsic
 
-__all__ = [
+__all__ = [  # "cuda" is there for its local arrays
     *("thread", "block", "cluster_rank", "barrier", "warp_barrier", "cluster_arrive"),
     *("cluster_wait", "load_vector", "store_vector"),
     *("load_u8", "load_i8", "load_u16", "load_i16", "load_u32", "load_i32", "load_u64"),
@@ -32,9 +31,12 @@ __all__ = [
     *("shuffle_xor_i32", "shuffle_xor_f32", "shuffle_xor_i64", "shuffle_xor_f64"),
     *("float_of_bits", "bits_of_float", "double_of_words", "words_of_double"),
     *("float_of_half", "half_of_float", "pack_half", "pack_bfloat"),
-    *("exp2", "max_f32", "max_f64", "cuda"),
+    *("exp2", "max_f32", "max_f64"),
+    "cuda",
 ]
 
+cuda: Any = _cuda  # mypy finds the numba.cuda that Numba has of its own
+types, cgutils = cuda.types, cuda.cgutils
 _I32, _I64 = types.int32, types.int64
 _U32, _U64 = types.uint32, types.uint64
 _F32, _F64 = types.float32, types.float64
