@@ -8,9 +8,10 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
-from fastxent.backends.cuda import specs
+from fastxent.backends.cuda.specs import ARGUMENTS
+from fastxent.device_array import DeviceArray
 
-__all__ = ["Pack", "pack_of"]
+__all__ = ["Pack", "address_of", "pack_of", "skip_arguments"]
 
 
 class Pack:
@@ -36,6 +37,18 @@ class Pack:
 
 
 @functools.cache
-def pack_of(family: str) -> Pack:
-    """Pack for the kernels whose names are ``<family>_INTEGERS`` and ``_REALS`` in specs.py."""
-    return Pack(getattr(specs, f"{family}_INTEGERS"), getattr(specs, f"{family}_REALS"))
+def pack_of(module: str) -> Pack:
+    """Pack for the kernels of this module."""
+    return Pack(*ARGUMENTS[module])
+
+
+def address_of(array: DeviceArray | None) -> int:
+    """Where an array begins, 0 if there is none."""
+    return 0 if array is None else array.address
+
+
+def skip_arguments(skip: int | None) -> dict[str, int]:
+    """The label that is skipped, as 64 bits with a sign whatever the labels have."""
+    if skip is None:
+        return {"has_skip": 0}
+    return {"has_skip": 1, "skip": skip - (1 << 64 if skip >= 1 << 63 else 0)}

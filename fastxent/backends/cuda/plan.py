@@ -13,6 +13,7 @@ Only `min_blocks`, the registers a thread may have, does.
 from __future__ import annotations
 
 import functools
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from fastxent.backends.cuda.specs import (
@@ -86,16 +87,10 @@ class Rows(NamedTuple):
         long = [at for at, size in enumerate(leading) if size != 1]
         pitch = classes * array.itemsize if not long else steps[long[-1]]
         outer: int | None = pitch
-        for before, after in zip(long, long[1:], strict=False):
+        for before, after in pairwise(long):
             if steps[before] != steps[after] * leading[after]:
                 outer = None
         return cls(array.address, array.itemsize, outer, classes == 1 or step == array.itemsize)
-
-    @property
-    def phase(self) -> tuple[int, int]:
-        """Where rows begin between multiples of 16 bytes."""
-        assert self.pitch is not None
-        return self.address % _VECTOR, self.pitch % _VECTOR
 
 
 class Plan(NamedTuple):
@@ -122,9 +117,7 @@ def _row_geometry(vectors: int, aligned: bool, clusters: bool) -> RowGeometry | 
     most = _VECTORS["aligned" if aligned else "unaligned"]
     for lanes in (8, 16, _WARP):
         if vectors <= lanes * (most if lanes == _WARP else _FEW_VECTORS):
-            return RowGeometry(
-                lanes, _WARP_BLOCK // lanes, _ceil(vectors, lanes), aligned=aligned
-            )
+            return RowGeometry(lanes, _WARP_BLOCK // lanes, _ceil(vectors, lanes), aligned=aligned)
     ways = [(1, _MOST_THREADS)]
     if clusters:
         ways += [(cluster, _MOST_THREADS) for cluster in _CLUSTERS]
@@ -170,14 +163,35 @@ def spec_of(
     return KernelSpec("row", variant, geometry._replace(min_blocks=blocks))
 
 
+def _contiguous_spec(
+    variant: Variant, rows: int, classes: int, arrays: list[Rows], capability: tuple[int, int]
+) -> KernelSpec | None:
+    """The kernel for rows with the classes side by side, None where it needs another layout.
+
+    Threads move 16 bytes of the logits and the same elements of the other arrays: those of the same
+    size must lie between multiples of 16 bytes as the logits do.
+    """
+    if any(array.pitch is None or not array.contiguous for array in arrays):
+        return None
+    phases = {
+        (array.address % _VECTOR, 0 if rows == 1 else array.pitch % _VECTOR)  # type: ignore[operator]
+        for array in arrays
+        if array.size == arrays[0].size
+    }
+    if len(phases) > 1:
+        return None
+    dense = all(rows == 1 or array.pitch == classes * array.size for array in arrays)
+    first, pitch = phases.pop()
+    if dense and classes <= _TILE_CLASSES:
+        return spec_of(variant, classes, first == 0, True, capability)
+    return spec_of(variant, classes, first == pitch == 0, False, capability)
+
+
 def plan_of(
     variant: Variant, rows: int, classes: int, arrays: list[Rows], capability: tuple[int, int]
 ) -> Plan:
-    """The launch for these arrays; the first ones are the logits."""
-    spec = None
-    if all(array.contiguous and array.pitch is not None for array in arrays):
-        stored = [array for array in arrays if array.size == arrays[0].size]
-        spec = _contiguous_spec(variant, classes, arrays, stored, capability)
+    """The launch for these arrays; the first one is that of the logits."""
+    spec = _contiguous_spec(variant, rows, classes, arrays, capability)
     if spec is None:
         spec = KernelSpec("strided", variant, LoopGeometry(_STRIDED_THREADS))
     if spec.module in ("tile", "row"):
