@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,15 +67,17 @@ def binary(
             given[name] = value.address
         elif value is not None:
             given[f"{name}_number"] = value
-    sizes: tuple[int, ...] = logits.shape
-    given["layout"] = runtime.table(element_table(list(arrays.values()), sizes), logits.place)
+    is_dense = all(a.is_dense for a in arrays.values() if isinstance(a, DeviceArray))
+    if not is_dense:
+        table = element_table(list(arrays.values()), logits.shape)
+        given["layout"] = runtime.table(table, logits.place)
     curved = out.hess is not None or out.proba is not None
     variant = BinaryVariant(
         kind=problem.logits_kind,
         target=problem.target_kind,
         is_integer=is_integer,
         curvature=rule.kind if curved else "",
+        form="dense" if is_dense else "strided",
     )
     spec = KernelSpec("binary", variant, _GEOMETRY)
-    if math.prod(sizes):
-        runtime.launch(spec, partial_count(problem), logits.place, given)
+    runtime.launch(spec, partial_count(problem), logits.place, given)

@@ -186,7 +186,6 @@ def scale(
     runtime: Runtime, grad: DeviceArray, kind: str, upstream: DeviceArray, out: DeviceArray
 ) -> None:
     """Write the rows of `grad`, times `upstream`, to those of `out`."""
-    in_place = grad.address == out.address and grad.strides == out.strides
     *leading, classes = grad.shape
     a_row = upstream.size > 1
     given: dict[str, Any] = {
@@ -197,11 +196,14 @@ def scale(
         "elements": grad.size,
         "classes": classes,
     }
-    form = "strided"
-    if (grad.address | out.address) % _VECTOR == 0:
-        if not a_row and is_same_piece((grad, out)):
-            form = "number"
-        elif a_row and grad.is_dense and out.is_dense:
+    form, geometry = "strided", _MANY
+    if not a_row and is_same_piece((grad, out)):
+        form = "number"
+        geometry = _MANY._replace(aligned=(grad.address | out.address) % _VECTOR == 0)
+        grid = _ceil(grad.nbytes, geometry.threads * SCALED_VECTORS_A_THREAD * _VECTOR)
+    else:
+        grid = _ceil(grad.size, geometry.threads * ELEMENTS_A_THREAD)
+        if grad.is_dense and out.is_dense:
             form = "rows"
     if form == "strided":
         rows = upstream.reshape(*leading, 1) if a_row else upstream
@@ -211,8 +213,5 @@ def scale(
         )
         given["dims"] = grad.ndim
         given["layout"] = runtime.table(element_table((grad, out, factor), grad.shape), grad.place)
-        grid = _ceil(grad.size, _MANY.threads * ELEMENTS_A_THREAD)
-    else:
-        grid = _ceil(grad.nbytes, _MANY.threads * SCALED_VECTORS_A_THREAD * _VECTOR)
-    spec = KernelSpec("scaling", ScalingVariant(kind, _kind(upstream), form, in_place), _MANY)
+    spec = KernelSpec("scaling", ScalingVariant(kind, _kind(upstream), form), geometry)
     runtime.launch(spec, grid, grad.place, given)

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["softmax_backward"]
 
-# Threads of a block for one row of contiguous classes, and of one with a row for each of them.
-_ROW, _STRIDED = LoopGeometry(256), LoopGeometry(128)
+# Classes up to which each thread walks along a row of its own, and those that a thread of a block
+# with one row takes.
+_FEW_CLASSES, _CLASSES_A_THREAD = 32, 4
+_BLOCKS = (32, 64, 128, 256, 512)
+_STRIDED = LoopGeometry(128)
 
 
 def softmax_backward(runtime: Runtime, problem: JacobianProblem, out: Any) -> None:
@@ -31,8 +34,11 @@ def softmax_backward(runtime: Runtime, problem: JacobianProblem, out: Any) -> No
         return
     given: dict[str, Any] = {name: array.address for name, array in arrays.items()}
     given |= {"rows": rows, "classes": classes}
-    if all(of.contiguous and of.pitch is not None for of in layouts.values()):
-        form, geometry, grid = "rows", _ROW, rows
+    alike = all(of.contiguous and of.pitch is not None for of in layouts.values())
+    if alike and classes > _FEW_CLASSES:
+        needed = -(-classes // _CLASSES_A_THREAD)
+        threads = next((threads for threads in _BLOCKS if threads >= needed), _BLOCKS[-1])
+        form, geometry, grid = "rows", LoopGeometry(threads), rows
         for name, of in layouts.items():
             given[f"{name}_pitch"] = (of.pitch or 0) // of.size
     else:
