@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
+import builtins
+import importlib.util
 import inspect
-import math as real_math
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from types import ModuleType
+from collections.abc import Callable, Mapping
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,105 +15,94 @@ import numpy as np
 from fastxent.backends.cuda import specs
 from gpu.simulation import executor, machine
 from gpu.simulation.memory import MEMORY, Fault
-from gpu.simulation.scalars import CASTS, NUMPY, cuda, math
+from gpu.simulation.scalars import NUMPY, cuda, math
 
-__all__ = ["PACKAGE", "aligned", "arguments_for", "load", "make", "run_kernel"]
+__all__ = ["aligned", "arguments_for", "load", "make", "run_kernel"]
 
-PACKAGE = "fastxent.backends.cuda.kernels"
-_MACHINE = "fastxent.backends.cuda.machine"
+_BACKEND = "fastxent.backends.cuda"
+_KERNELS = f"{_BACKEND}.kernels"
 _lock = threading.RLock()
-_simulated: dict[str, ModuleType] = {}
+_twins: dict[str, ModuleType] = {}
 
 
-def _stand_ins() -> dict[str, ModuleType]:
-    """Modules that kernel modules import: numba's decorator leaves a function as it is."""
-    numba, target, extending = (
-        ModuleType(name) for name in ("numba", "numba.cuda", "numba.cuda.extending")
-    )
-    extending.register_jitable = lambda function=None, **options: function or (lambda one: one)
-    target.extending, target.local, numba.cuda = extending, cuda.local, target
-    return {module.__name__: module for module in (numba, target, extending)} | {
-        _MACHINE: machine  # type: ignore[dict-item]
-    }
+def _undecorated(function: Any = None, **options: Any) -> Any:
+    return function or (lambda one: one)
 
 
-@contextmanager
-def _in_place_of_real_ones() -> Iterator[None]:
-    """`sys.modules`, and the packages' attributes, as they are to be while kernels are imported."""
-    # not `import ... as`: `fastxent.backends` is a function for those who import fastxent
-    parent = importlib.import_module("fastxent.backends.cuda")
+# numba's decorator leaves a function as it is, so that the package need not be there.
+_EXTENDING = SimpleNamespace(register_jitable=_undecorated)
+_STAND_INS: dict[str, Any] = {
+    "numpy": NUMPY,
+    "math": math,
+    f"{_BACKEND}.machine": machine,
+    "numba": SimpleNamespace(cuda=SimpleNamespace(local=cuda.local, extending=_EXTENDING)),
+    "numba.cuda": SimpleNamespace(local=cuda.local, extending=_EXTENDING),
+    "numba.cuda.extending": _EXTENDING,
+}
 
-    def ours(name: str) -> bool:
-        return name == PACKAGE or name.startswith(PACKAGE + ".") or name in stand_ins
 
-    stand_ins = _stand_ins()
-    before = {name: module for name, module in sys.modules.items() if ours(name)}
-    attributes = {name: parent.__dict__.get(name) for name in ("machine", "kernels")}
-    for name in before:
-        del sys.modules[name]
-    sys.modules.update(stand_ins)
-    sys.modules.update(_simulated)
-    parent.machine = machine
-    try:
-        yield
-    finally:
-        for name in [name for name in sys.modules if ours(name)]:
-            module = sys.modules.pop(name)
-            if name not in stand_ins:
-                _simulated[name] = module
-        sys.modules.update(before)
-        for name, value in attributes.items():
-            if value is not None:
-                setattr(parent, name, value)
-            elif name in parent.__dict__:
-                delattr(parent, name)
+def _import(
+    name: str,
+    namespace: Any = None,
+    local: Any = None,
+    names: Any = (),
+    level: int = 0,
+) -> Any:
+    """Import for a kernel module: stand-ins, twins of other kernel modules, or the real thing."""
+    if name in _STAND_INS:
+        return _STAND_INS[name]
+    if name.startswith(_KERNELS + ".") and names:
+        return load(name.removeprefix(_KERNELS + "."))
+    if name == _KERNELS and names:
+        return SimpleNamespace(**{one: load(one) for one in names})
+    module = builtins.__import__(name, namespace, local, names, level)
+    if name == _BACKEND and names and "machine" in names:
+        others = {one: getattr(module, one) for one in names if one != "machine"}
+        return SimpleNamespace(machine=machine, **others)
+    return module
+
+
+_BUILTINS = {**vars(builtins), "__import__": _import}
 
 
 def load(module: str) -> ModuleType:
     """Return the simulated twin of a kernel module, named as in a `KernelSpec`."""
-    name = f"{PACKAGE}.{module}"
     with _lock:
-        if name not in _simulated:
-            with _in_place_of_real_ones():
-                importlib.import_module(name)
-            for loaded in list(_simulated.values()):
-                with_simulated_numbers(loaded)
-        return _simulated[name]
-
-
-def with_simulated_numbers(module: ModuleType) -> None:
-    """Give a module's functions the casts, `math` and NumPy of the simulation."""
-    for name, value in list(vars(module).items()):
-        if value is np:
-            setattr(module, name, NUMPY)
-        elif value is real_math:
-            setattr(module, name, math)
-        elif isinstance(value, type) and value in CASTS:
-            setattr(module, name, CASTS[value])
+        twin = _twins.get(module)
+        if twin is None:
+            name = f"{_KERNELS}.{module}"
+            spec = importlib.util.find_spec(name)
+            if spec is None:
+                raise Fault(f"there is no module {name}")
+            code = spec.loader.get_code(name)  # type: ignore[union-attr]
+            twin = ModuleType(f"simulated {module}")
+            twin.__file__ = spec.origin
+            vars(twin)["__builtins__"] = _BUILTINS
+            exec(code, vars(twin))
+            _twins[module] = twin
+        return twin
 
 
 def make(module: str, variant: Any, geometry: Any) -> Callable[..., None]:
-    """Return a kernel that `executor.run` takes."""
-    return load(module).make(variant, geometry)
-
-
-def _real_names() -> set[str]:
-    tuples = [value for name, value in vars(specs).items() if name.endswith("REALS")]
-    return {name for names in tuples for name in names}
+    """Return a kernel that `executor.run` takes; its arguments are those that `specs` has."""
+    kernel = load(module).make(variant, geometry)
+    names = list(inspect.signature(kernel).parameters)
+    integers, reals = specs.ARGUMENTS[module]
+    if names != [*integers, *reals]:
+        raise Fault(f"the arguments of a kernel of {module} are not those of specs: {names}")
+    return kernel
 
 
 def arguments_for(
-    kernel: Callable[..., None], integers: Mapping[str, int], reals: Mapping[str, float]
+    module: str, integers: Mapping[str, int], reals: Mapping[str, float]
 ) -> list[Any]:
     """Return a kernel's arguments in their order; those that are not given are 0."""
-    names = list(inspect.signature(kernel).parameters)
-    unknown = (set(integers) | set(reals)) - set(names)
+    integer_names, real_names = specs.ARGUMENTS[module]
+    unknown = (set(integers) - set(integer_names)) | (set(reals) - set(real_names))
     if unknown:
-        raise Fault(f"{kernel.__qualname__} has no arguments {sorted(unknown)}")
-    real = _real_names() | set(reals)
-    return [
-        np.float64(reals.get(name, 0.0)) if name in real else int(integers.get(name, 0))
-        for name in names
+        raise Fault(f"kernels of {module} have no arguments {sorted(unknown)}")
+    return [int(integers.get(name, 0)) for name in integer_names] + [
+        np.float64(reals.get(name, 0.0)) for name in real_names
     ]
 
 
@@ -148,7 +135,7 @@ def run_kernel(
     for whole in wholes.values():
         MEMORY.register(whole)
     try:
-        arguments = arguments_for(kernel, addresses, reals or {})
+        arguments = arguments_for(module_name, addresses, reals or {})
         executor.run(kernel, grid, spec.threads, spec.cluster, arguments, seed)
     finally:
         for address in wholes:

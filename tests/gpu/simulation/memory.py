@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import ctypes
+import threading
 from collections import deque
 
 import numpy as np
@@ -16,7 +17,9 @@ __all__ = ["MEMORY", "Allocation", "Fault", "Memory"]
 
 # What cudaMalloc guarantees.
 ALIGNMENT = 256
+# Of what is given back: bytes and pieces that are kept to find an access to them.
 KEPT_AFTER_FREE = 32 << 20
+KEPT_COUNT = 200
 
 
 class Fault(Exception):
@@ -62,10 +65,10 @@ class Memory:
 
     def __init__(self) -> None:
         self._starts: list[int] = []
-        self._table: list[Allocation] = []
+        self._table: dict[int, Allocation] = {}
         self._kept: deque[Allocation] = deque()
-        self._kept_bytes = 0
         self._read_before = self._written_before = 0
+        self._lock = threading.RLock()
 
     def allocate(self, nbytes: int) -> int:
         """Address of new memory; it holds NaN in any kind of number."""
@@ -81,50 +84,52 @@ class Memory:
         return array.ctypes.data
 
     def free(self, address: int) -> None:
-        """Give memory back; it holds NaN from then on, unless it is a registered array's."""
-        at = self._place(address)
-        if at < 0 or self._table[at].start != address or self._table[at].freed:
+        """Give memory back; it holds NaN from then on, unless it is a registered array's.
+
+        This may come at any time, out of the garbage collection within another method: the table
+        stays as it is.
+        """
+        allocation = self._table.get(address)
+        if allocation is None or allocation.freed:
             raise Fault(f"free: {address:#x} is no allocation")
-        allocation = self._table[at]
         allocation.freed = True
         if allocation.foreign:
             allocation.owner = None
         else:
             allocation.bytes[:] = 0xFF
         self._kept.append(allocation)
-        self._kept_bytes += allocation.nbytes
-        while self._kept_bytes > KEPT_AFTER_FREE:
-            oldest = self._kept.popleft()
-            self._kept_bytes -= oldest.nbytes
-            self._remove(oldest)
 
     def _insert(self, new: Allocation) -> None:
-        for old in [old for old in self._kept if old.start < new.end and new.start < old.end]:
-            self._kept.remove(old)  # a registered array, freed and collected
-            self._kept_bytes -= old.nbytes
-            self._remove(old)
-        at = bisect.bisect_right(self._starts, new.start)
-        before = self._table[at - 1] if at else None
-        after = self._table[at] if at < len(self._table) else None
-        if (before and before.end > new.start) or (after and after.start < new.end):
-            raise Fault("this memory is allocated or registered already")
-        self._starts.insert(at, new.start)
-        self._table.insert(at, new)
+        with self._lock:
+            kept = sum(one.nbytes for one in list(self._kept))
+            while kept > KEPT_AFTER_FREE or len(self._kept) > KEPT_COUNT:
+                kept -= self._kept[0].nbytes
+                self._remove(self._kept.popleft())
+            for old in [one for one in self._kept if _overlap(one, new)]:
+                self._kept.remove(old)  # a registered array that was collected
+                self._remove(old)
+            if any(_overlap(old, new) for old in self._near(new.start, new.nbytes)):
+                raise Fault("this memory is allocated or registered already")
+            self._table[new.start] = new
+            bisect.insort(self._starts, new.start)
 
     def _remove(self, old: Allocation) -> None:
-        at = self._table.index(old)
-        del self._starts[at], self._table[at]
+        self._starts.remove(old.start)
+        del self._table[old.start]
         self._read_before += old.read
         self._written_before += old.written
 
-    def _place(self, address: int) -> int:
-        return bisect.bisect_right(self._starts, address) - 1
+    def _near(self, address: int, nbytes: int) -> list[Allocation]:
+        first = max(0, bisect.bisect_right(self._starts, address) - 1)
+        last = bisect.bisect_right(self._starts, address + nbytes)
+        return [self._table[start] for start in self._starts[first : last + 1]]
 
     def find(self, address: int, nbytes: int, what: str = "access") -> Allocation:
-        """Return the live allocation that holds these bytes, aligned to their number."""
-        at = bisect.bisect_right(self._starts, address) - 1
+        """Return the live allocation that holds these bytes."""
+        starts = self._starts
+        at = bisect.bisect_right(starts, address) - 1
         if at >= 0:
-            found = self._table[at]
+            found = self._table[starts[at]]
             if address + nbytes <= found.end and not found.freed:
                 return found
         raise Fault(self._explain(address, nbytes, what))
@@ -133,23 +138,18 @@ class Memory:
         text = f"{what} of {nbytes} bytes at {address:#x}"
         if not address:
             return f"{text}: the address of an absent array"
-        at = self._place(address)
-        near = self._table[at : at + 2] if at >= 0 else self._table[:1]
+        near = self._near(address, nbytes)
         for allocation in near:
-            if (
-                allocation.freed
-                and allocation.start < address + nbytes
-                and address < allocation.end
-            ):
+            touched = allocation.start < address + nbytes and address < allocation.end
+            if allocation.freed and touched:
                 return f"{text}: {address - allocation.start} bytes into memory given back"
-        live = [allocation for allocation in near if not allocation.freed]
         places = [
-            f"{address - allocation.start} bytes from the start of one of {allocation.nbytes}"
-            for allocation in live
+            f"{address - one.start} bytes from the start of one of {one.nbytes}"
+            for one in near
+            if not one.freed
         ]
-        return f"{text}: out of bounds of every allocation; " + ", or ".join(
-            places or ["none near"]
-        )
+        where = ", or ".join(places or ["none near"])
+        return f"{text}: out of bounds of every allocation; {where}"
 
     def allocation(self, address: int) -> Allocation:
         """Return the live allocation that an address lies in: its counters and its bytes."""
@@ -157,12 +157,18 @@ class Memory:
 
     @property
     def live(self) -> list[Allocation]:
-        return [allocation for allocation in self._table if not allocation.freed]
+        """What is allocated or registered."""
+        return [one for one in list(self._table.values()) if not one.freed]
 
     def counts(self) -> tuple[int, int]:
         """Bytes read and written by kernels so far."""
-        read = self._read_before + sum(one.read for one in self._table)
-        return read, self._written_before + sum(one.written for one in self._table)
+        table = list(self._table.values())
+        read = self._read_before + sum(one.read for one in table)
+        return read, self._written_before + sum(one.written for one in table)
+
+
+def _overlap(one: Allocation, other: Allocation) -> bool:
+    return one.start < other.end and other.start < one.end
 
 
 # Like the memory of a GPU there is only one.

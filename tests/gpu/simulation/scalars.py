@@ -41,6 +41,7 @@ class _Numpy:
     def __init__(self) -> None:
         for kind, cast in CASTS.items():
             setattr(self, kind.__name__, cast)
+        self.bool_ = bool
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(np, name)
