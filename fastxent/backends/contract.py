@@ -253,10 +253,10 @@ class DeviceBackend(Backend, Protocol):
     """A backend that takes `DeviceArray` as well, and then returns before the GPU is done.
 
     Every verb runs on the place of its first array, or of the problem's logits. All arrays of a
-    call are on that device, and nothing is read back. Arrays may be empty. In a `Problem` whose logits are on a device,
-    so are all other arrays: class factors (with `background_total` as float64 of one entry where
-    the weights are on the device), `row_scale`, `row_weight_at` and `denominator_at`; `target` is
-    contiguous. A label outside [0, C) that is not skipped gives its row a NaN loss and log_prob
+    call are on that device, and nothing is read back. Arrays may be empty. In a `Problem` whose
+    logits are on a device, so are all other arrays: class factors (with `background_total` as
+    float64 of one entry where the weights are on the device), `row_scale`, `row_weight_at` and
+    `denominator_at`; `target` is contiguous. A label outside [0, C) that is not skipped gives its row a NaN loss and log_prob
     and gradients of 0; so does an integer target of `binary` that is neither 0 nor 1, and `binary`
     returns False.
 
