@@ -137,7 +137,7 @@ class Driver:
     def name(self, device: int) -> str:
         """What NVIDIA calls it."""
         name: bytes = self._call("cuDeviceGetName", 256, self._call("cuDeviceGet", device))
-        return name.rstrip(b"\0").decode()
+        return name.partition(b"\0")[0].decode()  # what follows is not set
 
     def _attribute(self, device: int, name: str) -> int:
         attribute = getattr(self._bindings.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
