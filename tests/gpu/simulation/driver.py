@@ -80,11 +80,13 @@ class SimulatedDriver:
 
     def upload(self, address: int, array: np.ndarray, stream: int, device: int) -> None:
         """Copy a contiguous array to the device."""
-        self._bytes(address, array)[:] = array.reshape(-1).view(np.uint8)
+        there = self._bytes(address, array)
+        there[:] = array.reshape(-1).view(np.uint8)
 
     def download(self, array: np.ndarray, address: int, stream: int, device: int) -> None:
         """Copy from the device into a contiguous array."""
-        array.reshape(-1).view(np.uint8)[:] = self._bytes(address, array)
+        there = self._bytes(address, array)
+        array.reshape(-1).view(np.uint8)[:] = there
 
     @staticmethod
     def _bytes(address: int, array: np.ndarray) -> np.ndarray:
