@@ -39,7 +39,9 @@ class SimulatedDriver:
     ----------
     compute_capability : tuple of int
     seed : int or None
-        Of the order of threads and clusters; see `executor.run`.
+        Of the order of threads and clusters, another one in each launch; see `executor.run`.
+    offset : int
+        Bytes from a multiple of 256 to where memory that is allocated begins.
     launches : list of Launch
         All launches so far.
     capturing : bool
@@ -49,6 +51,7 @@ class SimulatedDriver:
     def __init__(self, compute_capability: tuple[int, int] = (9, 0)) -> None:
         self.compute_capability = compute_capability
         self.seed: int | None = None
+        self.offset = 0
         self.launches: list[Launch] = []
         self.capturing = False
         self._kernels: dict[KernelSpec, Any] = {}
@@ -73,7 +76,7 @@ class SimulatedDriver:
         return {"device": self.name(0)}
 
     def allocate(self, nbytes: int, device: int) -> int:
-        return MEMORY.allocate(nbytes)
+        return MEMORY.allocate(nbytes, self.offset)
 
     def free(self, address: int, device: int) -> None:
         MEMORY.free(address)
@@ -122,7 +125,8 @@ class SimulatedDriver:
         split = len(integers)
         given = [*values[:split], *(np.float64(value) for value in values[split:])]
         read, written = MEMORY.counts()
-        executor.run(kernel, grid, spec.threads, spec.cluster, given, self.seed)
+        seed = None if self.seed is None else self.seed + len(self.launches)
+        executor.run(kernel, grid, spec.threads, spec.cluster, given, seed)
         read_now, written_now = MEMORY.counts()
         named = dict(zip((*integers, *reals), values, strict=True))
         self.launches.append(
