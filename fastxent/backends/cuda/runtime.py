@@ -86,7 +86,7 @@ class Runtime:
         """
         found = self._tables.get((place.device, numbers))
         if found is None:
-            if self.driver.is_capturing(place.stream):
+            if self.driver.is_capturing(place.stream, place.device):
                 checks.raise_backend(
                     "backend 'cuda' has not seen arrays of this layout before and cannot prepare "
                     "for them while the stream is captured: run the call once before the capture"
