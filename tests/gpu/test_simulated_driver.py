@@ -72,6 +72,7 @@ def test_a_launch(driver):
     assert launch.arguments["divisor"] == 10.0
     assert (launch.spec, launch.grid, launch.stream, launch.written) == (spec, 1, 7, 4)
     assert launch.read >= numbers.nbytes
+    assert launch.moved == {"partial": (launch.read, 0), "total": (0, 4)}
     driver.free(there, 0)
     with pytest.raises(Fault, match="given back"):
         driver.launch(spec, 1, arguments, 0, 0)

@@ -22,7 +22,11 @@ _MOST_IN_GRID = (1 << 31) - 1
 
 
 class Launch(NamedTuple):
-    """One launch, and the bytes of global memory that its kernel moved."""
+    """One launch, and the bytes of global memory that its kernel moved.
+
+    `moved` has those read and written, by the name of the argument that is the address of an array,
+    in the whole allocation where that lies.
+    """
 
     spec: KernelSpec
     grid: int
@@ -30,6 +34,7 @@ class Launch(NamedTuple):
     stream: int
     read: int
     written: int
+    moved: dict[str, tuple[int, int]]
 
 
 class SimulatedDriver:
@@ -124,11 +129,16 @@ class SimulatedDriver:
         values = struct.unpack(layout, arguments)
         split = len(integers)
         given = [*values[:split], *(np.float64(value) for value in values[split:])]
+        named = dict(zip((*integers, *reals), values, strict=True))
+        arrays = {name: MEMORY.at(named[name], 1) for name in integers}
+        before = {name: (one.read, one.written) for name, one in arrays.items() if one}
         read, written = MEMORY.counts()
         seed = None if self.seed is None else self.seed + len(self.launches)
         executor.run(kernel, grid, spec.threads, spec.cluster, given, seed)
         read_now, written_now = MEMORY.counts()
-        named = dict(zip((*integers, *reals), values, strict=True))
-        self.launches.append(
-            Launch(spec, grid, named, stream, read_now - read, written_now - written)
-        )
+        moved = {
+            name: (arrays[name].read - before_read, arrays[name].written - before_written)
+            for name, (before_read, before_written) in before.items()
+        }
+        counts = (read_now - read, written_now - written)
+        self.launches.append(Launch(spec, grid, named, stream, *counts, moved))

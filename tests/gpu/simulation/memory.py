@@ -132,13 +132,20 @@ class Memory:
 
     def find(self, address: int, nbytes: int, what: str = "access") -> Allocation:
         """Return the live allocation that holds these bytes."""
+        found = self.at(address, nbytes)
+        if found is None:
+            raise Fault(self._explain(address, nbytes, what))
+        return found
+
+    def at(self, address: int, nbytes: int) -> Allocation | None:
+        """Return the live allocation that holds these bytes, if there is one."""
         starts = self._starts
-        at = bisect.bisect_right(starts, address) - 1
-        if at >= 0:
-            found = self._table[starts[at]]
+        place = bisect.bisect_right(starts, address) - 1
+        if place >= 0:
+            found = self._table[starts[place]]
             if address + nbytes <= found.end and not found.freed:
                 return found
-        raise Fault(self._explain(address, nbytes, what))
+        return None
 
     def _explain(self, address: int, nbytes: int, what: str) -> str:
         text = f"{what} of {nbytes} bytes at {address:#x}"
