@@ -229,16 +229,13 @@ class ScalingVariant(NamedTuple):
     upstream : str
         Kind of the upstream gradient, any of `contract.KINDS`.
     form : {"number", "rows", "strided"}
-        One number for a piece of memory without gaps; one a row for contiguous rows; or whatever
-        strides the layout table has.
-    in_place : bool
-        Whether nothing needs to be done where the number is 1.
+        One number for a piece of memory without gaps (in place, a 1 is found before anything else
+        is read); one a row for contiguous rows; or whatever strides the layout table has.
     """
 
     kind: str = "float32"
     upstream: str = "float32"
     form: str = "number"
-    in_place: bool = True
 
 
 class BinaryVariant(NamedTuple):
@@ -254,12 +251,15 @@ class BinaryVariant(NamedTuple):
         Whether a target other than 0 and 1 is a bad one; booleans need no check.
     curvature : {"", "product", "distance"}
         Whether there is a Hessian or probabilities, and the kind of `HessRule`.
+    form : {"dense", "strided"}
+        All arrays side by side in the same order, or whatever strides the layout table has.
     """
 
     kind: str = "float32"
     target: str = "float32"
     is_integer: bool = False
     curvature: str = ""
+    form: str = "dense"
 
 
 class JacobianVariant(NamedTuple):
@@ -283,7 +283,7 @@ class JacobianVariant(NamedTuple):
 # steps of `labels` take the same. Strides count elements. Grids:
 # labels        a block for each LABEL_CHUNK rows; "finish", sums and class_factors: one
 # row_factors   rows / (threads * ELEMENTS_A_THREAD), rounded up as all of these
-# scaling       elements / (threads * SCALED_VECTORS_A_THREAD * 16 bytes); "strided":
+# scaling       "number": bytes / (threads * SCALED_VECTORS_A_THREAD * 16); else
 #               elements / (threads * ELEMENTS_A_THREAD)
 # binary        elements / (threads * ELEMENTS_A_THREAD): so many partial sums, too
 # jacobian      rows; "strided": rows / threads
@@ -318,9 +318,9 @@ ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         (),
     ),
-    # layout: `dims` sizes, then as many strides of each array up to hess, in this order. Where an
-    # array of factors is absent (0) its number counts. partial: float64, the losses of each block;
-    # bad_partial: float64, how many bad targets each block found
+    # layout, of "strided" only: `dims` sizes, the last one that of neighbours, then as many strides
+    # of each array up to hess, in this order. Where an array of factors is absent (0) its number
+    # counts. partial: float64, losses of each block; bad_partial: float64, its count of bad targets
     "binary": (
         (
             *("logits", "target", "ones", "factor", "upstream", "loss", "grad", "proba", "hess"),
