@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-cuda = pytest.importorskip("numba.cuda", reason="numba-cuda is not installed")
+pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
 from fastxent.backends.cuda import cubins, machine  # noqa: E402
 from fastxent.backends.cuda.specs import KernelSpec, LoopGeometry  # noqa: E402
