@@ -9,10 +9,10 @@ import pytest
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
-from fastxent.backends.cuda import cubins, machine  # noqa: E402
-from fastxent.backends.cuda.specs import KernelSpec, LoopGeometry  # noqa: E402
-from gpu.disassembly import disassemble  # noqa: E402
-from gpu.own_kernels import compiled_as  # noqa: E402
+from fastxent.backends.cuda import cubins, machine
+from fastxent.backends.cuda.specs import KernelSpec, LoopGeometry
+from gpu.disassembly import disassemble
+from gpu.own_kernels import compiled_as
 
 float32, int32, uint32 = np.float32, np.int32, np.uint32
 BYTES = 64
