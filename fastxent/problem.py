@@ -28,6 +28,7 @@ from fastxent.reduction import REDUCTIONS, WHEN_ALL_IGNORED, Reduction
 
 if TYPE_CHECKING:
     from fastxent.backends.contract import Backend, HessRule, Outputs
+    from fastxent.device_array import DeviceArray
 
 __all__ = ["ASIDES", "Problem"]
 
@@ -96,6 +97,11 @@ class Problem:
         Not for kernels: what the sum of the losses is divided by; `row_scale` has it already.
     reduction : Reduction or None
         Not for kernels: what becomes of the rows' losses.
+    denominator_at : (1,) float64 DeviceArray or None
+        On a GPU, whose sums the host does not know: a divisor of `row_scale`. Where it is 0 all
+        gradients are 0.
+    row_weight_at : (N,) float64 DeviceArray or None
+        On a GPU: factor of each row's loss.
     """
 
     given: Array
@@ -123,6 +129,8 @@ class Problem:
     asked: tuple[str, ...] = ()
     denominator: float = 1.0
     reduction: Reduction | None = None
+    denominator_at: DeviceArray | None = None
+    row_weight_at: DeviceArray | None = None
 
     @property
     def target_grad_kind(self) -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from fastxent.binary import BinaryProblem
+    from fastxent.device_array import DeviceArray, Place
     from fastxent.jacobian import JacobianProblem
     from fastxent.precision import Array
     from fastxent.problem import Problem
@@ -24,6 +25,7 @@ __all__ = [
     "TILE_CLASSES",
     "Backend",
     "BinaryOutputs",
+    "DeviceBackend",
     "HessRule",
     "LabelSummary",
     "Outputs",
@@ -110,6 +112,12 @@ class Outputs:
         -sum_k p_k log p_k; a class with p = 0 adds nothing.
     target_grad : (rows.., C) array of `Problem.target_grad_kind`
         Gradient with respect to `soft`: -row_scale * gain_k * (z_k - L).
+    partial, lse, z_loss, correct : DeviceArray
+        On a GPU only; None on the host, which computes them from the others. `partial` is float64,
+        of `DeviceBackend.partial_count` entries: sums of loss * `row_weight_at` of the rows, not
+        rounded before. The others are (N,): L and z_loss * L^2 in the loss dtype, 0 for a skipped
+        row, and as uint8 whether `argmax` is the label, or the first class of the largest
+        probability. There `total` is not asked for, and `loss` has the factor `row_weight_at`.
     """
 
     loss: Array | None = None
@@ -124,6 +132,10 @@ class Outputs:
     argmax: Array | None = None
     entropy: Array | None = None
     target_grad: Array | None = None
+    partial: DeviceArray | None = None
+    lse: DeviceArray | None = None
+    z_loss: DeviceArray | None = None
+    correct: DeviceArray | None = None
 
 
 @dataclass(slots=True)
@@ -144,6 +156,8 @@ class BinaryOutputs:
         where nothing is weighed or smoothed, for sigma * (1 - sigma).
     total : (1,) float64 array
         Sum of the losses, added up in an order that depends on the shape only.
+    partial : DeviceArray
+        On a GPU only, in the place of `total`: `DeviceBackend.binary_partial_count` sums, float64.
     """
 
     loss: Array | None = None
@@ -151,6 +165,7 @@ class BinaryOutputs:
     proba: Array | None = None
     hess: Array | None = None
     total: Array | None = None
+    partial: DeviceArray | None = None
 
 
 class LabelSummary(NamedTuple):
@@ -231,4 +246,101 @@ class Backend(Protocol):
 
         Of the softmax where the problem has `proba`, of its logarithm where it has `log_proba`.
         `out` may be one of the inputs.
+        """
+
+
+class DeviceBackend(Backend, Protocol):
+    """A backend that takes `DeviceArray` as well, and then returns before the GPU is done.
+
+    Every verb runs on the place of its first array, or of the problem's logits. All arrays of a
+    call are on that device, and nothing is read back. Arrays may be empty. In a `Problem` whose
+    logits are on a device, so are all other arrays: class factors (with `background_total` as
+    float64 of one entry where the weights are on the device), `row_scale`, `row_weight_at` and
+    `denominator_at`; `target` is contiguous. A label outside [0, C) that is not skipped gives its row a NaN loss and log_prob
+    and gradients of 0; so does an integer target of `binary` that is neither 0 nor 1, and `binary`
+    returns False.
+
+    `check_labels` and `mean_loss` are for arrays of the host only.
+    """
+
+    def place(self, device: int, stream: int) -> Place:
+        """Device and stream, with memory of the backend's own."""
+
+    def upload(self, array: Array, place: Place) -> DeviceArray:
+        """Copy of a contiguous array of the host in new memory of the place.
+
+        `array` may change as soon as this returns.
+        """
+
+    def download(self, array: DeviceArray) -> Array:
+        """Copy of a contiguous array, for the host. This waits for the GPU."""
+
+    def device_of(self, address: int) -> int:
+        """Number of the device whose memory an address lies in."""
+
+    def wait(self, place: Place, stream: int) -> None:
+        """Let what is launched on `place` from now on wait for what `stream` has to do now."""
+
+    def partial_count(self, problem: Problem) -> int:
+        """How many partial sums `forward` writes."""
+
+    def binary_partial_count(self, problem: BinaryProblem) -> int:
+        """How many partial sums `binary` writes."""
+
+    def label_mass(
+        self,
+        target: DeviceArray,
+        num_classes: int,
+        skip: int | None,
+        class_mass: DeviceArray | None,
+        row_mass: DeviceArray | None,
+        mass: DeviceArray,
+    ) -> None:
+        """Write `LabelSummary.mass` to `mass`, float64 of one entry; bad labels do not count.
+
+        `class_mass` and `row_mass` are real numbers of any of `KINDS`.
+        """
+
+    def first_bad_label(self, target: DeviceArray, num_classes: int, skip: int | None) -> int:
+        """`LabelSummary.bad_row`. This waits for the GPU."""
+
+    def class_factors(
+        self,
+        weight: DeviceArray,
+        on_label: float,
+        share: float,
+        spike_of: DeviceArray | None,
+        background_of: DeviceArray | None,
+        background_total: DeviceArray | None,
+        gain_of: DeviceArray | None,
+    ) -> None:
+        """Write what fastxent.mass computes on the host, with its bits.
+
+        weight * on_label as float64 and in the compute dtype (`spike_of`, `gain_of`), weight *
+        share in the compute dtype, and the sum of that as float64.
+        """
+
+    def row_factors(self, factors: tuple[DeviceArray | float, ...], row_scale: DeviceArray) -> None:
+        """Write the product of up to three factors: numbers, and real arrays of any kind.
+
+        An array has an entry a row, or one for all.
+        """
+
+    def finish_sum(
+        self,
+        partial: DeviceArray,
+        divisor: float,
+        denominator: DeviceArray | None,
+        zero_when_empty: bool,
+        loss: DeviceArray,
+    ) -> None:
+        """Write sum(partial) / divisor / denominator to the one entry of `loss`, in its dtype.
+
+        A denominator of 0 gives NaN, or 0 for `zero_when_empty`. The sum of no entries is 0.
+        """
+
+    def scale(self, grad: DeviceArray, kind: str, upstream: DeviceArray, out: DeviceArray) -> None:
+        """Write the rows `grad` times `upstream`, one real number or one a row, to the rows `out`.
+
+        `out` may be `grad`. Half precision comes as its bits: `kind` tells what they are.
         """

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from gpu.simulation.memory import Fault
+from gpu.simulation.fault import Fault
+from gpu.simulation.memory import MEMORY
 from gpu.simulation.shared import SharedMemory
 
 __all__ = ["Block", "Cluster", "Deadlock", "Thread", "current", "run"]
@@ -175,16 +176,26 @@ class Cluster:
         self.blocks = [Block(self, index, rank, threads) for rank, index in enumerate(blocks)]
         for block in self.blocks:
             block.threads = [Thread(block, index, self.hub) for index in range(threads)]
-        self.ready: list[Thread] = []
-        self.make_ready([thread for block in self.blocks for thread in block.threads])
+        # the last one is the next
+        self.ready = [thread for block in self.blocks for thread in block.threads][::-1]
+        if order is not None:
+            order.shuffle(self.ready)
 
     def make_ready(self, threads: list[Thread]) -> None:
-        """Let threads go on, in the order of their numbers or of the seed."""
-        if self.order is None:
-            self.ready.extend(reversed(threads))
+        """Let threads go on: next, or with a seed maybe last, and in another order."""
+        threads.reverse()
+        order = self.order
+        if order is None:
+            self.ready += threads
+            return
+        first = int(order.random() * len(threads))
+        turned = threads[first:] + threads[:first]
+        if order.random() < 0.5:
+            turned.reverse()
+        if order.random() < 0.5:
+            self.ready += turned
         else:
-            self.ready.extend(threads)
-            self.order.shuffle(self.ready)
+            self.ready[:0] = turned
 
     def wait(self) -> None:
         """Let another thread run; back when this one is ready.
@@ -265,6 +276,9 @@ def run(
     if order is not None:
         order.shuffle(firsts)
     with _lock, np.errstate(all="ignore"):
-        for first in firsts:
-            blocks = range(first, first + cluster)
-            Cluster(kernel, arguments, blocks, threads, order).run()
+        try:
+            for first in firsts:
+                blocks = range(first, first + cluster)
+                Cluster(kernel, arguments, blocks, threads, order).run()
+        finally:
+            MEMORY.forget_accesses()
