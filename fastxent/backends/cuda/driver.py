@@ -137,7 +137,7 @@ class Driver:
     def name(self, device: int) -> str:
         """What NVIDIA calls it."""
         name: bytes = self._call("cuDeviceGetName", 256, self._call("cuDeviceGet", device))
-        return name.rstrip(b"\0").decode()
+        return name.partition(b"\0")[0].decode()  # what follows is not set
 
     def _attribute(self, device: int, name: str) -> int:
         attribute = getattr(self._bindings.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
@@ -250,7 +250,9 @@ class Driver:
         if kernel is None:
             kernel = self._load(spec, device, stream)
         function, context, threads = kernel
-        self._library.launch(function, context, grid, threads, arguments, stream)
+        code = self._library.launch(function, context, grid, threads, arguments, stream)
+        if code:  # also of what was started before: the driver tells of errors when it can
+            checks.raise_backend(f"cuLaunchKernel: {self._words(self._bindings.CUresult(code))}")
 
     def _load(self, spec: KernelSpec, device: int, stream: int) -> _Loaded:
         if self.is_capturing(stream):

@@ -247,8 +247,8 @@ shuffle_xor_f64 = _shuffle(_F64)
 
 # --- Bits and arithmetic -----------------------------------------------------------------------
 
-# The same word, which the compiler takes for a new one (that %ctaid.z is 0 it does not know): numbers
-# that were made of it before are made again, instead of being kept in more registers than the words.
+# The same word, which the compiler takes for a new one (that %ctaid.z is 0 is not known to it):
+# numbers that were made of it are made again, instead of being kept in more registers than the words.
 renewed = _instruction(
     _U32, "{ .reg .b32 z; mov.u32 z, %ctaid.z; xor.b32 $0, $1, z; }", "word", (_U32,), acts=True
 )
