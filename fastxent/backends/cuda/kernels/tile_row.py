@@ -2,7 +2,7 @@
 
 Those of a class are `algebra`'s. Those of the row are its `epilogue`'s, but in what computes
 instead of float64: the row's sum has few terms and is no more exact than that, and of a row of ten
-classes they are most of the work. What cancels at the label, p - 1, is computed from exp - s.
+classes they are most of the work. Where p - 1 cancels, at the label, it is computed from exp - s.
 """
 
 from __future__ import annotations
@@ -191,8 +191,8 @@ def _finish(variant: Variant) -> Any:
             elif r.label == BAD:
                 loss, log_prob = NAN, NAN
             if r.label != SKIPPED:
+                z_loss = NUMBER(p.z_loss) * lse * lse
                 if p.z_loss != 0.0:
-                    z_loss = NUMBER(p.z_loss) * lse * lse
                     loss += z_loss
                 if p.row_weight != 0:
                     loss *= NUMBER(machine.load_f64(p.row_weight + row * 8))
@@ -240,10 +240,13 @@ def _gradient(variant: Variant, classes: int) -> Any:
     def at_label(p: Any, r: Any, total: Any, scale: Any) -> Any:
         inner, cap = bend_of(p)
         exp = exp_of(z_of(r.x_at_label, inner, cap) - shift_of(r.max))
-        rest = total - r.spike
+        mass = r.spike
         if HAS_MASS:
-            rest -= mass_of(p, int64(r.label), ZERO)
-        grad = ((exp - r.sum) / r.sum * total + rest) * scale
+            mass += mass_of(p, int64(r.label), ZERO)
+        grad = exp / r.sum * total - mass
+        if exp + exp > r.sum:
+            grad = (exp - r.sum) / r.sum * total + (total - mass)
+        grad *= scale
         return grad * slope_of(r.x_at_label, inner, cap) if CAPPED else grad
 
     @register_jitable
