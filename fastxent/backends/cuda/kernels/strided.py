@@ -18,7 +18,7 @@ from fastxent.backends.cuda import machine
 from fastxent.backends.cuda.kernels.algebra import elements_of
 from fastxent.backends.cuda.kernels.arguments import kernel_of
 from fastxent.backends.cuda.kernels.epilogue import NO_CLASS, Sums, epilogue_of
-from fastxent.backends.cuda.kernels.numbers import block_sum
+from fastxent.backends.cuda.kernels.numbers import block_summer
 from fastxent.backends.cuda.kernels.places import class_stride, coordinates, row_offset
 from fastxent.backends.cuda.kernels.results import results_of
 from fastxent.backends.cuda.kernels.storage import storage_of
@@ -27,7 +27,8 @@ from fastxent.backends.cuda.specs import LoopGeometry, Variant
 __all__ = ["make"]
 
 cuda = machine.cuda
-float64, int64 = np.float64, np.int64
+float64: Any = np.float64
+int64: Any = np.int64
 
 # Classes whose loads are under way at once, and whose sums are not yet in float64.
 _CHUNK = 8
@@ -43,6 +44,7 @@ def make(variant: Variant, geometry: LoopGeometry) -> Callable[..., None]:
     SUM_BYTES = 8 * WARPS
     elements, epilogue, results = elements_of(variant), epilogue_of(variant), results_of(variant)
     NUMBER, ZERO = elements.number, elements.number(0)
+    block_sum = block_summer(float64, WARPS)
     HARD, SOFT = variant.target == "label", elements.needs_total
     LOSS, BACKWARD = variant.task in ("loss", "grad"), variant.task == "backward"
     IS_SOFTMAX = variant.task in ("softmax", "log_softmax")
@@ -149,7 +151,7 @@ def make(variant: Variant, geometry: LoopGeometry) -> Callable[..., None]:
         if row < p.rows:
             loss = row_loss(p, row)
         if LOSS and p.partial != 0:
-            total = block_sum(loss, t, machine.shared_memory(SUM_BYTES), WARPS)
+            total = block_sum(loss, t, machine.shared_memory(SUM_BYTES))
             if t == 0:
                 machine.store_f64(p.partial + 8 * int64(machine.block()), total)
 

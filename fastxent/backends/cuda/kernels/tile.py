@@ -15,7 +15,7 @@ from fastxent.backends.cuda import machine
 from fastxent.backends.cuda.kernels.algebra import elements_of
 from fastxent.backends.cuda.kernels.arguments import kernel_of
 from fastxent.backends.cuda.kernels.epilogue import epilogue_of
-from fastxent.backends.cuda.kernels.numbers import block_sum
+from fastxent.backends.cuda.kernels.numbers import block_summer
 from fastxent.backends.cuda.kernels.storage import SIZES
 from fastxent.backends.cuda.kernels.tile_memory import tile_memory_of
 from fastxent.backends.cuda.kernels.tile_row import tile_row_of
@@ -24,7 +24,8 @@ from fastxent.backends.cuda.specs import TileGeometry, Variant
 __all__ = ["make"]
 
 cuda = machine.cuda
-float64, int32, int64 = np.float64, np.int32, np.int64
+int32: Any = np.int32
+int64: Any = np.int64
 
 
 def make(variant: Variant, geometry: TileGeometry) -> Callable[..., None]:
@@ -34,6 +35,7 @@ def make(variant: Variant, geometry: TileGeometry) -> Callable[..., None]:
     SUM_BYTES = 8 * WARPS
     elements, of_row = elements_of(variant), tile_row_of(variant, CLASSES)
     NUMBER, ZERO = elements.number, elements.number(0)
+    block_sum = block_summer(NUMBER, WARPS)
     HARD, SOFT = variant.target == "label", elements.needs_total
     LOSS, BACKWARD = variant.task in ("loss", "grad"), variant.task == "backward"
     IS_SOFTMAX = variant.task in ("softmax", "log_softmax")
@@ -51,12 +53,12 @@ def make(variant: Variant, geometry: TileGeometry) -> Callable[..., None]:
     # logits at once; but the two pieces may begin at different bytes, and others may come between.
     WAITS = SOFT or not geometry.aligned
     fetch, read, read_one = main.fetch, main.read, main.read_one
-    write, flush = main.write, main.flush
+    write, write_one, flush = main.write, main.write_one, main.flush
     fetch_soft, read_soft = soft_tile.fetch, soft_tile.read
     write_target, flush_target = target_grad_tile.write, target_grad_tile.flush
     SIZE, SOFT_SIZE, TARGET_GRAD_SIZE = SIZES[KIND], SIZES[soft_kind], SIZES[target_grad_kind]
     label_of = epilogue_of(variant).label_of
-    sums, finish, gradient = of_row.sums, of_row.finish, of_row.gradient
+    sums, finish, main_of = of_row.sums, of_row.finish, of_row.main
     proba, hess, target_grad = of_row.proba, of_row.hess, of_row.target_grad
 
     def body(p: Any) -> None:
@@ -85,11 +87,11 @@ def make(variant: Variant, geometry: TileGeometry) -> Callable[..., None]:
                 read_soft(tile, p.soft + offset * SOFT_SIZE, t, softs)
         r = sums(p, row, label, x_at_label, values, softs, exps)
         if not BACKWARD:
-            loss = float64(0)
+            loss = ZERO
             if lives:
-                loss = float64(finish(p, row, r))
+                loss = finish(p, row, r)
             if LOSS and p.partial != 0:
-                total = block_sum(loss, int64(t), machine.shared_memory(SUM_BYTES), WARPS)
+                total = block_sum(loss, int64(t), machine.shared_memory(SUM_BYTES))
                 if t == 0:
                     machine.store_f64(p.partial + 8 * int64(machine.block()), total)
         if WRITES:
@@ -97,9 +99,12 @@ def make(variant: Variant, geometry: TileGeometry) -> Callable[..., None]:
             if WAITS:
                 machine.barrier()
             if result != 0:
-                gradient(p, row, r, values, softs, exps, out)
+                special, is_special = main_of(p, row, r, values, softs, exps, out)
                 if lives:
                     write(tile, result + offset * SIZE, t, out)
+                    if HARD and is_special:
+                        at = int32(t * CLASSES + label)
+                        write_one(tile, result + offset * SIZE, at, special)
                 flush(tile, result + offset * SIZE, count, t)
             if PROBA and p.proba != 0:
                 machine.barrier()

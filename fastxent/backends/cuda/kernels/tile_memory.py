@@ -20,7 +20,9 @@ from fastxent.backends.cuda.kernels.tile_numbers import numbers_of
 __all__ = ["TileMemory", "tile_memory_of"]
 
 cuda = machine.cuda
-int32, int64, uint32 = np.int32, np.int64, np.uint32
+int32: Any = np.int32
+int64: Any = np.int64
+uint32: Any = np.uint32
 
 # What a block has without asking for more, less what it needs besides for its sums.
 _SHARED_BYTES = (48 << 10) - 1024

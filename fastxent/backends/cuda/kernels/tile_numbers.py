@@ -11,7 +11,9 @@ from fastxent.backends.cuda import machine
 
 __all__ = ["Numbers", "numbers_of"]
 
-float32, float64, uint32 = np.float32, np.float64, np.uint32
+float32: Any = np.float32
+float64: Any = np.float64
+uint32: Any = np.uint32
 
 
 class Numbers(NamedTuple):

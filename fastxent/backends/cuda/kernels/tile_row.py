@@ -8,7 +8,6 @@ classes they are most of the work. Where p - 1 cancels, at the label, it is comp
 from __future__ import annotations
 
 import math
-from collections import namedtuple
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,20 +21,48 @@ from fastxent.backends.cuda.specs import Variant
 
 __all__ = ["Row", "TileRow", "tile_row_of"]
 
-float32, float64, int32, int64, uint32 = np.float32, np.float64, np.int32, np.int64, np.uint32
+float64: Any = np.float64
+int32: Any = np.int32
+int64: Any = np.int64
+uint32: Any = np.uint32
 
 _NO_CLASS = int32(-1)
 
-# What is known of a row; numbers but for the label (as of `label_of`), `argmax`, `target_argmax`.
-#   total    T, the target's mass
-#   dot      sum of t * (z - shift), without the label's
-Row: Any = namedtuple(
-    "Row",
-    (
-        *("label", "x_at_label", "max", "sum", "spike", "total", "dot", "entropy"),
-        *("argmax", "target_argmax"),
-    ),
-)
+
+class Row(NamedTuple):
+    """What is known of a row: numbers, but for the label as `label_of` has it and the two classes.
+
+    Attributes
+    ----------
+    label, x_at_label
+        And the logit there.
+    max, sum
+        As forward found them, where the task is "backward".
+    inverse
+        Of the sum.
+    spike
+        On the label.
+    total
+        T, the target's mass.
+    dot
+        Sum of t * (z - shift), without the label's.
+    entropy
+        Sum of exp(z - shift) * (z - shift).
+    argmax, target_argmax
+        -1 where there is none.
+    """
+
+    label: Any
+    x_at_label: Any
+    max: Any
+    sum: Any
+    inverse: Any
+    spike: Any
+    total: Any
+    dot: Any
+    entropy: Any
+    argmax: Any
+    target_argmax: Any
 
 
 class TileRow(NamedTuple):
@@ -47,8 +74,9 @@ class TileRow(NamedTuple):
         `Row`; `exps` gets the exponentials. For the task "backward" from what forward found.
     finish : function of (p, row, r)
         Write the results of a row; its loss with its weight.
-    gradient : function of (p, row, r, values, softs, exps, out)
-        Compute the task's main result: the gradient, or the softmax or its logarithm.
+    main : function of (p, row, r, values, softs, exps, out)
+        Compute the task's result: the gradient, or the softmax or its logarithm. What belongs at
+        the label, and whether anything does.
     proba : function of (r, exps, out)
     hess : function of (p, row, r, exps, out)
     target_grad : function of (p, row, r, values, out)
@@ -56,7 +84,7 @@ class TileRow(NamedTuple):
 
     sums: Any
     finish: Any
-    gradient: Any
+    main: Any
     proba: Any
     hess: Any
     target_grad: Any
@@ -67,7 +95,7 @@ def tile_row_of(variant: Variant, classes: int) -> TileRow:
     return TileRow(
         _sums(variant, classes),
         _finish(variant),
-        _gradient(variant, classes),
+        _main(variant, classes),
         *_besides(variant, classes),
     )
 
@@ -78,8 +106,8 @@ def _sums(variant: Variant, classes: int) -> Any:
     LOWEST = NUMBER(-math.inf)
     HARD, SOFT = variant.target == "label", elements.needs_total
     BACKWARD, SIDES = variant.task == "backward", variant.sides
-    HAS_TARGET = variant.target != "none"
-    DOT = elements.has_mass and variant.task in ("loss", "grad")
+    HAS_MASS = elements.has_mass
+    DOT = HAS_MASS and variant.task in ("loss", "grad")
     bend_of, z_of, larger = elements.bend_of, elements.z_of, elements.larger
     shift_of, exp_of = elements.shift_of, elements.exp_of
     mass_of, product_of = elements.mass_of, elements.product_of
@@ -125,14 +153,25 @@ def _sums(variant: Variant, classes: int) -> Any:
             spike = NUMBER(p.spike)
             if p.spike_of != 0:
                 spike = NUMBER(machine.load_f64(p.spike_of + int64(label) * 8))
-        if HAS_TARGET and not SOFT:
-            total = NUMBER(p.background_total)
-            if p.background_total_at != 0:
-                total = NUMBER(machine.load_f64(p.background_total_at))
-            total += spike
+        if HARD:
+            total = spike
+            if HAS_MASS:
+                background = NUMBER(p.background_total)
+                if p.background_total_at != 0:
+                    background = NUMBER(machine.load_f64(p.background_total_at))
+                total += background
         return Row(
-            *(label, x_at_label, largest, summed, spike, total, dot, entropy),
-            *(argmax, target_argmax),
+            label,
+            x_at_label,
+            largest,
+            summed,
+            NUMBER(1) / summed,
+            spike,
+            total,
+            dot,
+            entropy,
+            argmax,
+            target_argmax,
         )
 
     return sums
@@ -157,7 +196,7 @@ def _finish(variant: Variant) -> Any:
         # there is no most probable class where the sum is 0 or NaN
         argmax, entropy = _NO_CLASS, ZERO
         if r.label != SKIPPED:
-            entropy = log_sum - r.entropy / r.sum
+            entropy = log_sum - r.entropy * r.inverse
             if r.sum > ZERO:
                 argmax = r.argmax
         if p.argmax != 0:
@@ -173,9 +212,10 @@ def _finish(variant: Variant) -> Any:
         row_max, row_sum, loss = r.max, r.sum, ZERO
         if r.label == SKIPPED:
             row_max, row_sum = ZERO, NUMBER(1)
-        put(p.row_max, row, row_max)
-        if p.row_sum != 0:
-            machine.store_f64(p.row_sum + row * 8, float64(row_sum))
+        if p.row_max | p.row_sum != 0:
+            put(p.row_max, row, row_max)
+            if p.row_sum != 0:
+                machine.store_f64(p.row_sum + row * 8, float64(row_sum))
         if LOSS:
             log_sum, log_prob, z_loss = NUMBER(math.log(row_sum)), ZERO, ZERO
             lse = row_max + log_sum  # 0 for a skipped row
@@ -225,7 +265,7 @@ def _factor(number: Any) -> Any:
     return factor_of
 
 
-def _gradient(variant: Variant, classes: int) -> Any:
+def _main(variant: Variant, classes: int) -> Any:
     elements = elements_of(variant)
     CLASSES, NUMBER, ZERO = classes, elements.number, elements.number(0)
     HARD, HAS_MASS = variant.target == "label", elements.has_mass
@@ -243,32 +283,34 @@ def _gradient(variant: Variant, classes: int) -> Any:
         mass = r.spike
         if HAS_MASS:
             mass += mass_of(p, int64(r.label), ZERO)
-        grad = exp / r.sum * total - mass
+        share = total * r.inverse
+        grad = exp * share - mass
         if exp + exp > r.sum:
-            grad = (exp - r.sum) / r.sum * total + (total - mass)
+            grad = (exp - r.sum) * share + (total - mass)
         grad *= scale
         return grad * slope_of(r.x_at_label, inner, cap) if CAPPED else grad
 
     @register_jitable
-    def gradient(p: Any, row: Any, r: Any, values: Any, softs: Any, exps: Any, out: Any) -> None:
+    def main(p: Any, row: Any, r: Any, values: Any, softs: Any, exps: Any, out: Any) -> Any:
         inner, cap = bend_of(p)
+        special, counts = ZERO, False
         if LOG_SOFTMAX:
             shift, log_sum = shift_of(r.max), NUMBER(math.log(r.sum))
             for k in range(CLASSES):
                 out[k] = z_of(values[k], inner, cap) - shift - log_sum
         elif SOFTMAX:
-            inverse = NUMBER(1) / r.sum
             for k in range(CLASSES):
-                out[k] = exps[k] * inverse
+                out[k] = exps[k] * r.inverse
         else:
             factor, counts = factor_of(p, row)
-            if counts and r.label >= 0:
+            counts = counts and r.label >= 0
+            if counts:
                 total, scale = r.total, factor
                 if p.z_loss != 0.0:
                     total += NUMBER(2.0 * p.z_loss) * (r.max + NUMBER(math.log(r.sum)))
                 if not PLAIN:
                     scale *= NUMBER(p.logit_scale)
-                share = total / r.sum
+                share = total * r.inverse
                 if not HAS_MASS:
                     share *= scale
                 for k in range(CLASSES):
@@ -278,22 +320,18 @@ def _gradient(variant: Variant, classes: int) -> Any:
                     out[k] = grad_of(exps[k], mass, slope, share, scale)
                 if HARD:
                     special = at_label(p, r, total, scale)
-                    for k in range(CLASSES):
-                        usual = out[k]
-                        if k == r.label:
-                            usual = special
-                        out[k] = usual
             else:
                 for k in range(CLASSES):
                     out[k] = ZERO
+        return special, HARD and counts
 
-    return gradient
+    return main
 
 
 def _besides(variant: Variant, classes: int) -> tuple[Any, Any, Any]:
     """Make the functions for probabilities, Hessian and the gradient of the target."""
     elements = elements_of(variant)
-    CLASSES, NUMBER, ZERO, ONE = classes, elements.number, elements.number(0), elements.number(1)
+    CLASSES, NUMBER, ZERO = classes, elements.number, elements.number(0)
     HARD, DISTANCE = variant.target == "label", variant.curvature == "distance"
     bend_of, z_of, shift_of = elements.bend_of, elements.z_of, elements.shift_of
     exp_of, hess_of, target_grad_of = elements.exp_of, elements.hess_of, elements.target_grad_of
@@ -301,29 +339,28 @@ def _besides(variant: Variant, classes: int) -> tuple[Any, Any, Any]:
 
     @register_jitable
     def proba(r: Any, exps: Any, out: Any) -> None:
-        inverse = ONE / r.sum
         for k in range(CLASSES):
-            out[k] = ZERO if r.label == SKIPPED else exps[k] * inverse
+            out[k] = ZERO if r.label == SKIPPED else exps[k] * r.inverse
 
     @register_jitable
     def hess_at_label(p: Any, r: Any, scale: Any, floor: Any) -> Any:
         inner, cap = bend_of(p)
         exp = exp_of(z_of(r.x_at_label, inner, cap) - shift_of(r.max))
-        rest = (r.sum - exp) / r.sum
-        found = (rest if DISTANCE else exp / r.sum * rest) * scale
+        rest = (r.sum - exp) * r.inverse
+        found = (rest if DISTANCE else exp * r.inverse * rest) * scale
         return floor if found < floor else found
 
     @register_jitable
     def hess(p: Any, row: Any, r: Any, exps: Any, out: Any) -> None:
         factor, counts = factor_of(p, row)
         counts = counts and r.label >= 0
-        inverse, floor = ONE / r.sum, NUMBER(p.hess_floor)
+        floor = NUMBER(p.hess_floor)
         scale = factor * NUMBER(p.hess_factor)
         special = ZERO
         if HARD:
             special = hess_at_label(p, r, scale, floor)
         for k in range(CLASSES):
-            usual = hess_of(exps[k], inverse, scale, floor)
+            usual = hess_of(exps[k], r.inverse, scale, floor)
             if HARD and k == r.label:
                 usual = special
             out[k] = usual if counts else ZERO
