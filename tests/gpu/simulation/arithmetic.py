@@ -129,16 +129,6 @@ def reciprocal(value: Any) -> Any:
     return _slot[0]
 
 
-def reciprocal(value: Any) -> Any:
-    """With the upper half of the bits alone, as the instruction gives it."""
-    number = float(np.float64(value))
-    if abs(number) < 2.0**-1022:
-        return np.float64(math.copysign(math.inf, number))
-    _slot[0] = 1.0 / number
-    _slot_u32[0] = 0
-    return _slot[0]
-
-
 def max_f32(a: Any, b: Any) -> Any:
     if type(a) is not np.float32 or type(b) is not np.float32:
         a, b = np.float32(a), np.float32(b)
