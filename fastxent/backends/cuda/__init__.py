@@ -18,6 +18,7 @@ from fastxent.backends.cuda import (
     verbs_jacobian,
     verbs_rows,
 )
+from fastxent.backends.cuda.facts import facts
 from fastxent.backends.cuda.residence import Residence
 from fastxent.backends.cuda.runtime import Runtime
 from fastxent.backends.label_summary import summary_of
@@ -90,8 +91,7 @@ class CudaBackend:
 
     def info(self) -> dict[str, str]:
         """Facts for a bug report."""
-        info: dict[str, str] = {} if self.why_not() is not None else self.driver.info()
-        return info
+        return {} if self.why_not() is not None else facts(self.driver)
 
     def check_labels(
         self,
@@ -112,6 +112,7 @@ class CudaBackend:
             return
         copies = Residence(self._here)
         there = copies.take_fields(problem, *_OF_ROWS)
+        there.out = None  # what is written there lies as the logits do
         results = copies.give_all(out)
         if out.total is not None:
             results.partial = copies.place.allocate((self.partial_count(there),), _FLOAT64)
@@ -188,8 +189,17 @@ class CudaBackend:
         return self._here.place(device, stream)
 
     def upload(self, array: Array, place: Place) -> DeviceArray:
-        """Copy of a contiguous array of the host; `array` may change as soon as this returns."""
+        """Copy of a contiguous array of the host in new memory of the place."""
         return self._here.upload(array, place)
+
+    def download(self, array: DeviceArray) -> Array:
+        """Copy of a contiguous array, for the host. This waits for the GPU."""
+        return self._here.download(array)
+
+    def device_of(self, address: int) -> int:
+        """Number of the device whose memory an address lies in."""
+        device: int = self.driver.device_of(address)
+        return device
 
     def wait(self, place: Place, stream: int) -> None:
         """Let what is launched on `place` from now on wait for what `stream` has to do now."""
