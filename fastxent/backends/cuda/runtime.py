@@ -47,10 +47,13 @@ class Runtime:
     Attributes
     ----------
     driver : Driver
+    plans : dict
+        What callers keep of their launches.
     """
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
+        self.plans: dict[Any, Any] = {}
         self.capability = functools.cache(self._capability)
         self._plan_of = functools.lru_cache(maxsize=4096)(plan_of)
         self._tables: dict[tuple[int, tuple[int, ...]], DeviceArray] = {}
