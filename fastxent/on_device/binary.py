@@ -26,7 +26,7 @@ def binary_cross_entropy_with_logits(
     home: Home, target: Any, options: dict[str, Any], backend: str | None
 ) -> Any:
     """`fastxent.binary_cross_entropy_with_logits`."""
-    arrays = Arrays(home, "logits", backend)
+    arrays = Arrays.of_call(home, "logits", backend)
     call = _build(arrays, target, options, None)
     return arrays.give(_run(arrays, call, None))
 
@@ -35,7 +35,7 @@ def binary_cross_entropy_with_logits_and_grad(
     home: Home, target: Any, options: dict[str, Any], backend: str | None, out: Any
 ) -> tuple[Any, Any]:
     """`fastxent.binary_cross_entropy_with_logits_and_grad`."""
-    arrays = Arrays(home, "logits", backend)
+    arrays = Arrays.of_call(home, "logits", backend)
     into: Any = arrays.read_out(out)
     call = _build(arrays, target, options, into)
     grad = into
