@@ -7,9 +7,11 @@ costs nothing. The contract grows by verbs and outputs, never by flags.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastxent.binary import BinaryProblem
     from fastxent.device_array import DeviceArray, Place
     from fastxent.jacobian import JacobianProblem
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from fastxent.problem import Problem
 
 __all__ = [
+    "ADDRESS_STEP",
     "BLOCK",
     "CHUNK_ELEMENTS",
     "JACOBIAN_TILE_CLASSES",
@@ -50,6 +53,9 @@ JACOBIAN_TILE_CLASSES = 32
 # Elements a chunk: a few microseconds of work, so that a core that is busy elsewhere delays a call
 # by one chunk only. The losses of a chunk's rows make one partial sum.
 CHUNK_ELEMENTS = 1 << 14
+
+# Where the arrays of a recorded call are: see `DeviceBackend.record`. No GPU has so much memory.
+ADDRESS_STEP = 1 << 56
 
 # How numbers are stored: kernels know a kind by its place here. Half precision comes as uint16
 # views of the bits, booleans as uint8. Logits are of the first four kinds, probabilities of the
@@ -256,12 +262,17 @@ class DeviceBackend(Backend, Protocol):
     call are on that device, and nothing is read back. Arrays may be empty. In a `Problem` whose
     logits are on a device, so are all other arrays: class factors (with `background_total` as
     float64 of one entry where the weights are on the device), `row_scale`, `row_weight_at` and
-    `denominator_at`; `target` is contiguous. A label outside [0, C) that is not skipped gives its row a NaN loss and log_prob
-    and gradients of 0; so does an integer target of `binary` that is neither 0 nor 1, and `binary`
-    returns False.
+    `denominator_at`; `target` is contiguous.
+
+    A label outside [0, C) that is not skipped gives its row a NaN loss and log_prob and gradients
+    of 0; so does an integer target of `binary` that is neither 0 nor 1, and `binary` returns False.
 
     `check_labels` and `mean_loss` are for arrays of the host only.
     """
+
+    @property
+    def plans(self) -> dict[Any, Any]:
+        """What callers keep of `record`, for as long as it is good."""
 
     def place(self, device: int, stream: int) -> Place:
         """Device and stream, with memory of the backend's own."""
@@ -280,6 +291,14 @@ class DeviceBackend(Backend, Protocol):
 
     def wait(self, place: Place, stream: int) -> None:
         """Let what is launched on `place` from now on wait for what `stream` has to do now."""
+
+    def record(self, calls: Callable[[], None]) -> Callable[[Place, tuple[int, ...]], None]:
+        """Let verbs note their launches, and launch nothing; give what launches them.
+
+        Array number i of the calls, counted from 1, begins at ``i * ADDRESS_STEP``; the function
+        that is given takes a place on the same device, and where the arrays of these numbers begin
+        there, at the same distance from a multiple of 16.
+        """
 
     def partial_count(self, problem: Problem) -> int:
         """How many partial sums `forward` writes."""
@@ -321,9 +340,9 @@ class DeviceBackend(Backend, Protocol):
         """
 
     def row_factors(self, factors: tuple[DeviceArray | float, ...], row_scale: DeviceArray) -> None:
-        """Write the product of up to three factors: numbers, and real arrays of any kind.
+        """Write the product of up to three factors: numbers, or (N,) real arrays of any kind.
 
-        An array has an entry a row, or one for all.
+        An array may have any stride, 0 too.
         """
 
     def finish_sum(

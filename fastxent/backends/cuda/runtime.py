@@ -44,10 +44,13 @@ class Runtime:
     Attributes
     ----------
     driver : Driver
+    plans : dict
+        What callers keep of their launches.
     """
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
+        self.plans: dict[Any, Any] = {}
         self.capability = functools.cache(self._capability)
         self._tables: dict[tuple[int, tuple[int, ...]], DeviceArray] = {}
 
