@@ -48,7 +48,7 @@ class Recorder:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.driver, self.capability = runtime.driver, runtime.capability
-        self.place, self.table = runtime.place, runtime.table
+        self.place, self.table, self.plan = runtime.place, runtime.table, runtime.plan
         self._launches: list[_Launch] = []
 
     def launch(self, spec: KernelSpec, grid: int, place: Place, given: dict[str, Any]) -> None:
