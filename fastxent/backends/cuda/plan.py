@@ -54,7 +54,8 @@ _WARP = 32
 
 # 16-byte vectors a thread: compiled for 90, with `min_blocks` as below, more of them spill. 8 of
 # half precision do beside probabilities that take as many registers, or under a soft cap.
-_VECTORS = {"aligned": 8, "unaligned": 5, "full": 5}
+_VECTORS = {"aligned": 8, "unaligned": 5}
+_FULL_VECTORS = 5
 
 # Registers of a multiprocessor, and those that a thread may have.
 _REGISTERS = 1 << 16
@@ -140,7 +141,7 @@ def _most_vectors(variant: Variant, aligned: bool) -> int:
     """Vectors a thread, whatever is computed from its target and transform."""
     most = _VECTORS["aligned" if aligned else "unaligned"]
     is_full = variant.transform == "capped" or SIZES.get(variant.target) == 2
-    return min(most, _VECTORS["full"]) if SIZES[variant.kind] == 2 and is_full else most
+    return min(most, _FULL_VECTORS) if SIZES[variant.kind] == 2 and is_full else most
 
 
 @functools.lru_cache(maxsize=1024)
