@@ -50,7 +50,8 @@ class _CuPy(Library):
     def give_on_device(self, result: DeviceArray, like: Any, wait: Wait) -> Any:
         cupy: Any = sys.modules["cupy"]
         memory = result.owner
-        if result.shape == memory.shape and result.dtype == memory.dtype:
+        laid_out = result.shape, result.strides, result.dtype
+        if laid_out == (memory.shape, memory.strides, memory.dtype):
             return memory
         start = memory.data + (result.address - memory.data.ptr)
         return cupy.ndarray(result.shape, result.dtype, start, result.strides)
