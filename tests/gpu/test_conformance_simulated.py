@@ -31,7 +31,7 @@ def as_planned(driver, patch):
 
 
 def before_hopper(driver, patch):
-    """No conversion to bfloat16, no clusters."""
+    """A Turing: no clusters."""
     patch.setattr(plan, "_TILE_ROWS", (64,))
     driver.compute_capability = (7, 5)
 

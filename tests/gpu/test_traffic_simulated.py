@@ -4,6 +4,7 @@ One reading and one writing of the logits, the same bits whoever is first, and n
 that names no class.
 """
 
+import gc
 from dataclasses import fields, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from fastxent.backends import load
 from fastxent.backends.contract import HessRule, Outputs
 from fastxent.precision import narrow, widen
 from fastxent.problem import Problem
+from gpu.simulation.memory import MEMORY
 from gpu.test_conformance_simulated import WAYS
 from gpu.test_conformance_simulated import going as going  # a fixture
 
@@ -174,3 +176,15 @@ def test_a_label_that_names_no_class_reads_nothing(simulated, going, kind, class
             got, want = widen(got, kind), widen(want, kind)
         rows = np.arange(9) if name in ("proba", "row_sum") else good
         np.testing.assert_allclose(got[rows], want[rows], rtol=near, atol=near)
+
+
+@pytest.mark.parametrize("way", ["as_planned", "a_thread_a_row"])
+def test_all_memory_comes_back(simulated, going, way):
+    going(way)
+    before = {id(one) for one in MEMORY.live}
+    problem = replace(problem_of(7, 130, "float32"), hess_rule=HessRule())
+    for _ in range(2):
+        load("cuda").forward(problem, everything(problem))
+    load("cuda").driver = None  # and the tables of layouts with it
+    gc.collect()
+    assert {id(one) for one in MEMORY.live} <= before
