@@ -10,8 +10,8 @@ SETUP := $(VENV)/.installed
 CORE := $(VENV)/.core
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard src_cython/*.pyx src_cython/*.px[di] src_cython/*.?pp src_cython/*.[ch])
 
-.PHONY: help setup demo test test-core test-wheel test-levels bench bench-report bench-large accuracy \
-	instructions threads lint format build clean
+.PHONY: help setup demo test test-core test-wheel test-levels test-cuda bench bench-report \
+	bench-large bench-cuda accuracy instructions threads lint format build clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,15 @@ test-core: $(CORE)  ## Run the tests that need no framework, in an environment w
 
 test-wheel: $(SETUP)  ## Build sdist and wheel, test the wheel where the source tree is absent
 	sh tests/wheel.sh "$(CURDIR)/$(BIN)/python"
+
+# Where a card is, PyTorch and the rest are already made for it: these two use them as they are.
+test-cuda:  ## Run the conformance suite on the graphics card, with PYTHON=python3 and its packages
+	PYTHONPATH="$(CURDIR)" $(PYTHON) -m pytest -c tests/gpu/card/pytest.ini --rootdir=. \
+		tests/gpu/card tests/test_conformance.py -k "card or cuda"
+	PYTHONPATH="$(CURDIR)" sh tests/gpu/card/sanitize.sh $(PYTHON)
+
+bench-cuda:  ## Measure the graphics card beside its peers, in under 10 minutes; tables, picture
+	PYTHONPATH="$(CURDIR)" $(PYTHON) benchmarks/card.py
 
 bench: $(SETUP)  ## Measure everything beside its peers, in under 10 minutes; tables, pictures
 	mkdir -p benchmarks/results
