@@ -42,9 +42,16 @@ def is_eager(*tensors: Any) -> bool:
     ):
         return False
     for one in tensors:  # noqa: SIM110 - a generator takes 0.15 us more
-        if type(one) not in _PLAIN or not one.is_cpu:
+        if type(one) not in _PLAIN or not (one.is_cpu or one.is_cuda):
             return False
-    return True
+    return len(tensors) == 1 or _are_together(tensors)
+
+
+def _are_together(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether all are on one device; those that are not, no kernel may see."""
+    if all(one.is_cpu for one in tensors):
+        return True
+    return all(one.device == tensors[0].device for one in tensors)
 
 
 def is_batched(tensor: Tensor) -> bool:
