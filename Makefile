@@ -55,9 +55,7 @@ test-wheel: $(SETUP)  ## Build sdist and wheel, test the wheel where the source 
 
 # Where a card is, PyTorch and the rest are already made for it: these two use them as they are.
 test-cuda:  ## Run the conformance suite on the graphics card, with PYTHON=python3 and its packages
-	PYTHONPATH="$(CURDIR)" $(PYTHON) -m pytest -c tests/gpu/card/pytest.ini --rootdir=. \
-		tests/gpu/card tests/test_conformance.py -k "card or cuda"
-	PYTHONPATH="$(CURDIR)" sh tests/gpu/card/sanitize.sh $(PYTHON)
+	PYTHONPATH="$(CURDIR)" $(PYTHON) tests/gpu/card/run.py
 
 bench-cuda:  ## Measure the graphics card beside its peers, in under 10 minutes; tables, picture
 	PYTHONPATH="$(CURDIR)" $(PYTHON) benchmarks/card.py

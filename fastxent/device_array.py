@@ -127,8 +127,9 @@ class DeviceArray:
     @property
     def flags(self) -> _Flags:
         """Layout, in the words of NumPy."""
-        whole = (self.address, *self.strides)
-        aligned = not self.size or all(step % self.dtype.alignment == 0 for step in whole)
+        steps = (step for size, step in zip(self.shape, self.strides, strict=True) if size > 1)
+        whole = (self.address, *steps) if self.size else ()
+        aligned = all(step % self.dtype.itemsize == 0 for step in whole)
         return _Flags(self.is_dense, aligned, self.writeable)
 
     def _like(
@@ -160,6 +161,18 @@ class DeviceArray:
         if dtype.itemsize != self.dtype.itemsize:
             raise ValueError(f"{self.dtype} and {dtype} differ in size")
         return self._like(self.shape, self.strides, dtype)
+
+    def broadcast_to(self, shape: Shape) -> DeviceArray:
+        """View of a larger shape by NumPy's rules; a ValueError where they give none."""
+        leading = len(shape) - self.ndim
+        fits = leading >= 0 and all(
+            size in (1, wanted) for size, wanted in zip(self.shape, shape[leading:], strict=True)
+        )
+        if not fits:
+            raise ValueError(f"shape {self.shape} cannot be broadcast to {shape}")
+        steps = zip(self.shape, self.strides, strict=True)
+        strides = (0,) * leading + tuple(0 if size == 1 else step for size, step in steps)
+        return self._like(shape, strides)
 
     def __getitem__(self, key: Any) -> DeviceArray:
         """Give the part at leading indices (integers), or the whole with a last axis of 1."""

@@ -7,6 +7,7 @@ copied all the same is in `COPIED`, and nowhere else is anything copied.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "order_of",
     "output_rows",
     "rows_of",
+    "rows_view",
     "same_memory",
     "split_axes",
     "take_rows",
@@ -70,7 +72,7 @@ def _classes_last(array: Array, axis: int) -> Array:
     return array.transpose(*range(axis), *range(axis + 1, array.ndim), axis)
 
 
-def _rows_view(array: Array, axis: int) -> Array | None:
+def rows_view(array: Array, axis: int) -> Array | None:
     """The rows of an array as a view of it, None where there is none."""
     moved = _classes_last(array, axis)
     if moved.ndim == 2:
@@ -93,7 +95,7 @@ def rows_of(array: Array, axis: int, kernel: np.dtype[Any]) -> Array:
     """
     if not array.dtype.isnative:
         array = array.astype(native(array.dtype))
-    rows = _rows_view(array, axis)
+    rows = rows_view(array, axis)
     if rows is None:
         moved = np.ascontiguousarray(_classes_last(array, axis))
         rows = moved.reshape(-1, moved.shape[-1])
@@ -140,18 +142,23 @@ def empty_aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return np.ndarray(shape, dtype, memory, start)
 
 
-def empty_like(given: Array, dtype: np.dtype[Any]) -> Array:
-    """New array laid out in memory as `given`, where that has no gaps; C-ordered otherwise."""
+def empty_like(
+    given: Array, dtype: np.dtype[Any], empty: Callable[..., Array] = empty_aligned
+) -> Array:
+    """New array laid out in memory as `given`, where that has no gaps; C-ordered otherwise.
+
+    `empty` gives C-ordered memory.
+    """
     if given.flags.c_contiguous:
-        return empty_aligned(given.shape, dtype)
+        return empty(given.shape, dtype)
     order = order_of(given, range(given.ndim))
     dense = given.itemsize
     for axis in reversed(order):
         if given.shape[axis] > 1:
             if abs(given.strides[axis]) != dense:
-                return empty_aligned(given.shape, dtype)
+                return empty(given.shape, dtype)
             dense *= given.shape[axis]
-    memory = empty_aligned(tuple(given.shape[axis] for axis in order), dtype)
+    memory = empty(tuple(given.shape[axis] for axis in order), dtype)
     return memory.transpose(_inverse(order))
 
 
@@ -213,7 +220,7 @@ def output_rows(
 ) -> OutputRows:
     """Output of the shape of `given`: in `out` if there is one (checked by the door), else new."""
     array = empty_like(given, dtype) if out is None else out
-    rows = _rows_view(array, axis)
+    rows = rows_view(array, axis)
     if rows is not None:
         return OutputRows(array, _bits(rows, kernel), axis, buffered=False)
     classes = array.shape[axis]

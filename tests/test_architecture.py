@@ -17,7 +17,7 @@ KERNELS = Path(__file__).parent.parent / "src_cython"
 
 # What each module may import of fastxent, by the layers of docs/design.md. A name ending in "."
 # stands for the package below it.
-LEAVES = {"errors", "precision", "version"}
+LEAVES = {"errors", "precision", "version", "device_array"}
 DOOR = {"checks", "layout", "mass", "options", "reduction", "problem", "threads"}
 DOOR |= {"environment", "interchange", "jacobian"} | LEAVES
 ADAPTERS = {"torch", "jax", "boosting", "sklearn", "numba", "tensorflow", "keras"}
@@ -37,6 +37,7 @@ ALLOWED = {
     "precision": set(),
     "version": set(),
     "reference.*": {"reference."},
+    "device_array": {"precision"},
     "layout": {"precision"},
     "options": set(),
     "interchange.*": {"interchange.", "precision"},
@@ -85,6 +86,8 @@ FRAMEWORKS = {"torch", "jax", "sklearn", "scipy", "tensorflow", "keras"}
 FRAMEWORKS |= {"xgboost", "lightgbm", "catboost"}
 # What an adapter may import; the objectives of boosting need nothing of the libraries they serve.
 FRAMEWORKS_OF = {name: {name} for name in ADAPTERS} | {"sklearn": {"sklearn", "scipy"}}
+# What may import Numba besides.
+COMPILED = ("numba", "backends.cuda.")
 OPTION_WORDS = ("label_smoothing", "ignore_index", "reduction", "class_weight", "pos_weight")
 
 
@@ -136,9 +139,10 @@ def test_imports_go_down_the_layers(name, path):
 def test_foreign_packages_stay_in_their_modules(name, path):
     roots = {target.partition(".")[0] for target in imported(path)}
     if not name.startswith("backends.numba_cpu"):
-        assert "llvmlite" not in roots
+        assert "llvmlite" not in roots or name.startswith("backends.cuda.machine")
         # the kernels of bench.copying are the copy limit
-        assert "numba" not in roots or name == "bench.copying" or name.startswith("numba")
+        assert "numba" not in roots or name == "bench.copying" or name.startswith(COMPILED)
+    assert "cuda" not in roots or name.startswith("backends.cuda.")
     if name.startswith("reference"):
         standard = {"__future__", "collections", "dataclasses", "typing"}
         assert roots <= {"numpy", "fastxent"} | standard

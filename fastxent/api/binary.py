@@ -44,8 +44,9 @@ def binary_cross_entropy_with_logits(
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean is over all elements, whatever their weights, as PyTorch's. "none" gives one
         loss an element.
-    backend : {"cython", "numba", "numpy"}, optional
-        By default the first of `fastxent.backends()` that can run.
+    backend : {"cython", "numba", "numpy", "cuda"}, optional
+        By default the first of `fastxent.backends()` that can run. "cuda" copies NumPy arrays to
+        the GPU and the results back.
     num_threads : int, optional
         At least 1; by default `fastxent.get_num_threads()`, fewer for small arrays.
 

@@ -82,8 +82,9 @@ def cross_entropy(
         probabilities "target_grad": see `Aux`. They come from the same pass, but for probabilities
         "log_prob" with `weight` or `label_smoothing` takes one more forward pass, "correct" one
         more read of the target, and "target_grad" writes one more array.
-    backend : {"cython", "numba", "numpy"}, optional
-        By default the first of `fastxent.backends()` that can run.
+    backend : {"cython", "numba", "numpy", "cuda"}, optional
+        By default the first of `fastxent.backends()` that can run. "cuda" copies NumPy arrays to
+        the GPU and the results back.
     num_threads : int, optional
         At least 1; by default `fastxent.get_num_threads()`, fewer for small arrays.
 

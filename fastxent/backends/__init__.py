@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ORDER", "backends", "load", "pick", "use_backend"]
 
-# Name and module, fastest first. A module is imported when its backend is first asked about.
+# Name and module, fastest first; "cuda" comes last, as arrays of the host are at home elsewhere. A
+# module is imported when its backend is first asked about.
 ORDER = {
     "cython": "fastxent.backends.cython_omp",
     "numba": "fastxent.backends.numba_cpu",
     "numpy": "fastxent.backends.numpy",
+    "cuda": "fastxent.backends.cuda",
 }
 
 _chosen: ContextVar[str | None] = ContextVar("fastxent_backend", default=None)
@@ -87,8 +89,9 @@ class use_backend:
 
     Parameters
     ----------
-    name : {"cython", "numba", "numpy"} or None
-        None returns to the automatic choice.
+    name : {"cython", "numba", "numpy", "cuda"} or None
+        None returns to the automatic choice. "cuda" copies NumPy arrays to the GPU and the results
+        back; it is never chosen automatically for them.
 
     Raises
     ------

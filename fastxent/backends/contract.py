@@ -253,10 +253,10 @@ class DeviceBackend(Backend, Protocol):
     """A backend that takes `DeviceArray` as well, and then returns before the GPU is done.
 
     Every verb runs on the place of its first array, or of the problem's logits. All arrays of a
-    call are on that device, and nothing is read back. In a `Problem` whose logits are on a device,
-    so are all other arrays: class factors (with `background_total` as float64 of one entry where
-    the weights are on the device), `row_scale`, `row_weight_at` and `denominator_at`; `target` is
-    contiguous. A label outside [0, C) that is not skipped gives its row a NaN loss and log_prob
+    call are on that device, and nothing is read back. Arrays may be empty. In a `Problem` whose
+    logits are on a device, so are all other arrays: class factors (with `background_total` as
+    float64 of one entry where the weights are on the device), `row_scale`, `row_weight_at` and
+    `denominator_at`; `target` is contiguous. A label outside [0, C) that is not skipped gives its row a NaN loss and log_prob
     and gradients of 0; so does an integer target of `binary` that is neither 0 nor 1, and `binary`
     returns False.
 
@@ -267,7 +267,16 @@ class DeviceBackend(Backend, Protocol):
         """Device and stream, with memory of the backend's own."""
 
     def upload(self, array: Array, place: Place) -> DeviceArray:
-        """Copy of a contiguous array of the host; `array` may change as soon as this returns."""
+        """Copy of a contiguous array of the host in new memory of the place.
+
+        `array` may change as soon as this returns.
+        """
+
+    def download(self, array: DeviceArray) -> Array:
+        """Copy of a contiguous array, for the host. This waits for the GPU."""
+
+    def device_of(self, address: int) -> int:
+        """Number of the device whose memory an address lies in."""
 
     def wait(self, place: Place, stream: int) -> None:
         """Let what is launched on `place` from now on wait for what `stream` has to do now."""
@@ -312,7 +321,10 @@ class DeviceBackend(Backend, Protocol):
         """
 
     def row_factors(self, factors: tuple[DeviceArray | float, ...], row_scale: DeviceArray) -> None:
-        """Write the product of up to three factors, numbers or (N,) real arrays of any kind."""
+        """Write the product of up to three factors: numbers, and real arrays of any kind.
+
+        An array has an entry a row, or one for all.
+        """
 
     def finish_sum(
         self,
@@ -324,7 +336,7 @@ class DeviceBackend(Backend, Protocol):
     ) -> None:
         """Write sum(partial) / divisor / denominator to the one entry of `loss`, in its dtype.
 
-        A denominator of 0 gives NaN, or 0 for `zero_when_empty`.
+        A denominator of 0 gives NaN, or 0 for `zero_when_empty`. The sum of no entries is 0.
         """
 
     def scale(self, grad: DeviceArray, kind: str, upstream: DeviceArray, out: DeviceArray) -> None:

@@ -12,13 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastxent.backends import numpy_jacobian
-from fastxent.backends.contract import (
-    LABEL_CHUNK,
-    BinaryOutputs,
-    HessRule,
-    LabelSummary,
-    Outputs,
-)
+from fastxent.backends.contract import BinaryOutputs, HessRule, LabelSummary, Outputs
+from fastxent.backends.label_summary import summary_of
 from fastxent.backends.numpy_binary import binary
 from fastxent.backends.numpy_rows import Rows, column, logits_of, of_rows, store, target_mass
 from fastxent.precision import Array
@@ -249,21 +244,7 @@ class NumpyBackend:
         num_threads: int,
     ) -> LabelSummary:
         """Find the first bad label, count the live rows and add up their mass."""
-        live, mass = 0, 0.0
-        for start in range(0, len(target), LABEL_CHUNK):
-            labels = target[start : start + LABEL_CHUNK]
-            counted = np.ones(len(labels), bool) if skip is None else labels != skip
-            bad = counted & ((labels < 0) | (labels >= num_classes))
-            if bad.any():
-                return LabelSummary(start + int(bad.argmax()), live, mass)
-            live += int(counted.sum())
-            weights = np.ones(int(counted.sum()))
-            if class_mass is not None:
-                weights *= class_mass[labels[counted]]
-            if row_mass is not None:
-                weights *= row_mass[start : start + LABEL_CHUNK][counted]
-            mass += float(weights.sum())
-        return LabelSummary(-1, live, mass)
+        return summary_of(target, num_classes, skip, class_mass, row_mass)
 
     def forward(self, problem: Problem, out: Outputs) -> None:
         """Fill all outputs but `log_proba`, as far as they are not None."""

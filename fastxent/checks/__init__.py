@@ -21,6 +21,16 @@ from fastxent.checks.binary import (
     raise_bad_binary_target,
 )
 from fastxent.checks.jacobian import check_out_of_product, check_upstream
+from fastxent.checks.on_device import (
+    as_device_array,
+    check_class_weight_on_device,
+    check_dense,
+    check_element_factor_on_device,
+    check_row_factor_on_device,
+    check_same_device,
+    check_view,
+    is_on_device,
+)
 from fastxent.checks.options import (
     check_aux,
     check_choice,
@@ -38,6 +48,7 @@ from fastxent.checks.output import as_output, check_out
 from fastxent.checks.states import raise_backend, raise_call_order
 
 __all__ = [
+    "as_device_array",
     "as_output",
     "check_aux",
     "check_axes",
@@ -45,7 +56,10 @@ __all__ = [
     "check_binary_target",
     "check_choice",
     "check_class_indices",
+    "check_class_weight_on_device",
+    "check_dense",
     "check_element_factor",
+    "check_element_factor_on_device",
     "check_element_upstream",
     "check_grad_output",
     "check_ignore_index",
@@ -57,13 +71,17 @@ __all__ = [
     "check_num_threads",
     "check_out",
     "check_out_of_product",
+    "check_row_factor_on_device",
+    "check_same_device",
     "check_sample_weight",
     "check_softcap",
     "check_storage",
     "check_target",
     "check_upstream",
+    "check_view",
     "check_weight",
     "check_z_loss",
+    "is_on_device",
     "raise_backend",
     "raise_bad_binary_target",
     "raise_bad_label",

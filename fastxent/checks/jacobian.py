@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from fastxent.checks.arrays import check_logits
+from fastxent.checks.on_device import outline
 from fastxent.checks.output import check_out, overlap, raise_overlap
 from fastxent.checks.reading import shown
+from fastxent.device_array import DeviceArray
 from fastxent.errors import DTypeError, ShapeError
 from fastxent.layout import same_memory
 from fastxent.precision import Array, native
@@ -37,6 +39,9 @@ def check_out_of_product(out: Any, inputs: dict[str, Array]) -> Array | None:
     """Array that can be written to: one of the inputs exactly, or apart from all of them."""
     if out is None:
         return None
+    if isinstance(out, DeviceArray):
+        check_out_of_product(outline(out), {name: outline(one) for name, one in inputs.items()})
+        return cast("Array", out)
     first, *_ = inputs.values()
     shape, dtype = first.shape, native(first.dtype)
     if isinstance(out, np.ndarray) and out.shape == shape and out.dtype == dtype:

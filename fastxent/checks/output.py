@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from fastxent.checks.on_device import outline
 from fastxent.checks.reading import as_array, shown
+from fastxent.device_array import DeviceArray
 from fastxent.errors import DTypeError, OutputError, ShapeError
 from fastxent.interchange import library_of
 from fastxent.layout import same_memory
@@ -84,6 +86,10 @@ def check_out(
     """
     if out is None:
         return None
+    if isinstance(out, DeviceArray):
+        outlines = {other: outline(array) for other, array in others.items()}
+        check_out(outline(out), outline(logits), outlines, shape, dtype, name)
+        return cast("Array", out)
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise DTypeError(
             "out must be a plain NumPy array, or a CPU array that shows its memory through "

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from fastxent.device_array import DeviceArray
 from fastxent.errors import DTypeError
 from fastxent.interchange import library_of
 from fastxent.precision import Array, kind_of, readable
 
 __all__ = ["as_array", "integer", "number", "reals", "shown"]
 
-# DLPack's numbers of the memory that the CPU can read: its own, and what GPUs share with it.
-_DEVICES_OF_CPU = (1, 3, 11, 13)
-
 
 def as_array(value: Any, name: str) -> Array:
     """Plain NumPy array of what was given, without a copy where it lies in the CPU's memory."""
     if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
         return value.view(np.ndarray) if type(value) is not np.ndarray else value
+    if isinstance(value, DeviceArray):
+        # it has what the checks and fastxent.layout ask of an array
+        return cast("Array", value)
     if isinstance(value, np.ma.MaskedArray):
         raise DTypeError(
             f"{name} is a masked array and its mask would be lost: drop rows with ignore_index, "
@@ -32,8 +33,6 @@ def as_array(value: Any, name: str) -> Array:
             reason = library.why_not(value, name)
             if reason is None:
                 return library.read(value)
-        elif _is_on_device(value):
-            reason = "it lives on a GPU and no backend for that is available: copy it to the CPU"
         elif hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
             return np.from_dlpack(value)
         else:
@@ -41,14 +40,6 @@ def as_array(value: Any, name: str) -> Array:
     except (ValueError, TypeError, BufferError, OverflowError, RuntimeError) as error:
         raise DTypeError(f"{name} cannot be read as an array: {error}") from error
     raise DTypeError(f"{name} cannot be read as an array: {reason}")
-
-
-def _is_on_device(value: Any) -> bool:
-    """Whether an array that no library owns is out of the CPU's reach."""
-    if hasattr(value, "__cuda_array_interface__"):
-        return True
-    asked = getattr(value, "__dlpack_device__", None)
-    return asked is not None and int(asked()[0]) not in _DEVICES_OF_CPU
 
 
 def shown(shape: tuple[int, ...]) -> str:

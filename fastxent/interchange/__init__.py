@@ -11,18 +11,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastxent.interchange import array_api, jax_arrays, tensorflow_tensors, torch_tensors
-from fastxent.interchange.library import Library
+from fastxent.device_array import DeviceArray
+from fastxent.interchange import (
+    array_api,
+    cupy_arrays,
+    device_memory,
+    jax_arrays,
+    numba_arrays,
+    tensorflow_tensors,
+    torch_tensors,
+)
+from fastxent.interchange.device_memory import UNKNOWN_DEVICE
+from fastxent.interchange.library import Library, Wait
 from fastxent.precision import Array
 
-__all__ = ["Home", "Library", "home_of", "library_of"]
+__all__ = ["UNKNOWN_DEVICE", "Home", "Library", "Wait", "home_of", "library_of"]
 
-# An array of JAX follows the standard of the last one too.
+# Arrays of JAX and CuPy follow the standard too, and the last one is for objects of no library.
 _LIBRARIES: tuple[Library, ...] = (
     torch_tensors.LIBRARY,
     jax_arrays.LIBRARY,
     tensorflow_tensors.LIBRARY,
+    cupy_arrays.LIBRARY,
+    numba_arrays.LIBRARY,
     array_api.LIBRARY,
+    device_memory.LIBRARY,
 )
 
 _NO_LIBRARY = (np.ndarray, np.generic, list, tuple, float, int)
@@ -48,6 +61,16 @@ class Home(NamedTuple):
 
     library: Library | None
     like: Any
+
+    @property
+    def is_on_device(self) -> bool:
+        """Whether the argument lies in the memory of a GPU."""
+        return self.library is not None and self.library.is_on_device(self.like)
+
+    def give_on_device(self, result: DeviceArray, wait: Wait) -> Any:
+        """Array on a GPU, in memory of its place, as an array of this library."""
+        assert self.library is not None
+        return self.library.give_on_device(result, self.like, wait)
 
     def give(self, result: Any) -> Any:
         """NumPy array or scalar, as an array of this library."""

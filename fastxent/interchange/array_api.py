@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fastxent.interchange.library import Library
+from fastxent.device_array import DeviceArray
+from fastxent.interchange import dlpack
+from fastxent.interchange.device_memory import DeviceMemory, from_dlpack
+from fastxent.interchange.library import Library, Wait
 from fastxent.precision import Array
 
 __all__ = ["LIBRARY"]
@@ -22,6 +25,16 @@ class _ArrayAPI(Library):
 
     def give(self, result: Array, like: Any) -> Any:
         return like.__array_namespace__().from_dlpack(result)
+
+    def is_on_device(self, value: Any) -> bool:
+        told = dlpack.device_of(value)
+        return told is not None and told[0] == dlpack.CUDA
+
+    def read_on_device(self, value: Any) -> DeviceArray:
+        return from_dlpack(value)
+
+    def give_on_device(self, result: DeviceArray, like: Any, wait: Wait) -> Any:
+        return like.__array_namespace__().from_dlpack(DeviceMemory(result, wait))
 
 
 LIBRARY = _ArrayAPI()

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fastxent.interchange.library import Library, elsewhere, is_one_of
+from fastxent.device_array import DeviceArray
+from fastxent.interchange import dlpack
+from fastxent.interchange.device_memory import DeviceMemory, from_dlpack
+from fastxent.interchange.library import Library, Wait, elsewhere, is_one_of
 from fastxent.precision import Array
 
 __all__ = ["LIBRARY"]
@@ -47,6 +50,26 @@ class _Jax(Library):
         # small arrays may. Unlike DLPack it knows bfloat16.
         (device,) = like.devices()
         return jax.device_put(result, device if like.committed else None, may_alias=True)
+
+    def is_on_device(self, value: Any) -> bool:
+        jax: Any = sys.modules["jax"]
+        if isinstance(value, jax.core.Tracer) or len(value.devices()) != 1:
+            return False
+        (device,) = value.devices()
+        # a GPU of AMD's has the platform "gpu" too
+        return bool(device.platform == "gpu" and value.__dlpack_device__()[0] == dlpack.CUDA)
+
+    def read_on_device(self, value: Any) -> DeviceArray:
+        array = from_dlpack(value)
+        array.writeable = False
+        return array
+
+    def give_on_device(self, result: DeviceArray, like: Any, wait: Wait) -> Any:
+        jax: Any = sys.modules["jax"]
+        return jax.dlpack.from_dlpack(DeviceMemory(result, wait))
+
+    def compact(self, value: Any) -> Any:
+        return value  # they are C-ordered
 
 
 LIBRARY = _Jax()

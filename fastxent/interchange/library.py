@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
+from fastxent.device_array import DeviceArray, Place
 from fastxent.precision import Array
 
-__all__ = ["Library", "elsewhere", "is_one_of"]
+__all__ = ["Library", "Wait", "elsewhere", "is_one_of"]
+
+# `DeviceBackend.wait`: what is launched on a place from now on waits for a stream.
+Wait = Callable[[Place, int], None]
 
 
 class Library(ABC):
@@ -38,6 +43,26 @@ class Library(ABC):
         """Tell the library that the memory of an array has changed."""
         return
 
+    def is_on_device(self, value: Any) -> bool:
+        """Whether the memory of an array is that of a GPU of NVIDIA's."""
+        return False
+
+    def why_not_on_device(self, value: Any, name: str) -> str | None:
+        """Why the memory of an array on a GPU cannot be used, and what to do; None if it can."""
+        return None
+
+    def read_on_device(self, value: Any) -> DeviceArray:
+        """The same memory, its place being that of the library's current work."""
+        raise NotImplementedError
+
+    def give_on_device(self, result: DeviceArray, like: Any, wait: Wait) -> Any:
+        """Array of this library with the memory of a new array on a GPU."""
+        raise NotImplementedError
+
+    def compact(self, value: Any) -> Any:
+        """C-ordered copy of an array on a GPU, made there; None where the library makes none."""
+        return None
+
 
 def is_one_of(value: Any, module: str, *names: str) -> bool:
     """Whether this is an instance of these classes, if their module has been imported."""
@@ -48,4 +73,4 @@ def is_one_of(value: Any, module: str, *names: str) -> bool:
 
 def elsewhere(device: object, cure: str) -> str:
     """Say that an array is not in the memory of the CPU."""
-    return f"it lives on the device {device} and no backend for that is available: {cure}"
+    return f"it lives on the device {device}, and is to be in the CPU's memory here: {cure}"

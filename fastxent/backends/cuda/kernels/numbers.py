@@ -1,0 +1,163 @@
+"""Numbers of any kind, one at a time, and what the threads of a block have found together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba.cuda.extending import register_jitable
+
+from fastxent.backends.cuda.machine import (
+    barrier,
+    bits_of_float,
+    float_of_bits,
+    float_of_half,
+    half_of_float,
+    load_f32,
+    load_f64,
+    load_i8,
+    load_i16,
+    load_i32,
+    load_i64,
+    load_shared_f64,
+    load_u8,
+    load_u16,
+    load_u32,
+    load_u64,
+    shuffle_xor_f64,
+    store_f32,
+    store_f64,
+    store_shared_f64,
+    store_u16,
+)
+
+__all__ = [
+    "SIZES",
+    "block_least",
+    "block_sum",
+    "brain_of_float",
+    "integer_loader",
+    "loader",
+    "storer",
+]
+
+float32, float64, int32, int64, uint32 = np.float32, np.float64, np.int32, np.int64, np.uint32
+
+# Bytes of a number of each of contract.KINDS.
+SIZES = {
+    **{"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2},
+    **{"uint8": 1, "int8": 1, "uint16": 2, "int16": 2},
+    **{"uint32": 4, "int32": 4, "uint64": 8, "int64": 8},
+}
+_LOADS = {
+    **{"float32": load_f32, "float64": load_f64, "uint8": load_u8, "int8": load_i8},
+    **{"uint16": load_u16, "int16": load_i16, "uint32": load_u32, "int32": load_i32},
+    **{"uint64": load_u64, "int64": load_i64},
+}
+
+
+def loader(kind: str, compute: str) -> Callable[..., Any]:
+    """Give a function of an address: the number of this kind there, as `compute`."""
+    number = float32 if compute == "float32" else float64
+    if kind == "float16":
+
+        @register_jitable
+        def load(address: Any) -> Any:
+            return number(float_of_half(load_u16(address)))
+
+    elif kind == "bfloat16":
+
+        @register_jitable
+        def load(address: Any) -> Any:
+            return number(float_of_bits(uint32(load_u16(address) << uint32(16))))
+
+    else:
+        read = _LOADS[kind]
+
+        @register_jitable
+        def load(address: Any) -> Any:
+            return number(read(address))
+
+    return load
+
+
+def integer_loader(kind: str) -> Callable[..., Any]:
+    """Give a function of an address: the integer there as int64, negative from 2^63 on."""
+    read = load_i64 if kind == "uint64" else _LOADS[kind]
+
+    @register_jitable
+    def load(address: Any) -> Any:
+        return int64(read(address))
+
+    return load
+
+
+@register_jitable
+def brain_of_float(value: Any) -> Any:
+    """Bits of the nearest bfloat16, ties to even: the conversion of devices before 8.0."""
+    bits = bits_of_float(value)
+    if value != value:
+        return uint32((bits >> uint32(16)) | uint32(0x40))
+    odd = uint32((bits >> uint32(16)) & uint32(1))
+    return uint32(uint32(bits + uint32(0x7FFF) + odd) >> uint32(16))
+
+
+def storer(kind: str) -> Callable[..., Any]:
+    """Give a function of an address and a number to compute with, which writes it as this kind."""
+    if kind == "float16":
+
+        @register_jitable
+        def store(address: Any, value: Any) -> None:
+            store_u16(address, half_of_float(value))
+
+    elif kind == "bfloat16":
+
+        @register_jitable
+        def store(address: Any, value: Any) -> None:
+            store_u16(address, brain_of_float(value))
+
+    elif kind == "float32":
+
+        @register_jitable
+        def store(address: Any, value: Any) -> None:
+            store_f32(address, float32(value))
+
+    else:
+
+        @register_jitable
+        def store(address: Any, value: Any) -> None:
+            store_f64(address, float64(value))
+
+    return store
+
+
+@register_jitable
+def block_sum(value: Any, thread: Any, memory: Any, warps: Any) -> Any:
+    """Sum over the block of a float64 of each thread, in a fixed order; every thread gets it.
+
+    `memory` is shared memory of 8 bytes a warp, used for nothing else since the last barrier.
+    """
+    for step in range(5):
+        value += shuffle_xor_f64(value, int32(16 >> step))
+    if thread & 31 == 0:
+        store_shared_f64(int32(memory + 8 * (thread >> 5)), value)
+    barrier()
+    total = float64(0)
+    for warp in range(warps):
+        total += load_shared_f64(int32(memory + 8 * warp))
+    return total
+
+
+@register_jitable
+def block_least(value: Any, thread: Any, memory: Any, warps: Any) -> Any:
+    """Do the same for the least of them, of which none is NaN."""
+    for step in range(5):
+        value = min(value, shuffle_xor_f64(value, int32(16 >> step)))
+    if thread & 31 == 0:
+        store_shared_f64(int32(memory + 8 * (thread >> 5)), value)
+    barrier()
+    least = value
+    for warp in range(warps):
+        least = min(least, load_shared_f64(int32(memory + 8 * warp)))
+    return least

@@ -1,0 +1,92 @@
+"""Layout tables: sizes of dimensions and strides of arrays, as kernels for any strides read them.
+
+All numbers are int64, strides in elements, the outermost dimension first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from fastxent import checks
+from fastxent.device_array import DeviceArray
+
+__all__ = ["element_table", "is_same_piece", "row_table"]
+
+# Leading dimensions that the kernels of rows count through.
+_LEADING = 4
+
+
+def _common_sizes(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Sizes of the coarsest dimensions that every shape is made of: all have as many entries."""
+    inner = set()
+    for shape in shapes:
+        below = 1
+        for size in reversed(shape):
+            below *= size
+            inner.add(below)
+    bounds = sorted(inner | {1})
+    return tuple(outer // below for below, outer in pairwise(bounds))[::-1]
+
+
+def _split(shape: Sequence[int], strides: Sequence[int], sizes: tuple[int, ...]) -> list[int]:
+    """Strides of the same entries after dimensions are split into these sizes."""
+    found: list[int] = []
+    place = len(sizes) - 1
+    for size, step in zip(reversed(shape), reversed(strides), strict=True):
+        covered = 1
+        while covered < size:
+            found.insert(0, step * covered)
+            covered *= sizes[place]
+            place -= 1
+    return found
+
+
+def row_table(arrays: Sequence[DeviceArray | None]) -> tuple[int, ...]:
+    """Four sizes of the leading dimensions; four strides and that of the classes of each array."""
+    given = [array for array in arrays if array is not None]
+    sizes = _common_sizes([array.shape[:-1] for array in given])
+    if len(sizes) > _LEADING:
+        checks.raise_backend(
+            f"backend 'cuda' cannot run: the rows of the arrays lie in {len(sizes)} dimensions "
+            f"that do not merge, and its kernels count through {_LEADING}; make one contiguous"
+        )
+    missing = [0] * (_LEADING - len(sizes))
+    numbers = [*(1 for _ in missing), *sizes]
+    for array in arrays:
+        if array is None:
+            numbers += [0] * (_LEADING + 1)
+            continue
+        *steps, class_step = (step // array.itemsize for step in array.strides)
+        numbers += [*missing, *_split(array.shape[:-1], steps, sizes), class_step]
+    return tuple(numbers)
+
+
+def element_table(arrays: Sequence[Any], sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Sizes of all dimensions, then as many strides of each array; absent ones have 0."""
+    numbers = list(sizes)
+    for array in arrays:
+        if isinstance(array, DeviceArray):
+            numbers += [step // array.itemsize for step in array.strides]
+        else:
+            numbers += [0] * len(sizes)
+    return tuple(numbers)
+
+
+def is_same_piece(arrays: Sequence[DeviceArray]) -> bool:
+    """Whether arrays of one shape fill their memory without gaps, each in the same order."""
+    first = arrays[0]
+    steps = [
+        tuple(step for size, step in zip(array.shape, array.strides, strict=True) if size > 1)
+        for array in arrays
+    ]
+    if any(other != steps[0] for other in steps):
+        return False
+    sizes = [size for size in first.shape if size > 1]
+    expected = first.itemsize
+    for step, size in sorted(zip(steps[0], sizes, strict=True)):
+        if step != expected:
+            return False
+        expected *= size
+    return True

@@ -1,0 +1,201 @@
+"""Which kernel serves which rows: by their length, their place in memory, and the device.
+
+A row stays in registers between its one reading and its one writing as long as it fits: into those
+of a part of a warp, a warp, a block, or a cluster of blocks. Few classes go through shared memory,
+a thread a row; longer rows are read twice; rows whose classes are not side by side get a thread
+each, which walks along its own.
+
+How a row is split decides the order of its sums, so it must not depend on what is computed from
+them: the loss has the same bits with the gradient and without, with side outputs and without.
+Only `min_blocks`, the registers a thread may have, does.
+"""
+
+from __future__ import annotations
+
+import functools
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from fastxent.backends.cuda.specs import (
+    KernelSpec,
+    LoopGeometry,
+    RowGeometry,
+    TileGeometry,
+    Variant,
+)
+
+__all__ = ["CLUSTERS_FROM", "Plan", "Rows", "plan_of", "spec_of"]
+
+# Bytes of a number of each kind, and of what a thread moves at once.
+SIZES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, "uint8": 1}
+_VECTOR = 16
+
+# Least capability with clusters of blocks.
+CLUSTERS_FROM = (9, 0)
+# Blocks a cluster that every such device can run; 16 needs a permission and a free GPC.
+_CLUSTERS = (2, 4, 8)
+
+# Most classes in a tile, and the shared memory of its logits: 48 KB is what needs no permission.
+_TILE_CLASSES = 32
+_TILE_ROWS = (256, 128, 64)
+_TILE_BYTES = 1 << 15
+
+# Threads of a block that serves rows of part of a warp or a warp, and vectors a thread up to which
+# fewer lanes are taken: 8 lanes read a line of 128 bytes at a time, and meet in three exchanges.
+_WARP_BLOCK = 128
+_FEW_VECTORS = 4
+
+# Threads of a block that has one row: two blocks of 512 fill the registers at 64 a thread, and so
+# does one of 1024, where nothing less is enough.
+_LEAST_THREADS, _MOST_THREADS, _ALL_THREADS = 128, 512, 1024
+_WARP = 32
+
+# 16-byte vectors a thread, by what its registers hold besides: compiled, more of them spill.
+_VECTORS = {"aligned": 8, "unaligned": 5}
+
+# Registers of a multiprocessor, and those that a thread may have.
+_REGISTERS = 1 << 16
+_LEAN, _RICH = 64, 128
+
+_LOOP_THREADS, _STRIDED_THREADS = 512, 128
+
+
+class Rows(NamedTuple):
+    """How the rows of one array lie in memory.
+
+    Attributes
+    ----------
+    address : int
+    size : int
+        Bytes of an element.
+    pitch : int or None
+        Bytes from row to row; None where several leading dimensions do not merge into one.
+    contiguous : bool
+        Whether the classes of a row are side by side.
+    """
+
+    address: int
+    size: int
+    pitch: int | None
+    contiguous: bool
+
+    @classmethod
+    def of(cls, array: Any) -> Rows:
+        """The rows of a (rows.., C) array."""
+        *leading, classes = array.shape
+        *steps, step = array.strides
+        long = [at for at, size in enumerate(leading) if size != 1]
+        pitch = classes * array.itemsize if not long else steps[long[-1]]
+        outer: int | None = pitch
+        for before, after in pairwise(long):
+            if steps[before] != steps[after] * leading[after]:
+                outer = None
+        return cls(array.address, array.itemsize, outer, classes == 1 or step == array.itemsize)
+
+
+class Plan(NamedTuple):
+    """One launch: the kernel, its grid, and how many partial sums of losses it writes."""
+
+    spec: KernelSpec
+    grid: int
+    partials: int
+
+
+def _ceil(number: int, of: int) -> int:
+    return -(-number // of)
+
+
+def _vectors_of(classes: int, size: int, aligned: bool) -> int:
+    """Vectors that hold a row, wherever between two of them it begins."""
+    elements = _VECTOR // size
+    return _ceil(classes + (0 if aligned else elements - 1), elements)
+
+
+@functools.lru_cache(maxsize=1024)
+def _row_geometry(vectors: int, aligned: bool, clusters: bool) -> RowGeometry | None:
+    """How a row of so many vectors is split; None where it is too long to be held in registers."""
+    most = _VECTORS["aligned" if aligned else "unaligned"]
+    for lanes in (8, 16, _WARP):
+        if vectors <= lanes * (most if lanes == _WARP else _FEW_VECTORS):
+            return RowGeometry(lanes, _WARP_BLOCK // lanes, _ceil(vectors, lanes), aligned=aligned)
+    ways = [(1, _MOST_THREADS)]
+    if clusters:
+        ways += [(cluster, _MOST_THREADS) for cluster in _CLUSTERS]
+        ways += [(_CLUSTERS[-1], _ALL_THREADS)]
+    for cluster, limit in ways:
+        needed = _ceil(_ceil(vectors, cluster * most), _WARP) * _WARP
+        if needed <= limit:
+            threads = max(needed, _LEAST_THREADS)
+            return RowGeometry(threads, 1, _ceil(vectors, cluster * threads), cluster, aligned)
+    return None
+
+
+def _min_blocks(variant: Variant, threads: int) -> int:
+    """Blocks that leave each thread the registers that this variant needs."""
+    rich = (
+        variant.kind == "float64"
+        or variant.target not in ("none", "label")
+        or variant.mass == "classes"
+        or variant.transform == "capped"
+        or variant.sides
+        or variant.curvature != ""
+    )
+    return max(1, _REGISTERS // ((_RICH if rich else _LEAN) * threads))
+
+
+def spec_of(
+    variant: Variant, classes: int, aligned: bool, dense: bool, capability: tuple[int, int]
+) -> KernelSpec:
+    """The kernel for rows whose classes are side by side.
+
+    `aligned` says that every row begins at a multiple of 16 bytes, or, where rows are `dense` and
+    few classes make a tile of them, that the first one does.
+    """
+    size = SIZES[variant.kind]
+    if dense and classes <= _TILE_CLASSES:
+        rows = next(rows for rows in _TILE_ROWS if rows * classes * size <= _TILE_BYTES)
+        return KernelSpec("tile", variant, TileGeometry(classes, rows, aligned))
+    vectors = _vectors_of(classes, size, aligned)
+    geometry = _row_geometry(vectors, aligned, capability >= CLUSTERS_FROM)
+    if geometry is None:
+        return KernelSpec("two_pass", variant, LoopGeometry(_LOOP_THREADS, aligned))
+    blocks = _min_blocks(variant, geometry.threads * geometry.rows)
+    return KernelSpec("row", variant, geometry._replace(min_blocks=blocks))
+
+
+def _contiguous_spec(
+    variant: Variant, rows: int, classes: int, arrays: list[Rows], capability: tuple[int, int]
+) -> KernelSpec | None:
+    """The kernel for rows with the classes side by side, None where it needs another layout.
+
+    Threads move 16 bytes of the logits and the same elements of the other arrays: those of the same
+    size must lie between multiples of 16 bytes as the logits do.
+    """
+    if any(array.pitch is None or not array.contiguous for array in arrays):
+        return None
+    phases = {
+        (array.address % _VECTOR, 0 if rows == 1 else array.pitch % _VECTOR)  # type: ignore[operator]
+        for array in arrays
+        if array.size == arrays[0].size
+    }
+    if len(phases) > 1:
+        return None
+    dense = all(rows == 1 or array.pitch == classes * array.size for array in arrays)
+    first, pitch = phases.pop()
+    if dense and classes <= _TILE_CLASSES:
+        return spec_of(variant, classes, first == 0, True, capability)
+    return spec_of(variant, classes, first == pitch == 0, False, capability)
+
+
+def plan_of(
+    variant: Variant, rows: int, classes: int, arrays: list[Rows], capability: tuple[int, int]
+) -> Plan:
+    """The launch for these arrays; the first one is that of the logits."""
+    spec = _contiguous_spec(variant, rows, classes, arrays, capability)
+    if spec is None:
+        spec = KernelSpec("strided", variant, LoopGeometry(_STRIDED_THREADS))
+    if spec.module in ("tile", "row"):
+        partials = _ceil(rows, spec.geometry.rows)
+        return Plan(spec, partials * spec.cluster, partials)
+    blocks = rows if spec.module == "two_pass" else _ceil(rows, _STRIDED_THREADS)
+    return Plan(spec, blocks, blocks)

@@ -1,0 +1,1 @@
+"""What runs on a real card only: ``make test-cuda``."""

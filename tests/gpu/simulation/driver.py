@@ -1,0 +1,128 @@
+"""The driver of the simulated GPU: the methods of `fastxent.backends.cuda.driver.Driver`."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastxent.backends.cuda.specs import ARGUMENTS, KernelSpec
+from gpu.simulation import executor
+from gpu.simulation.loading import make
+from gpu.simulation.memory import MEMORY, Fault
+
+__all__ = ["Launch", "SimulatedDriver"]
+
+# By capability: the Turing that is the least one, and cards of the two that cubins are checked for.
+_NAMES = {(7, 5): "simulated T4", (8, 0): "simulated A100", (9, 0): "simulated H200"}
+# Clusters of blocks exist from Hopper on; more than 8 blocks need a permission.
+_CLUSTERS_FROM, _MOST_BLOCKS = (9, 0), 8
+_MOST_IN_GRID = (1 << 31) - 1
+
+
+class Launch(NamedTuple):
+    """One launch, and the bytes of global memory that its kernel moved."""
+
+    spec: KernelSpec
+    grid: int
+    arguments: dict[str, Any]
+    stream: int
+    read: int
+    written: int
+
+
+class SimulatedDriver:
+    """Copies memory at once and runs a kernel to its end when it is launched.
+
+    Attributes
+    ----------
+    compute_capability : tuple of int
+    seed : int or None
+        Of the order of threads and clusters; see `executor.run`.
+    launches : list of Launch
+        All launches so far.
+    capturing : bool
+        Whether streams say that they are captured.
+    """
+
+    def __init__(self, compute_capability: tuple[int, int] = (9, 0)) -> None:
+        self.compute_capability = compute_capability
+        self.seed: int | None = None
+        self.launches: list[Launch] = []
+        self.capturing = False
+        self._kernels: dict[KernelSpec, Any] = {}
+
+    def why_not(self) -> str | None:
+        """None: Python is always there."""
+        return None
+
+    def device_count(self) -> int:
+        return 1
+
+    def capability(self, device: int) -> tuple[int, int]:
+        return self.compute_capability
+
+    def name(self, device: int) -> str:
+        return _NAMES[self.compute_capability]
+
+    def multiprocessors(self, device: int) -> int:
+        return 132
+
+    def info(self) -> dict[str, str]:
+        return {"device": self.name(0)}
+
+    def allocate(self, nbytes: int, device: int) -> int:
+        return MEMORY.allocate(nbytes)
+
+    def free(self, address: int, device: int) -> None:
+        MEMORY.free(address)
+
+    def upload(self, address: int, array: np.ndarray, stream: int, device: int) -> None:
+        """Copy a contiguous array to the device."""
+        self._bytes(address, array)[:] = array.reshape(-1).view(np.uint8)
+
+    def download(self, array: np.ndarray, address: int, stream: int, device: int) -> None:
+        """Copy from the device into a contiguous array."""
+        array.reshape(-1).view(np.uint8)[:] = self._bytes(address, array)
+
+    @staticmethod
+    def _bytes(address: int, array: np.ndarray) -> np.ndarray:
+        if not array.flags.c_contiguous:
+            raise Fault("copies to and from the device are of contiguous arrays")
+        allocation = MEMORY.find(address, array.nbytes, "copy")
+        first = address - allocation.start
+        return allocation.bytes[first : first + array.nbytes]
+
+    def is_capturing(self, stream: int, device: int = 0) -> bool:
+        return self.capturing
+
+    def wait(self, stream: int, other: int, device: int) -> None:
+        """Nothing is under way on any stream."""
+
+    def synchronize(self, stream: int = 0, device: int = 0) -> None:
+        """Nothing is under way."""
+
+    def launch(self, spec: KernelSpec, grid: int, arguments: Any, device: int, stream: int) -> None:
+        """Run a kernel; the arguments are packed, 8 bytes each."""
+        if spec.cluster > 1 and self.compute_capability < _CLUSTERS_FROM:
+            raise Fault(f"{self.name(device)} has no clusters")
+        if spec.cluster > _MOST_BLOCKS or not 0 < grid <= _MOST_IN_GRID or spec.threads % 32:
+            raise Fault(f"no launch of {grid} blocks, {spec}")
+        kernel = self._kernels.get(spec)
+        if kernel is None:
+            kernel = self._kernels[spec] = make(*spec)
+        integers, reals = ARGUMENTS[spec.module]
+        layout = f"={len(integers)}q{len(reals)}d"
+        if memoryview(arguments).nbytes != struct.calcsize(layout):
+            raise Fault(f"{memoryview(arguments).nbytes} bytes of arguments for {spec.module}")
+        values = struct.unpack(layout, arguments)
+        split = len(integers)
+        given = [*values[:split], *(np.float64(value) for value in values[split:])]
+        read, written = MEMORY.counts()
+        executor.run(kernel, grid, spec.threads, spec.cluster, given, self.seed)
+        read_now, written_now = MEMORY.counts()
+        named = dict(zip((*integers, *reals), values, strict=True))
+        self.launches.append(
+            Launch(spec, grid, named, stream, read_now - read, written_now - written)
+        )

@@ -1,0 +1,213 @@
+"""The GPU backend on a simulated GPU: its verbs for arrays of the device and of the host."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("greenlet", reason="the simulated GPU runs on greenlets")
+
+import fastxent as fx
+from fastxent.backends import load
+from fastxent.backends.contract import LABEL_CHUNK, BinaryOutputs, HessRule
+from fastxent.binary import BinaryProblem
+from fastxent.device_array import DeviceArray, Place
+from fastxent.jacobian import JacobianProblem
+from fastxent.mass import mass_of
+from fastxent.precision import kernel_dtype, narrow, precision_of, widen
+from gpu.simulation.driver import SimulatedDriver
+
+NUMPY = load("numpy")
+KINDS = ("float32", "float64", "float16", "bfloat16")
+
+
+class NeverWaits(SimulatedDriver):
+    """A driver that is caught when something waits for the GPU."""
+
+    waiting_allowed = False
+
+    def download(self, *arguments):
+        assert self.waiting_allowed
+        super().download(*arguments)
+
+
+@pytest.fixture
+def cuda():
+    backend = load("cuda")
+    backend.driver = NeverWaits()
+    yield backend
+    backend.driver = None
+
+
+@pytest.fixture
+def put(cuda):
+    """Copy an array to the device, with strides like those it has."""
+    place = cuda.place(0, 7)
+
+    def copy(array):
+        root = array
+        while isinstance(root.base, np.ndarray):
+            root = root.base
+        there = cuda.upload(root.ravel("K"), place)
+        offset = array.__array_interface__["data"][0] - root.__array_interface__["data"][0]
+        return DeviceArray(
+            there.address + offset, array.shape, array.dtype, place, there, array.strides
+        )
+
+    return copy
+
+
+@pytest.fixture
+def get(cuda):
+    """Copy an array from the device, with the strides it has there."""
+
+    def copy(array):
+        root = array.owner if isinstance(array.owner, DeviceArray) else array
+        assert root.is_dense
+        memory = np.empty(root.nbytes, np.uint8)
+        SimulatedDriver.download(cuda.driver, memory, root.address, 0, 0)
+        offset = array.address - root.address
+        return np.ndarray(array.shape, array.dtype, memory, offset, array.strides)
+
+    return copy
+
+
+@pytest.fixture
+def empty(cuda):
+    return cuda.place(0, 7).allocate
+
+
+def random(shape, kind, seed=0):
+    """Numbers of a kind, as kernels get them."""
+    values = np.random.default_rng(seed).normal(size=shape) * 3
+    dtype = np.float64 if kind == "float64" else np.float32
+    return narrow(values.astype(dtype), kind)
+
+
+FLOAT64, FLOAT32 = np.dtype(np.float64), np.dtype(np.float32)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 700, 2 * LABEL_CHUNK + 5])
+@pytest.mark.parametrize(
+    ("dtype", "class_kind", "row_kind"),
+    [(np.int64, None, None), (np.int8, "float32", "float64"), (np.uint16, "float16", None)],
+)
+def test_label_mass_is_that_of_the_host(cuda, put, get, empty, rows, dtype, class_kind, row_kind):
+    rng = np.random.default_rng(rows)
+    target = rng.integers(0, 12, rows).astype(dtype)
+    weights = None if class_kind is None else rng.random(11).astype(class_kind)
+    of_rows = None if row_kind is None else rng.random(rows).astype(row_kind)
+    mass = empty((1,), FLOAT64)
+    cuda.label_mass(
+        put(target),
+        11,
+        3,
+        None if weights is None else put(weights),
+        None if of_rows is None else put(of_rows),
+        mass,
+    )
+    good = (target < 11) & (target != 3)
+    factors = np.ones(rows)
+    if weights is not None:
+        factors *= weights[np.where(good, target, 0)]
+    if of_rows is not None:
+        factors *= of_rows
+    assert get(mass)[0] == pytest.approx(factors[good].sum(), rel=1e-14)
+    bad = np.flatnonzero(target == 11)
+    cuda.driver.waiting_allowed = True
+    assert cuda.first_bad_label(put(target), 11, 3) == (bad[0] if bad.size else -1)
+    assert cuda.first_bad_label(put(target), 12, 3) == -1
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "int32"])
+@pytest.mark.parametrize("compute", [FLOAT32, FLOAT64])
+def test_class_factors_have_the_bits_of_the_host(cuda, put, get, empty, kind, compute):
+    classes, smoothing = 37, 0.1
+    weights = (np.random.default_rng(1).random(classes) * 5).astype(kind)
+    spike, background, gain = (empty((classes,), dtype) for dtype in (FLOAT64, compute, compute))
+    total = empty((1,), FLOAT64)
+    cuda.class_factors(
+        put(weights), 1 - smoothing, smoothing / classes, spike, background, total, gain
+    )
+    exact = weights.astype(np.float64)
+    hard = mass_of(exact, smoothing, classes, True, compute)
+    soft = mass_of(exact, smoothing, classes, False, compute)
+    assert np.array_equal(get(spike), hard["spike"])
+    assert np.array_equal(get(background), hard["background"])
+    assert np.array_equal(get(gain), soft["gain"])
+    assert get(total)[0] == pytest.approx(hard["background_total"], rel=1e-15)
+
+
+def test_row_factors_are_products(cuda, put, get, empty):
+    rng = np.random.default_rng(2)
+    rows = 1500
+    first, second = rng.random(rows), rng.random(2 * rows).astype(np.float32)[::2]
+    result = empty((rows,), FLOAT64)
+    cuda.row_factors((put(first), 0.25, put(second)), result)
+    assert np.array_equal(get(result), first * 0.25 * second)
+    cuda.row_factors((put(second),), result)
+    assert np.array_equal(get(result), second.astype(np.float64))
+
+
+def test_sums_are_divided_and_rounded_once(cuda, put, get, empty):
+    partial = np.random.default_rng(3).random(5000)
+    loss, wide = empty((1,), FLOAT32), empty((1,), FLOAT64)
+    cuda.finish_sum(put(partial), 8.0, put(np.array([3.0])), False, loss)
+    cuda.finish_sum(put(partial), 8.0, None, False, wide)
+    assert get(loss)[0] == np.float32(partial.sum() / 24)
+    assert get(wide)[0] == pytest.approx(partial.sum() / 8, rel=1e-14)
+    for zero_when_empty, expected in ((False, np.nan), (True, 0.0)):
+        cuda.finish_sum(put(partial), 1.0, put(np.zeros(1)), zero_when_empty, loss)
+        assert np.array_equal(get(loss), [np.float32(expected)], equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("upstream_rows", [1, 6])
+@pytest.mark.parametrize("layout", ["dense", "odd", "transposed", "apart", "new"])
+def test_scaling(cuda, put, get, kind, upstream_rows, layout):
+    rows, classes = 6, 11
+    whole = random((rows + 1, classes + 3), kind)
+    grad = {
+        "dense": whole[:6, :11].copy(),
+        "odd": whole.reshape(-1)[1 : 1 + rows * classes].reshape(rows, classes),
+        "transposed": random((classes, rows), kind).T,
+        "apart": whole[1:, 2:13],
+        "new": whole[:6, :11].copy(),
+    }[layout]
+    upstream = np.random.default_rng(4).random(upstream_rows).astype(np.float32) + 1
+    there = put(grad)
+    out = put(np.full((rows, classes), 7, grad.dtype)) if layout == "new" else there
+    cuda.scale(there, kind, put(upstream), out)
+    factors = upstream.astype(widen(grad, kind).dtype).reshape(-1, 1)
+    assert np.array_equal(get(out), narrow(widen(grad, kind) * factors, kind))
+
+
+def products(kind, rng, shape):
+    proba = narrow(rng.random(shape).astype(np.float64 if kind == "float64" else np.float32), kind)
+    return proba, random(shape, kind, 5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("classes", [5, 40, 700])
+@pytest.mark.parametrize("is_log", [False, True])
+def test_jacobian_products_of_the_device(cuda, put, get, kind, classes, is_log):
+    precision = precision_of(
+        np.dtype(np.uint16 if len(kind) > 7 else kind), kind if len(kind) > 7 else None
+    )
+    assert precision.kind == kind
+    rng = np.random.default_rng(6)
+    first, grad = products(kind, rng, (2, 3, classes))
+    first_classes_apart = np.asfortranarray(first)
+    for given in (first, first_classes_apart):
+
+        def problem(a, b):
+            named = {"log_proba": a} if is_log else {"proba": a}
+            return JacobianProblem(grad=b, precision=precision, num_threads=1, **named)
+
+        expected = np.empty_like(first)
+        NUMPY.softmax_backward(problem(given, grad), expected)
+        out = put(np.zeros_like(first))
+        cuda.softmax_backward(problem(put(given), put(grad)), out)
+        p, g = (np.abs(widen(array, kind).astype(np.float64)) for array in (first, grad))
+        terms = (np.exp(p) if is_log else p) * (g + (g if is_log else p * g).sum(-1, keepdims=True))
+        epsilon = {"bfloat16": 2.0**-8, "float16": 2.0**-11}.get(kind) or np.finfo(kind).eps
+        found, truth = (widen(a, kind).astype(np.float64) for a in (get(out), expected))
+        assert (np.abs(found - truth) <= 4 * epsilon * (np.abs(truth) + terms)).all()

@@ -1,0 +1,157 @@
+"""Which kernel serves which rows: every length exactly one, with room for all of it."""
+
+import numpy as np
+import pytest
+
+from fastxent.backends.cuda.plan import SIZES, Rows, plan_of, spec_of
+from fastxent.backends.cuda.specs import Variant
+from fastxent.device_array import DeviceArray, Place
+
+TURING, HOPPER = (7, 5), (9, 0)
+PLACE = Place(0, 0)
+KINDS = ("float32", "float64", "float16", "bfloat16")
+
+# Lengths around everything that could be a bound, and those of vocabularies.
+LENGTHS = sorted(
+    {1, 2, 3, 5, 7, 10, 50257, 100277, 128256, 151936, 256000, 262144, 262145, 1_000_003}
+    | {n + d for n in (2**k for k in range(4, 21)) for d in (-1, 0, 1)}
+    | {5 * 2**k + d for k in range(2, 18) for d in (-1, 0, 1)}
+    | set(range(28, 40))
+)
+REGISTERS = 1 << 16
+MOST_SHARED = 48 << 10
+
+
+def capacity(spec, size):
+    """Classes that a kernel has registers for, where rows begin anywhere an element can."""
+    geometry, elements = spec.geometry, 16 // size
+    held = geometry.threads * geometry.vectors * geometry.cluster * elements
+    return held if geometry.aligned else held - (elements - 1)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_length_has_a_kernel_with_room_for_it(kind, aligned):
+    size = SIZES[kind]
+    for classes in LENGTHS:
+        if aligned and classes > 32 and classes * size % 16:
+            continue  # such rows cannot all be aligned
+        for dense in (True, False):
+            spec = spec_of(Variant(kind=kind), classes, aligned, dense, HOPPER)
+            if spec.module == "tile":
+                assert dense
+                assert classes <= 32
+                assert spec.geometry.classes == classes
+                assert spec.geometry.rows * classes * size % 16 == 0, "a tile begins as the first"
+                assert spec.geometry.rows * classes * size <= MOST_SHARED
+            elif spec.module == "row":
+                assert capacity(spec, size) >= classes
+                assert spec.geometry.vectors <= 8
+                assert capacity(spec, size) < 4 * classes or spec.geometry.threads <= 8
+            else:
+                assert spec.module == "two_pass"
+                assert classes * size > (1 << 20 if aligned else (5 << 17) - 16)
+            assert spec.geometry.aligned == aligned
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_can_be_launched(kind):
+    for target in ("label", "none", "float32", "bfloat16"):
+        for classes in LENGTHS:
+            spec = spec_of(Variant(kind=kind, target=target), classes, False, False, HOPPER)
+            assert spec.threads % 32 == 0
+            assert spec.threads <= 1024
+            assert spec.cluster in (1, 2, 4, 8)
+            registers = REGISTERS // (spec.threads * spec.min_blocks)
+            assert registers >= 64, "fewer spill"
+            if spec.module == "row":
+                geometry = spec.geometry
+                assert geometry.rows == 1 or geometry.threads <= 32
+                assert geometry.cluster == 1 or geometry.rows == 1
+                assert geometry.threads in (8, 16, 32) or geometry.threads % 32 == 0
+
+
+def test_rows_are_split_alike_whatever_is_computed():
+    """Or the loss would not have the same bits with the gradient and without."""
+    for classes in LENGTHS:
+        for aligned in (True, False):
+            variants = [
+                Variant(task=task, sides=sides, curvature=curvature)
+                for task in ("loss", "grad", "backward")
+                for sides in (False, True)
+                for curvature in ("", "proba", "product")
+            ]
+            specs = [spec_of(variant, classes, aligned, False, HOPPER) for variant in variants]
+            shapes = {
+                spec.geometry._replace(min_blocks=1) if spec.module == "row" else spec.geometry
+                for spec in specs
+            }
+            assert len(shapes) == 1
+
+
+def test_before_clusters_long_rows_are_read_twice():
+    for kind in KINDS:
+        for classes in LENGTHS:
+            spec = spec_of(Variant(kind=kind), classes, True, False, TURING)
+            assert spec.cluster == 1
+            assert (spec.module == "two_pass") == (classes * SIZES[kind] > 1 << 16)
+
+
+def test_the_lengths_of_the_design():
+    def chosen(kind, classes, aligned=True):
+        spec = spec_of(Variant(kind=kind), classes, aligned, True, HOPPER)
+        return spec.module, *spec.geometry[:4]
+
+    assert chosen("float32", 10)[:3] == ("tile", 10, 256)
+    assert chosen("float32", 1000) == ("row", 32, 4, 8, 1)
+    assert chosen("bfloat16", 1000) == ("row", 32, 4, 4, 1)
+    assert chosen("bfloat16", 32000) == ("row", 512, 1, 8, 1)
+    assert chosen("float32", 32000) == ("row", 512, 1, 8, 2)
+    assert chosen("bfloat16", 128256) == ("row", 512, 1, 8, 4)
+    assert chosen("float32", 128256) == ("row", 512, 1, 8, 8)
+    assert chosen("bfloat16", 262144) == ("row", 512, 1, 8, 8)
+    assert chosen("float32", 262144) == ("row", 1024, 1, 8, 8)
+    assert chosen("float32", 50257, aligned=False)[0] == "row"
+
+
+def array(shape, strides=None, address=1 << 20, dtype=np.float32):
+    return DeviceArray(address, shape, np.dtype(dtype), PLACE, None, strides)
+
+
+def module(rows, classes, *arrays, kind="float32"):
+    plan = plan_of(Variant(kind=kind), rows, classes, [Rows.of(a) for a in arrays], HOPPER)
+    return plan.spec.module, plan.spec.geometry.aligned
+
+
+def test_layouts():
+    dense = array((8, 1000))
+    assert module(8, 1000, dense, dense) == ("row", True)
+    assert module(8, 1000, dense, array((8, 1000), (8000, 4))) == ("row", True)
+    assert module(8, 1001, array((8, 1001))) == ("row", False)
+    assert module(1, 1001, array((1, 1001))) == ("row", True)
+    # beginning at different places between multiples of 16 bytes
+    assert module(8, 1000, dense, array((8, 1000), address=4))[0] == "strided"
+    assert module(8, 1000, *[array((8, 1000), address=4)] * 2) == ("row", False)
+    # classes apart, or rows that do not merge
+    assert module(8, 1000, array((8, 1000), (4, 32)))[0] == "strided"
+    assert module(8, 1000, array((2, 4, 1000), (64000, 4000, 4)))[0] == "strided"
+    assert module(8, 1000, array((2, 4, 1000)), dense) == ("row", True)
+    # probabilities of another size lie as they like
+    assert module(8, 1000, dense, array((8, 1000), address=2, dtype=np.uint16)) == ("row", True)
+    # few classes: a tile if there are no gaps, else a row each
+    assert module(8, 10, array((8, 10))) == ("tile", True)
+    assert module(8, 10, array((8, 10), address=4)) == ("tile", False)
+    assert module(8, 10, array((8, 10), (48, 4))) == ("row", True)
+    # one class, or one row: strides that say nothing
+    assert module(8, 1, array((8, 1), (4, 99))) == ("tile", True)
+    assert module(1, 64, array((1, 64), (12, 4))) == ("row", True)
+
+
+@pytest.mark.parametrize("classes", [10, 50, 1000, 5000, 60000, 600_000])
+def test_grid_and_partial_sums(classes):
+    rows = 1000
+    plan = plan_of(Variant(), rows, classes, [Rows.of(array((rows, classes)))], HOPPER)
+    geometry = plan.spec.geometry
+    rows_a_block = getattr(geometry, "rows", 1)
+    assert plan.grid == plan.partials * plan.spec.cluster
+    assert plan.partials * rows_a_block >= rows > (plan.partials - 1) * rows_a_block
