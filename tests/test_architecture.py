@@ -147,7 +147,7 @@ def test_foreign_packages_stay_in_their_modules(name, path):
         standard = {"__future__", "collections", "dataclasses", "typing"}
         assert roots <= {"numpy", "fastxent"} | standard
     adapter = name.partition(".")[0]
-    if not name.startswith(("demo", "bench.peers.", "bench.contests.")):
+    if not name.startswith(("demo", "bench.peers.", "bench.contests.", "bench.card.")):
         assert roots & FRAMEWORKS <= FRAMEWORKS_OF.get(adapter, set())
     if name.startswith("bench.peers."):
         assert len(roots & FRAMEWORKS) <= 1, "one framework a file"
