@@ -5,14 +5,12 @@ import pytest
 
 pytest.importorskip("greenlet", reason="the simulated GPU runs on greenlets")
 
-import fastxent as fx
 from fastxent.backends import load
-from fastxent.backends.contract import LABEL_CHUNK, BinaryOutputs, HessRule
-from fastxent.binary import BinaryProblem
-from fastxent.device_array import DeviceArray, Place
+from fastxent.backends.contract import LABEL_CHUNK
+from fastxent.device_array import DeviceArray
 from fastxent.jacobian import JacobianProblem
 from fastxent.mass import mass_of
-from fastxent.precision import kernel_dtype, narrow, precision_of, widen
+from fastxent.precision import narrow, precision_of, widen
 from gpu.simulation.driver import SimulatedDriver
 
 NUMPY = load("numpy")

@@ -105,18 +105,19 @@ def _ceil(number: int, of: int) -> int:
     return -(-number // of)
 
 
-def _vectors_of(classes: int, size: int, aligned: bool) -> int:
-    """Vectors that hold a row, wherever between two of them it begins."""
-    elements = _VECTOR // size
-    return _ceil(classes + (0 if aligned else elements - 1), elements)
+def _vectors_of(classes: int, size: int) -> int:
+    """Most whole vectors in a row, wherever between multiples of 16 bytes it begins."""
+    return max(1, classes * size // _VECTOR)
 
 
 @functools.lru_cache(maxsize=1024)
-def _row_geometry(vectors: int, aligned: bool, clusters: bool) -> RowGeometry | None:
+def _row_geometry(vectors: int, size: int, aligned: bool, clusters: bool) -> RowGeometry | None:
     """How a row of so many vectors is split; None where it is too long to be held in registers."""
     most = _VECTORS["aligned" if aligned else "unaligned"]
+    # before and behind the whole vectors of an unaligned row there is a number for each lane
+    least = 0 if aligned else 2 * _VECTOR // size
     for lanes in (8, 16, _WARP):
-        if vectors <= lanes * (most if lanes == _WARP else _FEW_VECTORS):
+        if lanes >= least and vectors <= lanes * (most if lanes == _WARP else _FEW_VECTORS):
             return RowGeometry(lanes, _WARP_BLOCK // lanes, _ceil(vectors, lanes), aligned=aligned)
     ways = [(1, _MOST_THREADS)]
     if clusters:
@@ -148,15 +149,15 @@ def spec_of(
 ) -> KernelSpec:
     """The kernel for rows whose classes are side by side.
 
-    `aligned` says that every row begins at a multiple of 16 bytes, or, where rows are `dense` and
-    few classes make a tile of them, that the first one does.
+    `aligned` says that every row begins and ends at a multiple of 16 bytes, or, where rows are
+    `dense` and few classes make a tile of them, that the first one begins there.
     """
     size = SIZES[variant.kind]
     if dense and classes <= _TILE_CLASSES:
         rows = next(rows for rows in _TILE_ROWS if rows * classes * size <= _TILE_BYTES)
         return KernelSpec("tile", variant, TileGeometry(classes, rows, aligned))
-    vectors = _vectors_of(classes, size, aligned)
-    geometry = _row_geometry(vectors, aligned, capability >= CLUSTERS_FROM)
+    vectors = _vectors_of(classes, size)
+    geometry = _row_geometry(vectors, size, aligned, capability >= CLUSTERS_FROM)
     if geometry is None:
         return KernelSpec("two_pass", variant, LoopGeometry(_LOOP_THREADS, aligned))
     blocks = _min_blocks(variant, geometry.threads * geometry.rows)
@@ -184,7 +185,8 @@ def _contiguous_spec(
     first, pitch = phases.pop()
     if dense and classes <= _TILE_CLASSES:
         return spec_of(variant, classes, first == 0, True, capability)
-    return spec_of(variant, classes, first == pitch == 0, False, capability)
+    whole = classes * arrays[0].size % _VECTOR == 0
+    return spec_of(variant, classes, first == pitch == 0 and whole, False, capability)
 
 
 def plan_of(

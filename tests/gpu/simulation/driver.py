@@ -22,7 +22,11 @@ _MOST_IN_GRID = (1 << 31) - 1
 
 
 class Launch(NamedTuple):
-    """One launch, and the bytes of global memory that its kernel moved."""
+    """One launch, and the bytes of global memory that its kernel moved.
+
+    `moved` has those read and written, by the name of the argument that is the address of an array,
+    in the whole allocation where that lies.
+    """
 
     spec: KernelSpec
     grid: int
@@ -30,6 +34,7 @@ class Launch(NamedTuple):
     stream: int
     read: int
     written: int
+    moved: dict[str, tuple[int, int]]
 
 
 class SimulatedDriver:
@@ -39,7 +44,9 @@ class SimulatedDriver:
     ----------
     compute_capability : tuple of int
     seed : int or None
-        Of the order of threads and clusters; see `executor.run`.
+        Of the order of threads and clusters, another one in each launch; see `executor.run`.
+    offset : int
+        Bytes from a multiple of 256 to where memory that is allocated begins.
     launches : list of Launch
         All launches so far.
     capturing : bool
@@ -49,6 +56,7 @@ class SimulatedDriver:
     def __init__(self, compute_capability: tuple[int, int] = (9, 0)) -> None:
         self.compute_capability = compute_capability
         self.seed: int | None = None
+        self.offset = 0
         self.launches: list[Launch] = []
         self.capturing = False
         self._kernels: dict[KernelSpec, Any] = {}
@@ -73,18 +81,20 @@ class SimulatedDriver:
         return {"device": self.name(0)}
 
     def allocate(self, nbytes: int, device: int) -> int:
-        return MEMORY.allocate(nbytes)
+        return MEMORY.allocate(nbytes, self.offset)
 
     def free(self, address: int, device: int) -> None:
         MEMORY.free(address)
 
     def upload(self, address: int, array: np.ndarray, stream: int, device: int) -> None:
         """Copy a contiguous array to the device."""
-        self._bytes(address, array)[:] = array.reshape(-1).view(np.uint8)
+        there = self._bytes(address, array)
+        there[:] = array.reshape(-1).view(np.uint8)
 
     def download(self, array: np.ndarray, address: int, stream: int, device: int) -> None:
         """Copy from the device into a contiguous array."""
-        array.reshape(-1).view(np.uint8)[:] = self._bytes(address, array)
+        there = self._bytes(address, array)
+        array.reshape(-1).view(np.uint8)[:] = there
 
     @staticmethod
     def _bytes(address: int, array: np.ndarray) -> np.ndarray:
@@ -119,10 +129,16 @@ class SimulatedDriver:
         values = struct.unpack(layout, arguments)
         split = len(integers)
         given = [*values[:split], *(np.float64(value) for value in values[split:])]
-        read, written = MEMORY.counts()
-        executor.run(kernel, grid, spec.threads, spec.cluster, given, self.seed)
-        read_now, written_now = MEMORY.counts()
         named = dict(zip((*integers, *reals), values, strict=True))
-        self.launches.append(
-            Launch(spec, grid, named, stream, read_now - read, written_now - written)
-        )
+        arrays = {name: MEMORY.at(named[name], 1) for name in integers}
+        before = {name: (one.read, one.written) for name, one in arrays.items() if one}
+        read, written = MEMORY.counts()
+        seed = None if self.seed is None else self.seed + len(self.launches)
+        executor.run(kernel, grid, spec.threads, spec.cluster, given, seed)
+        read_now, written_now = MEMORY.counts()
+        moved = {
+            name: (arrays[name].read - before_read, arrays[name].written - before_written)
+            for name, (before_read, before_written) in before.items()
+        }
+        counts = (read_now - read, written_now - written)
+        self.launches.append(Launch(spec, grid, named, stream, *counts, moved))

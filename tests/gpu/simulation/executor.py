@@ -175,16 +175,26 @@ class Cluster:
         self.blocks = [Block(self, index, rank, threads) for rank, index in enumerate(blocks)]
         for block in self.blocks:
             block.threads = [Thread(block, index, self.hub) for index in range(threads)]
-        self.ready: list[Thread] = []
-        self.make_ready([thread for block in self.blocks for thread in block.threads])
+        # the last one is the next
+        self.ready = [thread for block in self.blocks for thread in block.threads][::-1]
+        if order is not None:
+            order.shuffle(self.ready)
 
     def make_ready(self, threads: list[Thread]) -> None:
-        """Let threads go on, in the order of their numbers or of the seed."""
-        if self.order is None:
-            self.ready.extend(reversed(threads))
+        """Let threads go on: next, or with a seed maybe last, and in another order."""
+        threads.reverse()
+        order = self.order
+        if order is None:
+            self.ready += threads
+            return
+        first = int(order.random() * len(threads))
+        turned = threads[first:] + threads[:first]
+        if order.random() < 0.5:
+            turned.reverse()
+        if order.random() < 0.5:
+            self.ready += turned
         else:
-            self.ready.extend(threads)
-            self.order.shuffle(self.ready)
+            self.ready[:0] = turned
 
     def wait(self) -> None:
         """Let another thread run; back when this one is ready.

@@ -7,12 +7,24 @@ are converted as the real instructions' are.
 
 from __future__ import annotations
 
-import math
 import sys
 from typing import Any
 
 import numpy as np
 
+from gpu.simulation.arithmetic import (  # noqa: F401
+    bits_of_float,
+    double_of_words,
+    exp2,
+    float_of_bits,
+    float_of_half,
+    half_of_float,
+    max_f32,
+    max_f64,
+    pack_bfloat,
+    pack_half,
+    words_of_double,
+)
 from gpu.simulation.executor import current
 from gpu.simulation.memory import MEMORY, Allocation, Fault
 from gpu.simulation.scalars import cuda
@@ -310,89 +322,3 @@ def load_remote_f32(address: int) -> Any:
 def load_remote_f64(address: int) -> Any:
     shared, address = _remote(address, 8)
     return shared.f64[address >> 3]
-
-
-# --- Bits and arithmetic -----------------------------------------------------------------------
-
-_slot = np.zeros(1, np.float64)
-_slot_f32, _slot_f16 = _slot.view(np.float32), _slot.view(np.float16)
-_slot_u32, _slot_u16 = memoryview(_slot).cast("B").cast("I"), memoryview(_slot).cast("B").cast("H")
-with np.errstate(all="ignore"):
-    _HALVES = list(np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32))
-
-
-def float_of_bits(bits: int) -> Any:
-    _slot_u32[0] = bits & _WORD
-    return _slot_f32[0]
-
-
-def bits_of_float(value: Any) -> int:
-    _slot_f32[0] = value
-    return _slot_u32[0]
-
-
-def double_of_words(low: int, high: int) -> Any:
-    _slot_u32[0] = low & _WORD
-    _slot_u32[1] = high & _WORD
-    return _slot[0]
-
-
-def words_of_double(value: Any) -> tuple[int, int]:
-    _slot[0] = value
-    return _slot_u32[0], _slot_u32[1]
-
-
-def float_of_half(half: int) -> Any:
-    return _HALVES[half & 0xFFFF]
-
-
-def half_of_float(value: Any) -> int:
-    _slot_f16[0] = np.float32(value)
-    return _slot_u16[0]
-
-
-def pack_half(low: Any, high: Any) -> int:
-    _slot_f16[0] = np.float32(low)
-    _slot_f16[1] = np.float32(high)
-    return _slot_u32[0]
-
-
-def _bfloat(value: Any) -> int:
-    if value != value:
-        return 0x7FFF
-    _slot_f32[0] = value
-    bits = _slot_u32[0]
-    return bits + 0x7FFF + (bits >> 16 & 1) >> 16
-
-
-def pack_bfloat(low: Any, high: Any) -> int:
-    return _bfloat(low) | _bfloat(high) << 16
-
-
-_ERROR = 2.0**-22.5
-
-
-def exp2(value: Any) -> Any:
-    """As far from the truth as the instruction may be, one way or the other."""
-    exponent = float(np.float32(value))
-    if exponent < -126.0:
-        return np.float32(0.0)
-    if exponent >= 128.0:
-        return np.float32(math.inf)
-    if abs(exponent) < 2.0**-126:
-        return np.float32(1.0)
-    if exponent != exponent:
-        return np.float32(math.nan)
-    error = _ERROR if int(exponent * 1048573.0) & 1 else -_ERROR
-    result = math.exp2(exponent) * (1.0 + error)
-    return np.float32(result if result >= 2.0**-126 else 0.0)
-
-
-def max_f32(a: Any, b: Any) -> Any:
-    a, b = np.float32(a), np.float32(b)
-    return a if a >= b or b != b else b
-
-
-def max_f64(a: Any, b: Any) -> Any:
-    a, b = np.float64(a), np.float64(b)
-    return a if a >= b or b != b else b

@@ -66,21 +66,27 @@ class Memory:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._table: dict[int, Allocation] = {}
+        self._start_of: dict[int, int] = {}  # by what was handed out
         self._kept: deque[Allocation] = deque()
         self._read_before = self._written_before = 0
         self._lock = threading.RLock()
 
-    def allocate(self, nbytes: int) -> int:
-        """Address of new memory; it holds NaN in any kind of number."""
-        room = np.full(max(nbytes, 1) + 2 * ALIGNMENT, 0xFF, np.uint8)
+    def allocate(self, nbytes: int, offset: int = 0) -> int:
+        """Address of new memory, so many bytes behind the start of an allocation.
+
+        It holds NaN in any kind of number.
+        """
+        room = np.full(offset + max(nbytes, 1) + 2 * ALIGNMENT, 0xFF, np.uint8)
         start = (room.ctypes.data + ALIGNMENT - 1) & -ALIGNMENT
-        self._insert(Allocation(start, nbytes, room))
-        return start
+        self._insert(Allocation(start, offset + nbytes, room))
+        self._start_of[start + offset] = start
+        return start + offset
 
     def register(self, array: np.ndarray) -> int:
         """Let kernels use the memory of a contiguous NumPy array; its address."""
         assert array.flags.c_contiguous
         self._insert(Allocation(array.ctypes.data, array.nbytes, array, foreign=True))
+        self._start_of[array.ctypes.data] = array.ctypes.data
         return array.ctypes.data
 
     def free(self, address: int) -> None:
@@ -89,7 +95,7 @@ class Memory:
         This may come at any time, out of the garbage collection within another method: the table
         stays as it is.
         """
-        allocation = self._table.get(address)
+        allocation = self._table.get(self._start_of.pop(address, -1))
         if allocation is None or allocation.freed:
             raise Fault(f"free: {address:#x} is no allocation")
         allocation.freed = True
@@ -126,13 +132,20 @@ class Memory:
 
     def find(self, address: int, nbytes: int, what: str = "access") -> Allocation:
         """Return the live allocation that holds these bytes."""
+        found = self.at(address, nbytes)
+        if found is None:
+            raise Fault(self._explain(address, nbytes, what))
+        return found
+
+    def at(self, address: int, nbytes: int) -> Allocation | None:
+        """Return the live allocation that holds these bytes, if there is one."""
         starts = self._starts
-        at = bisect.bisect_right(starts, address) - 1
-        if at >= 0:
-            found = self._table[starts[at]]
+        place = bisect.bisect_right(starts, address) - 1
+        if place >= 0:
+            found = self._table[starts[place]]
             if address + nbytes <= found.end and not found.freed:
                 return found
-        raise Fault(self._explain(address, nbytes, what))
+        return None
 
     def _explain(self, address: int, nbytes: int, what: str) -> str:
         text = f"{what} of {nbytes} bytes at {address:#x}"

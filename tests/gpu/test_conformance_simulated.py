@@ -1,0 +1,144 @@
+"""A reduced table of cases on the simulated GPU, against the reference: every kernel's own source.
+
+Each case runs once, in one dtype and in one way of choosing kernels; both go round, so that every
+option meets all of them. Threads run in another order in each launch.
+"""
+
+import itertools
+import math
+
+import pytest
+
+pytest.importorskip("greenlet", reason="the simulated GPU runs on greenlets")
+
+from fastxent.backends.cuda import plan
+from fastxent.cases import CASES, Case
+from fastxent.conformance import run_case, run_softmax_case
+
+DTYPES = ("float32", "bfloat16", "float64", "float16")
+ROWS = ("tile", "row", "two_pass", "strided")
+
+# A GPU runs a million elements while the simulation runs one.
+MOST_ELEMENTS = 700
+
+
+def as_planned(driver, patch):
+    """A Hopper."""
+
+
+def before_hopper(driver, patch):
+    """No conversion to bfloat16, no clusters."""
+    driver.compute_capability = (7, 5)
+
+
+def in_small_blocks(driver, patch):
+    """Few vectors a thread and few threads a block: blocks and clusters for rows of 130 classes."""
+    patch.setattr(plan, "_TILE_CLASSES", 0)
+    patch.setattr(plan, "_VECTORS", {"aligned": 1, "unaligned": 1})
+    patch.setattr(plan, "_FEW_VECTORS", 1)
+    patch.setattr(plan, "_LEAST_THREADS", 32)
+    patch.setattr(plan, "_MOST_THREADS", 32)
+
+
+def in_two_passes(driver, patch):
+    """Rows that are longer than registers can hold."""
+    patch.setattr(plan, "_TILE_CLASSES", 0)
+    patch.setattr(plan, "_row_geometry", lambda *_: None)
+
+
+def off_the_vectors(driver, patch):
+    """Memory that does not begin at a multiple of 16 bytes."""
+    driver.offset = 8
+
+
+def as_they_lie(driver, patch):
+    """Arrays with the strides that they have on the host."""
+    from gpu.simulation.residence import LaidOut
+
+    patch.setattr("fastxent.backends.cuda.Residence", LaidOut)
+
+
+def a_thread_a_row(driver, patch):
+    """The same, and no kernel but the one for any strides."""
+    as_they_lie(driver, patch)
+    patch.setattr(plan, "_contiguous_spec", lambda *_: None)
+
+
+WAYS = {
+    way.__name__: way
+    for way in (
+        *(as_planned, in_small_blocks, in_two_passes, off_the_vectors, as_they_lie),
+        *(a_thread_a_row, before_hopper),
+    )
+}
+EXPECTED = {"in_two_passes": "two_pass", "a_thread_a_row": "strided", "in_small_blocks": "row"}
+
+
+def table():
+    """The cases that are small, each with a dtype and a way."""
+    rounds = itertools.cycle(itertools.product(DTYPES, WAYS))
+    chosen = []
+    for case in CASES:
+        if math.prod(case.shape) > MOST_ELEMENTS or "unaligned" in (
+            case.layout,
+            case.target_layout,
+        ):
+            continue
+        dtype, way = next(rounds)
+        if case.why_not(dtype) is not None:
+            dtype = "float32"
+        chosen.append((case, dtype, way))
+    return chosen
+
+
+TABLE = table()
+
+
+def of(rows):
+    return [pytest.param(*row, id="-".join(map(str, row))) for row in rows]
+
+
+@pytest.fixture
+def going(simulated, monkeypatch):
+    """Choose kernels in one of the ways; afterwards those that ran must be of that way."""
+    plan._row_geometry.cache_clear()
+    chosen = []
+
+    def go(way):
+        chosen.append(way)
+        simulated.seed = 1
+        WAYS[way](simulated, monkeypatch)
+
+    yield go
+    monkeypatch.undo()
+    plan._row_geometry.cache_clear()
+    modules = {launch.spec.module for launch in simulated.launches} & set(ROWS)
+    assert all(EXPECTED.get(way) in (None, module) for way in chosen for module in modules)
+
+
+@pytest.mark.parametrize(("case", "dtype", "way"), of(TABLE))
+def test_loss_and_gradient_match_the_reference(going, case: Case, dtype: str, way: str) -> None:
+    going(way)
+    result = run_case(case, dtype, "cuda")
+    assert result.passed, result.explain()
+
+
+def softmax_table():
+    seen = {(c.shape, c.axis, c.logits, c.layout, c.out): (c, d, w) for c, d, w in TABLE}
+    return [*seen.values()]
+
+
+@pytest.mark.parametrize(("case", "dtype", "way"), of(softmax_table()))
+def test_softmax_functions_match_the_reference(going, case: Case, dtype: str, way: str) -> None:
+    going(way)
+    result = run_softmax_case(case, dtype, "cuda")
+    assert result.passed, result.explain()
+
+
+def test_every_way_meets_every_dtype_and_option() -> None:
+    for name in ("labels", "weight", "reduction", "logits", "out", "softcap", "z_loss", "hess"):
+        values = {getattr(case, name) for case in CASES}
+        for way in WAYS:
+            missing = values - {getattr(case, name) for case, _, w in TABLE if w == way}
+            assert len(missing) < len(values) / 3, (name, way, missing)
+    assert {(dtype, way) for _, dtype, way in TABLE} == set(itertools.product(DTYPES, WAYS))
