@@ -5,11 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastxent.layout import rows_of
-from fastxent.precision import kernel_dtype, kind_of
 from fastxent.torch.arrays import class_axis
-from fastxent.torch.on_cuda.arrays import array_of, place_of
-from fastxent.torch.on_cuda.choice import pick
+from fastxent.torch.on_cuda.arrays import arrays_of, kind_and_rows, plain
 
 __all__ = ["scaled"]
 
@@ -22,15 +19,12 @@ def scaled(grad: Tensor, grad_output: Tensor, is_kept: bool) -> Tensor:
     out = torch.empty_like(grad) if is_kept else grad
     if not grad.numel():
         return out
-    place = place_of(grad)
-    upstream = array_of(grad_output.reshape(-1), place, "grad_output")
-    source, into = array_of(grad, place), array_of(out, place)
-    kind = kind_of(source.dtype)
-    assert kind is not None
-    if upstream.size > 1:
-        kernel = kernel_dtype(source.dtype, kind)
-        source, into = (rows_of(one, class_axis(grad), kernel) for one in (source, into))
-    elif not grad.dim():
-        source, into = source.reshape(1), into.reshape(1)
-    pick(None).scale(source, kind, upstream, into)
+    pieces, axis = (grad, out), class_axis(grad)
+    if not grad.dim():
+        pieces, axis = (grad.reshape(1), out.reshape(1)), 0
+    arrays = arrays_of(pieces[0], "grad", None)
+    upstream = arrays.read(plain(grad_output).reshape(-1), "grad_output")
+    kind, source = kind_and_rows(arrays.first, axis)
+    _, into = kind_and_rows(arrays.read(plain(pieces[1]), "out"), axis)
+    arrays.backend.scale(source, kind, upstream, into)
     return out
