@@ -166,7 +166,10 @@ class BinaryCall:
         loss = empty_like(logits, precision.loss) if self.reduction == "none" else None
         total = np.zeros(1) if loss is None else None
         if logits.size:
-            problem, outputs = self._problem(loss, grad, total)
+            upstream = self.upstream
+            if self.reduction == "mean":
+                upstream = upstream / logits.size
+            problem, outputs = self.problem(upstream, loss, grad, total)
             # nothing may be written to the caller's array before all targets are known to be good
             if self._needs_check and self.out is not None:
                 self._check(backend.binary(problem, BinaryOutputs()))
@@ -188,13 +191,17 @@ class BinaryCall:
         if bad and self._needs_check:
             checks.raise_bad_binary_target(self.target)
 
-    def _problem(
-        self, loss: Array | None, grad: Array | None, total: Array | None
+    def problem(
+        self,
+        upstream: float | Array,
+        loss: Array | None,
+        grad: Array | None,
+        total: Array | None,
     ) -> tuple[BinaryProblem, BinaryOutputs]:
-        """The algebra, and every array as a view that kernels can take."""
-        upstream = self.upstream
-        if self.reduction == "mean":
-            upstream = upstream / self.logits.size
+        """The algebra, and every array as a view that kernels can take.
+
+        `upstream` has the denominator of the mean.
+        """
         kind = self.precision.kind
         views = [
             _as_stored(self.logits, kind),
@@ -227,19 +234,23 @@ def _as_stored(array: Array, kind: str) -> Array:
     return array if array.dtype == kernel else array.view(kernel)
 
 
+def _is_array(value: Any) -> bool:
+    """Whether this is an array, of the host or of a GPU, and neither a number nor None."""
+    return not (value is None or isinstance(value, float))
+
+
 def _together(values: list[Any]) -> list[Any]:
     """The arrays among these, all of one shape, with as few dimensions as that allows.
 
     Dimensions come in the order of the first array's memory. What is no array stays as it is.
     """
-    arrays = [value for value in values if isinstance(value, np.ndarray)]
+    arrays = [value for value in values if _is_array(value)]
     if all(array.flags.c_contiguous for array in arrays):
         order, shape = tuple(range(arrays[0].ndim)), [arrays[0].size]
     else:
         order, shape = _merged(arrays)
     return [
-        value.transpose(order).reshape(shape) if isinstance(value, np.ndarray) else value
-        for value in values
+        value.transpose(order).reshape(shape) if _is_array(value) else value for value in values
     ]
 
 

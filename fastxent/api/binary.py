@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastxent import checks
+from fastxent import checks, on_device
 from fastxent.backends import pick
 from fastxent.binary import BinaryCall
 from fastxent.interchange import home_of
@@ -84,17 +84,19 @@ def binary_cross_entropy_with_logits(
     >>> fx.binary_cross_entropy_with_logits([1e4, -1e4], [0, 0], reduction="none")
     array([10000.,     0.])
     """
-    call = BinaryCall.build(
-        logits,
-        target,
-        weight=weight,
-        pos_weight=pos_weight,
-        label_smoothing=label_smoothing,
-        reduction=reduction,
-        num_threads=num_threads,
-    )
+    options = {
+        "weight": weight,
+        "pos_weight": pos_weight,
+        "label_smoothing": label_smoothing,
+        "reduction": reduction,
+        "num_threads": num_threads,
+    }
+    home = home_of(logits)
+    if home.is_on_device:
+        return on_device.binary_cross_entropy_with_logits(home, target, options, backend)
+    call = BinaryCall.build(logits, target, **options)
     loss, _ = call.run(pick(backend), wants_grad=False)
-    return home_of(logits).give(loss)
+    return home.give(loss)
 
 
 def binary_cross_entropy_with_logits_and_grad(
@@ -154,18 +156,19 @@ def binary_cross_entropy_with_logits_and_grad(
     >>> grad
     array([-5.00000000e-01,  8.80797078e-01, -3.72007598e-44])
     """
-    call = BinaryCall.build(
-        logits,
-        target,
-        weight=weight,
-        pos_weight=pos_weight,
-        label_smoothing=label_smoothing,
-        reduction=reduction,
-        num_threads=num_threads,
-        grad_output=grad_output,
-        out=checks.as_output(out),
-    )
+    options = {
+        "weight": weight,
+        "pos_weight": pos_weight,
+        "label_smoothing": label_smoothing,
+        "reduction": reduction,
+        "num_threads": num_threads,
+        "grad_output": grad_output,
+    }
+    home = home_of(logits)
+    if home.is_on_device:
+        compute = on_device.binary_cross_entropy_with_logits_and_grad
+        return compute(home, target, options, backend, out)
+    call = BinaryCall.build(logits, target, **options, out=checks.as_output(out))
     loss, grad = call.run(pick(backend), wants_grad=True)
     assert grad is not None
-    home = home_of(logits)
     return home.give(loss), home.deliver(grad, out)

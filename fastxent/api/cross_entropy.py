@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fastxent import checks
+from fastxent import checks, on_device
 from fastxent.backends import pick
 from fastxent.backends.contract import Outputs
 from fastxent.interchange import home_of
@@ -148,10 +148,12 @@ def cross_entropy(
         plain = mean_loss(logits, target, ignore_index, backend, num_threads, False)
         if plain is not None:
             return plain[0]
-    problem = Problem.of_options(logits, target, Options(*options), num_threads)
+    home, named = home_of(logits), Options(*options)
+    if home.is_on_device:
+        return on_device.cross_entropy(home, target, named, backend, num_threads)
+    problem = Problem.of_options(logits, target, named, num_threads)
     chosen = pick(backend, problem)
     loss, asides = loss_and_aux(problem.with_labels(chosen), chosen, Outputs())
-    home = home_of(logits)
     return home.give(loss) if asides is None else (home.give(loss), home.give_each(asides))
 
 
@@ -237,12 +239,15 @@ z_loss, softcap, logit_scale, axis, all_ignored, aux, backend, num_threads
         plain = mean_loss(logits, target, ignore_index, backend, num_threads, True, out)
         if plain is not None:
             return plain
+    home, named = home_of(logits), Options(*options)
+    if home.is_on_device:
+        rest = num_threads, grad_output, out
+        return on_device.cross_entropy_and_grad(home, target, named, backend, *rest)
     into = checks.as_output(out)
-    problem = Problem.of_options(logits, target, Options(*options), num_threads, grad_output, into)
+    problem = Problem.of_options(logits, target, named, num_threads, grad_output, into)
     chosen = pick(backend, problem)
     problem = problem.with_labels(chosen)
     grad = problem.new_output(into)
     loss, asides = loss_and_aux(problem, chosen, Outputs(grad=grad.rows))
-    home = home_of(logits)
     given = home.give(loss), home.deliver(grad.deliver(), out)
     return given if asides is None else (*given, home.give_each(asides))

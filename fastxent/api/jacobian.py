@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastxent import checks
+from fastxent import checks, on_device
 from fastxent.backends import pick
 from fastxent.interchange import home_of
 from fastxent.jacobian import JacobianProblem
@@ -64,10 +64,7 @@ def softmax_backward(
     >>> fx.softmax_backward(p, [1.0, 0.0, 0.0]).round(3)
     array([ 0.225, -0.16 , -0.065])
     """
-    into = checks.as_output(out)
-    problem, result = JacobianProblem.build(p, grad_p, axis, num_threads, into, is_log=False)
-    pick(backend).softmax_backward(problem, result.rows)
-    return home_of(p).deliver(result.deliver(), out)
+    return _product(p, grad_p, axis, out, backend, num_threads, is_log=False)
 
 
 def log_softmax_backward(
@@ -107,7 +104,22 @@ def log_softmax_backward(
     >>> fx.log_softmax_backward(log_p, [-1.0, 0.0, 0.0]).round(3)
     array([-0.341,  0.242,  0.099])
     """
+    return _product(log_p, grad, axis, out, backend, num_threads, is_log=True)
+
+
+def _product(
+    first: Any,
+    grad: Any,
+    axis: Axes,
+    out: Any,
+    backend: str | None,
+    num_threads: int | None,
+    is_log: bool,
+) -> Any:
+    home = home_of(first)
+    if home.is_on_device:
+        return on_device.jacobian_product(home, grad, axis, out, backend, num_threads, is_log)
     into = checks.as_output(out)
-    problem, result = JacobianProblem.build(log_p, grad, axis, num_threads, into, is_log=True)
+    problem, result = JacobianProblem.build(first, grad, axis, num_threads, into, is_log=is_log)
     pick(backend).softmax_backward(problem, result.rows)
-    return home_of(log_p).deliver(result.deliver(), out)
+    return home.deliver(result.deliver(), out)

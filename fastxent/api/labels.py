@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastxent import checks
+from fastxent import checks, on_device
 from fastxent.backends import pick
+from fastxent.interchange import home_of
 from fastxent.layout import vector_of
 from fastxent.mass import representable
 
@@ -41,6 +42,10 @@ def check_labels(target: Any, num_classes: int, ignore_index: int | None = -100)
     fastxent.errors.LabelError: target[1] is 3: it lies outside [0, 3) for C = 3 classes and is \
 not ignore_index = -100
     """
+    home = home_of(target)
+    if home.is_on_device:
+        on_device.check_labels(home, num_classes, ignore_index)
+        return
     labels = checks.check_class_indices(target)
     num_classes = checks.check_num_classes(num_classes)
     skip = checks.check_ignore_index(ignore_index, hard=True)

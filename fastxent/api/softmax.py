@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastxent import checks
+from fastxent import checks, on_device
 from fastxent.backends import pick
 from fastxent.backends.contract import Outputs
 from fastxent.interchange import home_of
@@ -143,11 +143,14 @@ def logsumexp(
     >>> round(float(fx.logsumexp(np.array([1000.0, 1000.0]))), 3)
     1000.693
     """
+    home = home_of(x)
+    if home.is_on_device:
+        return on_device.logsumexp(home, axis, backend, num_threads)
     joined = _Joined(x, axis, may_be_empty=True)
     if joined.classes == 0:
         checks.check_num_threads(1 if num_threads is None else num_threads)
         pick(backend)
-        return home_of(x).give(np.full(joined.rows_shape, -np.inf, joined.loss_dtype)[()])
+        return home.give(np.full(joined.rows_shape, -np.inf, joined.loss_dtype)[()])
     problem = Problem.of_array(joined.x, joined.axis, num_threads)
     row_max = np.empty(problem.rows, problem.precision.compute)
     row_sum = np.empty(problem.rows)
@@ -157,7 +160,7 @@ def logsumexp(
     if infinite.size:  # where the sum is NaN: whether there is a NaN, only the logits can tell
         entries = widen(take_rows(problem.logits, infinite), problem.precision.kind)
         lse[infinite] = np.where(np.isnan(entries).any(axis=1), np.nan, np.inf)
-    return home_of(x).give(lse.astype(problem.precision.loss).reshape(joined.rows_shape)[()])
+    return home.give(lse.astype(problem.precision.loss).reshape(joined.rows_shape)[()])
 
 
 class _Joined:
@@ -223,6 +226,9 @@ class _Joined:
 def _normalised(
     name: str, x: Any, axis: Any, out: Any, backend: str | None, num_threads: int | None
 ) -> Any:
+    home = home_of(x)
+    if home.is_on_device:
+        return on_device.normalised(name, home, axis, out, backend, num_threads)
     into = checks.as_output(out)
     if type(axis) is int:
         result = _over_one_axis(name, x, axis, into, backend, num_threads)
@@ -231,7 +237,7 @@ def _normalised(
         place = joined.output(into)
         result = _over_one_axis(name, joined.x, joined.axis, place, backend, num_threads)
         result = joined.deliver(result, into)
-    return home_of(x).deliver(result, out)
+    return home.deliver(result, out)
 
 
 def _over_one_axis(

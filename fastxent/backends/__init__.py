@@ -9,17 +9,17 @@ from __future__ import annotations
 import functools
 import importlib
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fastxent import checks
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from fastxent.backends.contract import Backend
+    from fastxent.backends.contract import Backend, DeviceBackend
     from fastxent.problem import Problem
 
-__all__ = ["ORDER", "backends", "load", "pick", "use_backend"]
+__all__ = ["ORDER", "backends", "load", "pick", "pick_on_device", "use_backend"]
 
 # Name and module, fastest first; "cuda" comes last, as arrays of the host are at home elsewhere. A
 # module is imported when its backend is first asked about.
@@ -29,6 +29,8 @@ ORDER = {
     "numpy": "fastxent.backends.numpy",
     "cuda": "fastxent.backends.cuda",
 }
+
+_ON_DEVICE = "cuda"
 
 _chosen: ContextVar[str | None] = ContextVar("fastxent_backend", default=None)
 
@@ -61,6 +63,24 @@ def pick(name: Any, problem: Problem | None = None) -> Backend:
             return backend
         reasons.append(f"{candidate}: {reason}")
     checks.raise_backend("no backend can run: " + "; ".join(reasons))
+
+
+def pick_on_device(name: Any) -> DeviceBackend:
+    """Backend for arrays on a GPU: there is one."""
+    asked = _chosen.get() if name is None else _check_name(name)
+    if asked not in (None, _ON_DEVICE):
+        checks.raise_backend(
+            f"backend {asked!r} computes on the host, and the first argument is on a GPU: leave "
+            "the choice to fastxent, or copy the arrays to the host"
+        )
+    backend = load(_ON_DEVICE)
+    reason = backend.why_not()
+    if reason is not None:
+        checks.raise_backend(
+            f"arrays on a GPU need backend {_ON_DEVICE!r}, which cannot run: {reason}; or copy "
+            "them to the host"
+        )
+    return cast("DeviceBackend", backend)
 
 
 def backends() -> dict[str, str | None]:

@@ -256,9 +256,10 @@ class DeviceBackend(Backend, Protocol):
     call are on that device, and nothing is read back. Arrays may be empty. In a `Problem` whose
     logits are on a device, so are all other arrays: class factors (with `background_total` as
     float64 of one entry where the weights are on the device), `row_scale`, `row_weight_at` and
-    `denominator_at`; `target` is contiguous. A label outside [0, C) that is not skipped gives its row a NaN loss and log_prob
-    and gradients of 0; so does an integer target of `binary` that is neither 0 nor 1, and `binary`
-    returns False.
+    `denominator_at`; `target` is contiguous.
+
+    A label outside [0, C) that is not skipped gives its row a NaN loss and log_prob and gradients
+    of 0; so does an integer target of `binary` that is neither 0 nor 1, and `binary` returns False.
 
     `check_labels` and `mean_loss` are for arrays of the host only.
     """
@@ -321,9 +322,9 @@ class DeviceBackend(Backend, Protocol):
         """
 
     def row_factors(self, factors: tuple[DeviceArray | float, ...], row_scale: DeviceArray) -> None:
-        """Write the product of up to three factors: numbers, and real arrays of any kind.
+        """Write the product of up to three factors: numbers, or (N,) real arrays of any kind.
 
-        An array has an entry a row, or one for all.
+        An array may have any stride, 0 too.
         """
 
     def finish_sum(

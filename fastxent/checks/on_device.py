@@ -8,7 +8,7 @@ import numpy as np
 
 from fastxent.checks.reading import shown
 from fastxent.device_array import DeviceArray
-from fastxent.errors import BackendError, DTypeError, ShapeError
+from fastxent.errors import BackendError, DTypeError, OutputError, ShapeError
 from fastxent.interchange import library_of
 from fastxent.layout import join_axes, order_of, rows_view
 from fastxent.precision import kind_of
@@ -18,6 +18,7 @@ __all__ = [
     "check_class_weight_on_device",
     "check_dense",
     "check_element_factor_on_device",
+    "check_is_writable",
     "check_row_factor_on_device",
     "check_same_device",
     "check_view",
@@ -98,6 +99,14 @@ def check_view(array: Any, axes: tuple[int, ...], name: str, like: Any = None) -
         )
 
 
+def check_is_writable(out: Any) -> None:
+    """Whether a library lets its arrays be written to."""
+    library = library_of(out)
+    reason = None if library is None else library.why_not_written()
+    if reason is not None:
+        raise OutputError(f"out cannot be written to: {reason}")
+
+
 def _check_real(array: DeviceArray, name: str) -> None:
     if array.dtype.kind not in "fiub" and kind_of(array.dtype) is None:
         raise DTypeError(f"{name} has dtype {array.dtype}: expected real numbers")
@@ -134,6 +143,11 @@ def check_element_factor_on_device(
         raise DTypeError(
             f"{name} on the GPU has dtype {factor.dtype} and {dtype} computes: nothing is "
             f"converted there; pass it as {dtype}"
+        )
+    if name == "grad_output" and factor.shape not in ((), shape):
+        raise ShapeError(
+            f"grad_output must be a scalar or have {shown(shape)}, that of the logits; it has "
+            f"{shown(factor.shape)}"
         )
     try:
         return factor.broadcast_to(shape)

@@ -7,7 +7,7 @@ from typing import Any, NoReturn, cast
 import numpy as np
 import numpy.typing as npt
 
-from fastxent.checks.on_device import outline
+from fastxent.checks.on_device import check_is_writable, outline
 from fastxent.checks.reading import as_array, shown
 from fastxent.device_array import DeviceArray
 from fastxent.errors import DTypeError, OutputError, ShapeError
@@ -61,11 +61,8 @@ def as_output(out: Any) -> Any:
     """The memory of an array that is to be written, as a NumPy array; what is none as it is."""
     if out is None or isinstance(out, np.ndarray):
         return out
-    library = library_of(out)
-    if library is not None:
-        reason = library.why_not_written()
-        if reason is not None:
-            raise OutputError(f"out cannot be written to: {reason}")
+    check_is_writable(out)
+    if library_of(out) is not None:
         return as_array(out, "out")
     # np.asarray may copy what has neither, and what is written to a copy is lost
     shows = hasattr(out, "__array_interface__") or hasattr(out, "__dlpack__")

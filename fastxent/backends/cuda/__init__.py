@@ -191,6 +191,14 @@ class CudaBackend:
         """Copy of a contiguous array of the host; `array` may change as soon as this returns."""
         return self._here.upload(array, place)
 
+    def download(self, array: DeviceArray) -> Array:
+        """Copy of a contiguous array, for the host. This waits for the GPU."""
+        return self._here.download(array)
+
+    def device_of(self, address: int) -> int:
+        """Number of the device whose memory an address lies in."""
+        return int(self.driver.device_of(address))
+
     def wait(self, place: Place, stream: int) -> None:
         """Let what is launched on `place` from now on wait for what `stream` has to do now."""
         self.driver.wait(place.stream, stream, place.device)

@@ -174,6 +174,11 @@ class Driver:
             checks.raise_backend(f"cuMemAlloc: {self._words(code)}")
         return int(address)
 
+    def device_of(self, address: int) -> int:
+        """Number of the device whose memory an address lies in."""
+        attribute = self._bindings.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        return int(self._call("cuPointerGetAttribute", attribute, address))
+
     def free(self, address: int, device: int) -> None:
         """Give memory back; this waits for all work on the device."""
         if sys.is_finalizing():

@@ -80,6 +80,9 @@ class SimulatedDriver:
     def info(self) -> dict[str, str]:
         return {"device": self.name(0)}
 
+    def device_of(self, address: int) -> int:
+        return 0
+
     def allocate(self, nbytes: int, device: int) -> int:
         return MEMORY.allocate(nbytes, self.offset)
 
