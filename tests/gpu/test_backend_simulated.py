@@ -5,8 +5,10 @@ import pytest
 
 pytest.importorskip("greenlet", reason="the simulated GPU runs on greenlets")
 
+import fastxent as fx
 from fastxent.backends import load
-from fastxent.backends.contract import LABEL_CHUNK
+from fastxent.backends.contract import LABEL_CHUNK, BinaryOutputs, HessRule
+from fastxent.binary import BinaryProblem
 from fastxent.device_array import DeviceArray
 from fastxent.jacobian import JacobianProblem
 from fastxent.mass import mass_of
@@ -209,3 +211,111 @@ def test_jacobian_products_of_the_device(cuda, put, get, kind, classes, is_log):
         epsilon = {"bfloat16": 2.0**-8, "float16": 2.0**-11}.get(kind) or np.finfo(kind).eps
         found, truth = (widen(a, kind).astype(np.float64) for a in (get(out), expected))
         assert (np.abs(found - truth) <= 4 * epsilon * (np.abs(truth) + terms)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("target_kind", ["own", "int64", "uint8"])
+@pytest.mark.parametrize("layout", ["dense", "strided"])
+def test_binary_of_the_device(cuda, put, get, empty, kind, target_kind, layout):
+    rng = np.random.default_rng(8)
+    shape = (5, 300)
+    compute = FLOAT64 if kind == "float64" else FLOAT32
+    x = random(shape, kind)
+    target = rng.integers(0, 2, shape).astype(np.int64 if target_kind == "int64" else np.uint8)
+    if target_kind == "own":
+        target = narrow(rng.random(shape).astype(compute), kind)
+    ones, factor = (rng.random(shape).astype(compute) for _ in range(2))
+    if layout == "strided":
+        x, ones = np.asfortranarray(x), np.broadcast_to(ones[:1], shape)
+
+    def problem(copy):
+        return BinaryProblem(
+            logits=copy(x),
+            logits_kind=kind,
+            target=copy(target),
+            target_kind=kind if target_kind == "own" else target_kind,
+            compute=compute,
+            ones=copy(ones),
+            factor=copy(factor),
+            upstream=0.5,
+            gain=0.9,
+            background=0.05,
+            num_threads=1,
+            hess_rule=HessRule("distance", 2.0, 1e-3),
+        )
+
+    names = ("loss", "grad", "proba", "hess")
+    dtypes = (compute, x.dtype, x.dtype, x.dtype)
+    truth = BinaryOutputs(*(np.zeros(shape, dtype) for dtype in dtypes), total=np.zeros(1))
+    assert not NUMPY.binary(problem(lambda array: array), truth)
+    there = problem(put)
+    out = BinaryOutputs(*(put(np.zeros(shape, dtype)) for dtype in dtypes))
+    out.partial = empty((cuda.binary_partial_count(there),), FLOAT64)
+    assert not cuda.binary(there, out)
+    for name in names:
+        stored = compute.name if name == "loss" else kind
+        found, expected = (
+            widen(array, stored).astype(np.float64)
+            for array in (get(getattr(out, name)), getattr(truth, name))
+        )
+        epsilon = {"bfloat16": 2.0**-8, "float16": 2.0**-11}.get(stored) or np.finfo(stored).eps
+        assert np.abs(found - expected).max() <= 8 * epsilon * np.abs(expected).max(), name
+    assert get(out.partial).sum() == pytest.approx(truth.total[0], rel=1e-6)
+
+
+def test_a_bad_binary_target_gives_nan_and_no_gradient(cuda, put, get):
+    x = np.array([0.5, -1.0, 2.0], np.float32)
+    target = np.array([1, 2, 0])
+    problem = BinaryProblem(
+        *(put(x), "float32", put(target), "int64", FLOAT32, 1.0, 1.0, 1.0, 1.0, 0.0, 1)
+    )
+    out = BinaryOutputs(loss=put(np.zeros(3, np.float32)), grad=put(np.ones(3, np.float32)))
+    assert not cuda.binary(problem, out)
+    assert np.isnan(get(out.loss)).tolist() == [False, True, False]
+    assert (get(out.grad) == 0).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_arrays_of_the_host_go_there_and_back(cuda, axis):
+    cuda.driver.waiting_allowed = True
+    rng = np.random.default_rng(9)
+    x, g = rng.normal(size=(3, 4, 35)), rng.normal(size=(3, 4, 35))
+    p = fx.softmax(x, axis, backend="numpy")
+    for function, first in ((fx.softmax_backward, p), (fx.log_softmax_backward, np.log(p))):
+        found, truth = (function(first, g, axis, backend=name) for name in ("cuda", "numpy"))
+        np.testing.assert_allclose(found, truth, rtol=0, atol=1e-14)
+        out = g.copy()
+        assert function(first, out, axis, out=out, backend="cuda") is out
+        assert np.array_equal(out, found)
+    y = rng.integers(0, 2, x.shape)
+    for options in ({}, {"reduction": "none"}, {"pos_weight": rng.random(35)}):
+        found, truth = (
+            fx.binary_cross_entropy_with_logits_and_grad(x, y, backend=name, **options)
+            for name in ("cuda", "numpy")
+        )
+        np.testing.assert_allclose(found[0], truth[0], rtol=1e-13)
+        np.testing.assert_allclose(found[1], truth[1], rtol=1e-12, atol=1e-18)
+    with pytest.raises(fx.LabelError):
+        fx.binary_cross_entropy_with_logits(x, y + 1, backend="cuda")
+
+
+def test_a_new_layout_is_refused_while_a_stream_is_captured(cuda, put):
+    grad = put(np.asfortranarray(random((6, 11), "float32"))[:, ::2])
+    upstream = put(np.ones(6, np.float32))
+    cuda.driver.capturing = True
+    with pytest.raises(fx.BackendError, match="before the capture"):
+        cuda.scale(grad, "float32", upstream, grad)
+    cuda.driver.capturing = False
+    cuda.scale(grad, "float32", upstream, grad)
+    cuda.driver.capturing = True
+    cuda.scale(grad, "float32", upstream, grad)
+
+
+def test_memory_goes_back(cuda, put):
+    """What a call allocates is free after it."""
+    cuda.driver.waiting_allowed = True
+    given = []
+    free = cuda.driver.free
+    cuda.driver.free = lambda address, device: (given.append(address), free(address, device))
+    fx.softmax_backward(np.ones((2, 40)), np.ones((2, 40)), backend="cuda")
+    assert len(given) == 3

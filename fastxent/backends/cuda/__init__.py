@@ -18,6 +18,7 @@ from fastxent.backends.cuda import (
     verbs_jacobian,
     verbs_rows,
 )
+from fastxent.backends.cuda.facts import facts
 from fastxent.backends.cuda.residence import Residence
 from fastxent.backends.cuda.runtime import Runtime
 from fastxent.backends.label_summary import summary_of
@@ -90,8 +91,7 @@ class CudaBackend:
 
     def info(self) -> dict[str, str]:
         """Facts for a bug report."""
-        info: dict[str, str] = {} if self.why_not() is not None else self.driver.info()
-        return info
+        return {} if self.why_not() is not None else facts(self.driver)
 
     def check_labels(
         self,
@@ -188,7 +188,7 @@ class CudaBackend:
         return self._here.place(device, stream)
 
     def upload(self, array: Array, place: Place) -> DeviceArray:
-        """Copy of a contiguous array of the host; `array` may change as soon as this returns."""
+        """Copy of a contiguous array of the host in new memory of the place."""
         return self._here.upload(array, place)
 
     def download(self, array: DeviceArray) -> Array:
@@ -197,7 +197,8 @@ class CudaBackend:
 
     def device_of(self, address: int) -> int:
         """Number of the device whose memory an address lies in."""
-        return int(self.driver.device_of(address))
+        device: int = self.driver.device_of(address)
+        return device
 
     def wait(self, place: Place, stream: int) -> None:
         """Let what is launched on `place` from now on wait for what `stream` has to do now."""

@@ -27,7 +27,7 @@ import numpy as np
 from fastxent.backends import disk_cache
 from fastxent.backends.cuda.specs import ARGUMENTS, KernelSpec
 
-__all__ = ["Capability", "Cubin", "cubin", "directory", "stamp"]
+__all__ = ["Capability", "Cubin", "compiled", "cubin", "directory", "link", "ptx", "stamp"]
 
 Capability = tuple[int, int]
 
@@ -73,14 +73,14 @@ def cubin(spec: KernelSpec, capability: Capability) -> Cubin:
     """Machine code of a kernel for GPUs of this compute capability."""
     place, _, state = directory()
     if place is None:
-        return Cubin(_compiled(spec, capability), _entry(spec))
+        return Cubin(compiled(spec, capability), _entry(spec))
     key = hashlib.sha256(repr(spec).encode()).hexdigest()[:32]
     file = place / f"{spec.module}-{_architecture(capability)}-{key}.cubin"
     code = None
     with contextlib.suppress(OSError):  # most often it is not there yet
         code = disk_cache.read(file, state)
     if code is None:
-        code = _compiled(spec, capability)
+        code = compiled(spec, capability)
         with contextlib.suppress(OSError):  # a full disk takes nothing from the call
             disk_cache.write(file, state, code)
     return Cubin(code, _entry(spec))
@@ -95,7 +95,8 @@ def _architecture(capability: Capability) -> str:
     return f"sm_{capability[0]}{capability[1]}"
 
 
-def _compiled(spec: KernelSpec, capability: Capability) -> bytes:
+def compiled(spec: KernelSpec, capability: Capability) -> bytes:
+    """Compile a kernel, whatever is on the disk."""
     return link(ptx(spec, capability), capability)
 
 

@@ -67,13 +67,13 @@ class Runtime:
         return array
 
     def upload(self, array: Array, place: Place) -> DeviceArray:
-        """Copy of a contiguous array of the host, in memory of the backend's own."""
-        there = self._allocate(array.shape, array.dtype, place)
+        """Copy of a contiguous array of the host in new memory of the place."""
+        there = place.allocate(array.shape, array.dtype)
         self.driver.upload(there.address, array, place.stream, place.device)
         return there
 
     def download(self, array: DeviceArray) -> Array:
-        """Copy of a C-ordered array on the host; this waits for the GPU."""
+        """Copy of a contiguous array on the host; this waits for the GPU."""
         here = np.empty(array.shape, array.dtype)
         place = array.place
         self.driver.download(here, array.address, place.stream, place.device)
@@ -86,12 +86,13 @@ class Runtime:
         """
         found = self._tables.get((place.device, numbers))
         if found is None:
-            if self.driver.is_capturing(place.stream, place.device):
+            if self.driver.is_capturing(place.stream):
                 checks.raise_backend(
                     "backend 'cuda' has not seen arrays of this layout before and cannot prepare "
                     "for them while the stream is captured: run the call once before the capture"
                 )
-            found = self.upload(np.array(numbers, np.int64), place)
+            own = self.place(place.device, place.stream)
+            found = self.upload(np.array(numbers, np.int64), own)
             # other streams read it as well
             self.driver.synchronize(place.stream, place.device)
             self._tables[place.device, numbers] = found

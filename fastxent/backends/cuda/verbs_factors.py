@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -147,12 +146,13 @@ def row_factors(
     """Write the product of the factors of each row."""
     kinds = []
     given: dict[str, Any] = {"row_scale": row_scale.address, "rows": row_scale.size}
-    names = ("first", "second", "third")
-    for name, factor in zip_longest(names, factors, fillvalue=1.0):
+    missing = (1.0,) * (3 - len(factors))
+    for name, factor in zip(("first", "second", "third"), (*factors, *missing), strict=True):
         if isinstance(factor, DeviceArray):
             kinds.append(_kind(factor))
-            given[f"{name}"] = factor.address
-            given[f"{name}_stride"] = factor.strides[0] // factor.itemsize
+            given[name] = factor.address
+            for_all = factor.size == 1
+            given[f"{name}_stride"] = 0 if for_all else factor.strides[0] // factor.itemsize
         else:
             kinds.append("")
             given[f"{name}_number"] = factor

@@ -187,9 +187,7 @@ def softmax(runtime: Runtime, problem: Problem, out: Outputs) -> None:
     asked = {task: array for task, array in tasks.items() if array is not None}
     for task, array in asked.items() or {"softmax": None}.items():
         call = RowsCall(runtime, problem)
-        call.put_outputs(
-            Outputs(proba=array, row_max=out.row_max, row_sum=out.row_sum, lse=out.lse)
-        )
+        call.put_outputs(Outputs(proba=array, row_max=out.row_max, row_sum=out.row_sum))
         call.vary(task=task)
         call.run(call.plan())
 

@@ -77,10 +77,11 @@ class SimulatedDriver:
     def multiprocessors(self, device: int) -> int:
         return 132
 
-    def info(self) -> dict[str, str]:
-        return {"device": self.name(0)}
+    def version(self) -> str:
+        return "13.0"
 
     def device_of(self, address: int) -> int:
+        MEMORY.find(address, 1, "device")
         return 0
 
     def allocate(self, nbytes: int, device: int) -> int:

@@ -1,0 +1,27 @@
+"""The arguments that all kernels of rows take, by name."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable
+from typing import Any
+
+from numba.cuda.extending import register_jitable
+
+from fastxent.backends.cuda.specs import ROW_INTEGERS, ROW_REALS
+
+__all__ = ["Arguments", "kernel_of"]
+
+Arguments: Any = namedtuple("Arguments", (*ROW_INTEGERS, *ROW_REALS))
+
+
+def kernel_of(body: Callable[[Any], None]) -> Callable[..., None]:
+    """Make the function to compile: it takes what `Arguments` names, and runs `body` on that."""
+    run: Any = register_jitable(body)
+    names = ", ".join(Arguments._fields)
+    # written out, since a kernel's parameters cannot be a *tuple
+    source = f"def kernel({names}):\n    run(Arguments({names}))\n"
+    namespace: dict[str, Any] = {"run": run, "Arguments": Arguments}
+    exec(source, namespace)  # noqa: S102
+    kernel: Callable[..., None] = namespace["kernel"]
+    return kernel
