@@ -41,8 +41,8 @@ def check_device(is_known: bool, device: str, name: str, why_not: str | None) ->
         )
     if why_not is not None:
         raise BackendError(
-            f"{name} is on device {device!r} and the backend for it cannot run: {why_not}. "
-            f"Otherwise pass {name}.cpu(), or use the framework's own loss"
+            f"{name} is on device {device!r} and the backend for it cannot run: {why_not}; "
+            f"or pass {name}.cpu(), or use the framework's own loss"
         )
 
 

@@ -12,9 +12,10 @@ from fastxent.checks.torch import check_device, check_same_device, check_tensor
 from fastxent.torch import on_cpu, on_cuda
 from fastxent.torch.contract import Kernels
 
-__all__ = ["check_tensors", "is_computed_on", "kernels_of"]
+__all__ = ["check_tensors", "is_computed_on", "is_on_gpu", "kernels_of"]
 
-_KERNELS: dict[str, Kernels] = {"cpu": on_cpu, "cuda": on_cuda}
+# tensors on "meta" have shapes only: what a call is given there is checked as for the CPU
+_KERNELS: dict[str, Kernels] = {"cpu": on_cpu, "meta": on_cpu, "cuda": on_cuda}
 
 
 def kernels_of(tensor: Tensor) -> Kernels:
@@ -22,9 +23,14 @@ def kernels_of(tensor: Tensor) -> Kernels:
     return _KERNELS[tensor.device.type]
 
 
+def is_on_gpu(tensor: Tensor) -> bool:
+    """Whether the host would have to wait for the numbers of a tensor."""
+    return _KERNELS.get(tensor.device.type) is on_cuda
+
+
 def is_computed_on(device: torch.device) -> bool:
     """Whether there are kernels for a device, and they can run."""
-    return device.type in _KERNELS and _why_not(device.type) is None
+    return device.type in _KERNELS and device.type != "meta" and _why_not(device.type) is None
 
 
 def _why_not(device: str) -> str | None:
@@ -36,13 +42,12 @@ def _why_not(device: str) -> str | None:
 
 
 def check_tensors(**tensors: Any) -> None:
-    """Tensors of one device that is computed on; "meta" has shapes only, and is as good."""
+    """Tensors of one device that is computed on."""
     first: tuple[str, str] | None = None
     for name, tensor in tensors.items():
         check_tensor(isinstance(tensor, Tensor), tensor, name)
         device = tensor.device
-        is_known = device.type in _KERNELS or device.type == "meta"
-        check_device(is_known, device.type, name, _why_not(device.type))
+        check_device(device.type in _KERNELS, device.type, name, _why_not(device.type))
         if first is None:
             first = str(device), name
         check_same_device(str(device), name, *first)

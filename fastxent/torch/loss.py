@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,9 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import _reduction
 
+from fastxent.checks import check_choice, check_normalizer
 from fastxent.checks.torch import check_memory, check_no_gradient, check_traceable
+from fastxent.reduction import REDUCTIONS
 from fastxent.torch import eager, formula, operators
-from fastxent.torch.devices import check_tensors
+from fastxent.torch.arrays import class_axis
+from fastxent.torch.devices import check_tensors, is_on_gpu
 from fastxent.torch.door import check_call
 from fastxent.torch.modes import has_tangent, is_eager, needs_grad
 from fastxent.torch.settings import Settings
@@ -147,9 +151,16 @@ def cross_entropy(
         reduction = _reduction.legacy_get_string(size_average, reduce)
     if memory != "fast" or in_place:
         check_memory(memory, in_place, getattr(input, "dtype", None) is torch.float16)
+    divisor = None
     if isinstance(normalizer, Tensor):
         check_no_gradient(normalizer.requires_grad, "normalizer")
-        normalizer = normalizer.item()
+        if is_on_gpu(normalizer):
+            # its number stays there: a mean is a sum of rows that weigh less
+            check_normalizer(1.0, check_choice(reduction, "reduction", REDUCTIONS))
+            sample_weight = _divided_rows(input, sample_weight, normalizer)
+            divisor, reduction, normalizer = normalizer.reshape(()), "sum", None
+        else:
+            normalizer = normalizer.item()
     options = label_smoothing, reduction, normalizer, z_loss, softcap, logit_scale, all_ignored
     has_factors = weight is not None or sample_weight is not None
     if has_factors:
@@ -157,7 +168,8 @@ def cross_entropy(
     settings = Settings(ignore_index, *options, backend, num_threads)
     if not is_eager(input, target) or has_tangent(input, target):
         check_traceable(in_place, aux)
-        return _traced(input, target, weight, sample_weight, settings, memory)
+        loss = _traced(input, target, weight, sample_weight, settings, memory)
+        return loss if divisor is None else _unless_empty(loss, divisor, all_ignored)
     call = eager.Call(
         settings,
         is_plain=not (has_factors or aux) and options == _PLAIN,
@@ -168,7 +180,25 @@ def cross_entropy(
         in_place=in_place,
     )
     loss = eager.run(input, target, call)
+    if divisor is not None:
+        loss = _unless_empty(loss, divisor, all_ignored)
     return (loss, call.found_aux) if call.found_aux is not None and aux else loss
+
+
+def _divided_rows(input: Tensor, sample_weight: Tensor | None, normalizer: Tensor) -> Tensor:
+    """Weights of the rows over the denominator of the mean, 0 where that is 0."""
+    factors = {} if sample_weight is None else {"sample_weight": sample_weight}
+    check_tensors(input=input, normalizer=normalizer, **factors)
+    share = torch.where(normalizer == 0, 0.0, 1.0 / normalizer.double()).reshape(())
+    if sample_weight is not None:
+        return sample_weight * share
+    axis = class_axis(input)
+    return share.expand(input.shape[:axis] + input.shape[axis + 1 :])
+
+
+def _unless_empty(loss: Tensor, divisor: Tensor, all_ignored: str) -> Tensor:
+    """The loss, or what it is where the denominator of the mean is 0."""
+    return torch.where(divisor == 0, math.nan if all_ignored == "nan" else 0.0, loss)
 
 
 def _check_factors(input: Any, weight: Any, sample_weight: Any) -> None:

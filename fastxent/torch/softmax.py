@@ -213,6 +213,9 @@ def _normalised(
     num_threads: int | None,
 ) -> Tensor:
     check_tensors(input=x)
+    if dtype is None and x.is_cuda and torch.is_autocast_enabled("cuda"):
+        # as PyTorch does there, and not on the CPU
+        dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else None
     if dtype is not None:
         x = x.to(dtype)
     if x.dim() == 0:
