@@ -191,7 +191,8 @@ def _divided_rows(input: Tensor, sample_weight: Tensor | None, normalizer: Tenso
     check_tensors(input=input, normalizer=normalizer, **factors)
     share = torch.where(normalizer == 0, 0.0, 1.0 / normalizer.double()).reshape(())
     if sample_weight is not None:
-        return sample_weight * share
+        # a number alone would be rounded to the dtype of the weights
+        return sample_weight.double() * share
     axis = class_axis(input)
     return share.expand(input.shape[:axis] + input.shape[axis + 1 :])
 
