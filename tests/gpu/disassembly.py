@@ -81,10 +81,13 @@ def disassemble(code):
         file.write_bytes(code)
         usage = _output("cuobjdump", "--dump-resource-usage", file)
         listing = _output("nvdisasm", "--print-code", file)
-    (line,) = re.findall(r"^ *REG:.*$", usage, re.MULTILINE)
+    # before capability 9.0 there are functions beside the kernel that nobody calls
+    functions = re.findall(r"^ Function (\S+):\n +(.*)$", usage, re.MULTILINE)
+    ((name, line),) = [found for found in functions if not found[0].startswith("__cuda_sm70_")]
     resources = dict(re.findall(r"(\w+)(?:\[\d\])?:(\d+)", line))
+    body = listing.split(f"\n.text.{name}:\n")[1].split("\n//-----")[0]
     instructions = re.findall(
-        r"^ +/\*[0-9a-f]{4,}\*/ +(?:@!?U?P\w+ +)?([A-Z][\w.]*)", listing, re.MULTILINE
+        r"^ +/\*[0-9a-f]{4,}\*/ +(?:@!?U?P\w+ +)?([A-Z][\w.]*)", body, re.MULTILINE
     )
     numbers = (int(resources[key]) for key in ("REG", "STACK", "LOCAL", "SHARED"))
     return Disassembly(*numbers, tuple(instructions))

@@ -20,8 +20,9 @@ from fastxent.backends.cuda.specs import (
 )
 from gpu.simulation import machine
 from gpu.simulation.driver import SimulatedDriver
+from gpu.simulation.fault import Fault
 from gpu.simulation.loading import load, run_kernel
-from gpu.simulation.memory import MEMORY, Fault
+from gpu.simulation.memory import MEMORY
 
 
 def of_real_machine():

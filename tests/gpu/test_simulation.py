@@ -7,8 +7,9 @@ pytest.importorskip("greenlet", reason="the simulated GPU needs greenlet")
 
 from gpu.simulation import machine
 from gpu.simulation.executor import Deadlock, run
+from gpu.simulation.fault import Fault
 from gpu.simulation.loading import aligned
-from gpu.simulation.memory import MEMORY, Fault
+from gpu.simulation.memory import MEMORY
 from gpu.simulation.scalars import CASTS, cuda, math
 
 int32, uint32 = CASTS[np.int32], CASTS[np.uint32]
@@ -104,8 +105,7 @@ def cluster_sum(numbers):
 def test_exchange_in_a_cluster(floats, seed):
     run(cluster_sum, 4, 32, 4, (floats,), seed)
     assert result(floats) == sum(range(128))
-    run(cluster_sum, 8, 32, 4, (floats,), None)
-    assert result(floats) == sum(range(128, 256))
+    assert "race" in fault(cluster_sum, floats, threads=32, grid=8, cluster=4, seed=seed)
 
 
 def test_bytes_are_counted(floats):
@@ -195,6 +195,32 @@ def test_race_on_shared_memory_is_found(seed):
     assert "race" in fault(next_round, seed=seed)
 
 
+def test_race_on_global_memory_is_found(floats):
+    def in_place(numbers):
+        thread = machine.thread()
+        value = machine.load_f32(numbers + 4 * (thread ^ 1))
+        machine.store_f32(numbers + 4 * thread, value)
+
+    def by_all(numbers):
+        machine.store_f32(numbers, 1.0)
+
+    def over_blocks(numbers):
+        thread, block = machine.thread(), machine.block()
+        machine.load_f32(numbers + 4 * (32 * block + thread))
+        machine.barrier()
+        machine.store_f32(numbers + 4 * thread, 1.0)
+
+    def in_order(numbers):
+        thread = machine.thread()
+        value = machine.load_f32(numbers + 4 * (thread ^ 1))
+        machine.barrier()
+        machine.store_f32(numbers + 4 * thread, value)
+
+    for kernel in (in_place, by_all, over_blocks):
+        assert "race" in fault(kernel, floats, grid=2, threads=32)
+    run(in_order, 1, 64, 1, (floats,))
+
+
 def test_a_barrier_of_the_warp_orders_its_threads_only():
     def kernel(distance):
         shared = machine.shared_memory(64 * 4)
@@ -274,15 +300,21 @@ def test_an_error_in_a_kernel_names_the_thread():
     assert "ZeroDivisionError in block 0, thread 0" in fault(lambda: 1 // 0)
 
 
-def test_seed_decides_who_is_first(floats):
-    def kernel(numbers):
-        machine.store_f32(numbers + 4 * 256, machine.thread())
+def test_seed_decides_who_is_first():
+    def kernel():
+        first.append(machine.thread())
+        machine.barrier()
+        second.append(machine.thread())
 
-    seen = set()
-    for seed in range(4):
-        run(kernel, 1, 64, 1, (floats,), seed)
-        seen.add(float(result(floats)))
-    assert len(seen) > 1
+    seen = []
+    for seed in (None, 0, 1, 0):
+        first, second = [], []
+        run(kernel, 1, 64, 1, (), seed)
+        assert sorted(first) == sorted(second) == list(range(64))
+        seen.append((first, second))
+    assert seen[0][0] == list(range(64))
+    assert seen[0] != seen[1] != seen[2]
+    assert seen[3] == seen[1]
 
 
 # --- Numbers -----------------------------------------------------------------------------------

@@ -117,6 +117,8 @@ def ptx(spec: KernelSpec, capability: Capability) -> str:
                 kernel,
                 cuda.types.void(*words),
                 device=False,
+                debug=False,
+                opt=True,
                 abi="numba",
                 cc=capability,
                 launch_bounds=(spec.threads, spec.min_blocks),

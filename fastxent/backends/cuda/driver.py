@@ -260,7 +260,9 @@ class Driver:
         if kernel is None:
             kernel = self._load(spec, device, stream)
         function, context, threads = kernel
-        self._library.launch(function, context, grid, threads, arguments, stream)
+        code = self._library.launch(function, context, grid, threads, arguments, stream)
+        if code:  # also of what was started before: the driver tells of errors when it can
+            checks.raise_backend(f"cuLaunchKernel: {self._words(self._bindings.CUresult(code))}")
 
     def _load(self, spec: KernelSpec, device: int, stream: int) -> _Loaded:
         if self.is_capturing(stream):

@@ -29,9 +29,10 @@ __all__ = [  # "cuda" is there for its local arrays
     *("store_shared_u16", "store_shared_u32", "store_shared_f32", "store_shared_f64"),
     *("remote_shared", "load_remote_f32", "load_remote_f64"),
     *("shuffle_xor_i32", "shuffle_xor_f32", "shuffle_xor_i64", "shuffle_xor_f64"),
-    *("float_of_bits", "bits_of_float", "double_of_words", "words_of_double"),
+    *("renewed", "float_of_bits", "bits_of_float", "double_of_words", "words_of_double"),
     *("float_of_half", "half_of_float", "pack_half", "pack_bfloat"),
-    *("exp2", "max_f32", "max_f64"),
+    *("max_half_pair", "max_bfloat_pair"),
+    *("exp2", "reciprocal", "max_f32", "max_f64"),
     "cuda",
 ]
 
@@ -246,6 +247,11 @@ shuffle_xor_f64 = _shuffle(_F64)
 
 # --- Bits and arithmetic -----------------------------------------------------------------------
 
+# The same word, which the compiler takes for a new one (that %ctaid.z is 0 is not known to it):
+# numbers that were made of it are made again, instead of being kept in more registers than the words.
+renewed = _instruction(
+    _U32, "{ .reg .b32 z; mov.u32 z, %ctaid.z; xor.b32 $0, $1, z; }", "word", (_U32,), acts=True
+)
 float_of_bits = _instruction(_F32, "mov.b32 $0, $1;", "bits", (_U32,))
 bits_of_float = _instruction(_U32, "mov.b32 $0, $1;", "value", (_F32,))
 double_of_words = _instruction(_F64, "mov.b64 $0, {$1, $2};", "low high", (_U32, _U32))
@@ -274,9 +280,14 @@ pack_half = _instruction(
 )
 # from capability 8.0 on; the instruction takes the high one first
 pack_bfloat = _instruction(_U32, "cvt.rn.bf16x2.f32 $0, $2, $1;", "low high", (_F32, _F32))
+# the larger of two pairs, each for itself; the other one where one is NaN
+max_half_pair = _instruction(_U32, "max.f16x2 $0, $1, $2;", "a b", (_U32, _U32))
+max_bfloat_pair = _instruction(_U32, "max.bf16x2 $0, $1, $2;", "a b", (_U32, _U32))
 
 # 2**value within 2 units in the last place; subnormal arguments and results become 0
 exp2 = _instruction(_F32, "ex2.approx.ftz.f32 $0, $1;", "value", (_F32,))
+# 1 / value within 2**-20 or so, where neither is subnormal, 0 or infinite
+reciprocal = _instruction(_F64, "rcp.approx.ftz.f64 $0, $1;", "value", (_F64,))
 # the larger; the other one where one is NaN
 max_f32 = _instruction(_F32, "max.f32 $0, $1, $2;", "a b", (_F32, _F32))
 max_f64 = _instruction(_F64, "max.f64 $0, $1, $2;", "a b", (_F64, _F64))

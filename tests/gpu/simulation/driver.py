@@ -9,8 +9,9 @@ import numpy as np
 
 from fastxent.backends.cuda.specs import ARGUMENTS, KernelSpec
 from gpu.simulation import executor
+from gpu.simulation.fault import Fault
 from gpu.simulation.loading import make
-from gpu.simulation.memory import MEMORY, Fault
+from gpu.simulation.memory import MEMORY
 
 __all__ = ["Launch", "SimulatedDriver"]
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from gpu.simulation.memory import Fault
+from gpu.simulation.fault import Fault
+from gpu.simulation.memory import MEMORY
 from gpu.simulation.shared import SharedMemory
 
 __all__ = ["Block", "Cluster", "Deadlock", "Thread", "current", "run"]
@@ -275,6 +276,9 @@ def run(
     if order is not None:
         order.shuffle(firsts)
     with _lock, np.errstate(all="ignore"):
-        for first in firsts:
-            blocks = range(first, first + cluster)
-            Cluster(kernel, arguments, blocks, threads, order).run()
+        try:
+            for first in firsts:
+                blocks = range(first, first + cluster)
+                Cluster(kernel, arguments, blocks, threads, order).run()
+        finally:
+            MEMORY.forget_accesses()

@@ -14,7 +14,8 @@ import numpy as np
 
 from fastxent.backends.cuda import specs
 from gpu.simulation import executor, machine
-from gpu.simulation.memory import MEMORY, Fault
+from gpu.simulation.fault import Fault
+from gpu.simulation.memory import MEMORY
 from gpu.simulation.scalars import NUMPY, cuda, math
 
 __all__ = ["aligned", "arguments_for", "load", "make", "run_kernel"]

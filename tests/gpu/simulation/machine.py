@@ -26,7 +26,8 @@ from gpu.simulation.arithmetic import (  # noqa: F401
     words_of_double,
 )
 from gpu.simulation.executor import current
-from gpu.simulation.memory import MEMORY, Allocation, Fault
+from gpu.simulation.fault import Fault
+from gpu.simulation.memory import MEMORY, Allocation
 from gpu.simulation.scalars import cuda
 from gpu.simulation.shared import REMOTE
 
@@ -146,6 +147,7 @@ def load_{name}(address):
     if address & {rest}:
         raise Fault(f"misaligned load of {nbytes} bytes at {{address:#x}}")
     found.read += {nbytes}
+    {history}
     return found.{name}[address - found.base >> {shift}]
 """
 _STORE = """
@@ -157,6 +159,7 @@ def store_{name}(address, value):
     if address & {rest}:
         raise Fault(f"misaligned store of {nbytes} bytes at {{address:#x}}")
     found.written += {nbytes}
+    {history}
     found.{view}[address - found.base >> {shift}] = {value}
 """
 _WIDTHS = {"8": 1, "16": 2, "32": 4, "64": 8}
@@ -165,7 +168,12 @@ _WIDTHS = {"8": 1, "16": 2, "32": 4, "64": 8}
 def _write(template: str, name: str, **more: Any) -> None:
     nbytes = _WIDTHS[name[1:]]
     shift = nbytes.bit_length() - 1
-    source = template.format(name=name, nbytes=nbytes, rest=nbytes - 1, shift=shift, **more)
+    # single bytes are not tracked: two make one entry of a history
+    what = "load" if template is _LOAD else "store"
+    history = f"found.history.{what}(current(), address, {nbytes})" if nbytes > 1 else ""
+    source = template.format(
+        name=name, nbytes=nbytes, rest=nbytes - 1, shift=shift, history=history, **more
+    )
     exec(source, globals())
 
 
@@ -189,6 +197,7 @@ def load_vector(address: int, inside: Any, fill: int) -> tuple[int, ...]:
     if address & 15:
         raise Fault(f"misaligned load of 16 bytes at {address:#x}")
     found.read += 16
+    found.history.load(current(), address, 16)
     first = address - found.base >> 2
     return tuple(found.u32[first : first + 4])
 
@@ -203,6 +212,7 @@ def store_vector(address: int, a: int, b: int, c: int, d: int, inside: Any) -> N
     if address & 15:
         raise Fault(f"misaligned store of 16 bytes at {address:#x}")
     found.written += 16
+    found.history.store(current(), address, 16)
     first = address - found.base >> 2
     words = found.u32
     words[first] = a & _WORD

@@ -13,17 +13,16 @@ from collections import deque
 
 import numpy as np
 
-__all__ = ["MEMORY", "Allocation", "Fault", "Memory"]
+from gpu.simulation.fault import Fault
+from gpu.simulation.races import History
+
+__all__ = ["MEMORY", "Allocation", "Memory"]
 
 # What cudaMalloc guarantees.
 ALIGNMENT = 256
 # Of what is given back: bytes and pieces that are kept to find an access to them.
 KEPT_AFTER_FREE = 32 << 20
 KEPT_COUNT = 200
-
-
-class Fault(Exception):
-    """What a GPU, or a tool that watches it, would have stopped at, or worse: would not have."""
 
 
 class Allocation:
@@ -34,7 +33,18 @@ class Allocation:
     """
 
     __slots__ = (
-        *("start", "end", "base", "owner", "foreign", "freed", "read", "written", "bytes"),
+        *(
+            "start",
+            "end",
+            "base",
+            "owner",
+            "foreign",
+            "freed",
+            "read",
+            "written",
+            "bytes",
+            "history",
+        ),
         *("u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64"),
     )
 
@@ -43,6 +53,7 @@ class Allocation:
         self.owner, self.foreign = owner, foreign
         self.base = start & -16
         self.freed = False
+        self.history = History("global")
         self.read = self.written = 0
         length = max(16, (self.end - self.base + 15) & -16)
         whole = (ctypes.c_uint8 * length).from_address(self.base)
@@ -167,6 +178,11 @@ class Memory:
     def allocation(self, address: int) -> Allocation:
         """Return the live allocation that an address lies in: its counters and its bytes."""
         return self.find(address, 0)
+
+    def forget_accesses(self) -> None:
+        """A kernel has ended: what comes now comes after all that it did."""
+        for one in list(self._table.values()):
+            one.history.clear()
 
     @property
     def live(self) -> list[Allocation]:

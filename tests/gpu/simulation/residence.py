@@ -13,7 +13,7 @@ import numpy as np
 
 from fastxent.backends.cuda.residence import Residence
 from fastxent.device_array import DeviceArray
-from gpu.simulation.memory import Fault
+from gpu.simulation.fault import Fault
 
 __all__ = ["LaidOut"]
 

@@ -17,7 +17,7 @@ from fastxent.backends.cuda import machine
 from fastxent.backends.cuda.kernels.storage import storage_of
 from fastxent.backends.cuda.specs import Variant
 
-__all__ = ["Elements", "elements_of", "log_of"]
+__all__ = ["Elements", "elements_of", "inverse_of", "log_of"]
 
 float32, float64, int64 = np.float32, np.float64, np.int64
 
@@ -64,7 +64,7 @@ class Elements(NamedTuple):
     hess_of : function of (exp, inverse, scale, floor)
         Element of the Hessian's diagonal; inverse of s, and the row's factor times the rule's.
     hess_at_label : function of (exp, row_sum, scale, floor)
-        The same at the label, in float64.
+        The same at the label, by way of float64.
     target_grad_of : function of (p, k, log_proba, factor)
         Element of the gradient with respect to probabilities.
     """
@@ -97,6 +97,18 @@ def log_of(total: Any) -> Any:
     return float64(math.log(total))
 
 
+@register_jitable
+def inverse_of(value: Any) -> Any:
+    """1 / value of a float64, within 2 units in the last place; NaN for 0.
+
+    A division has a way out for extreme numbers, a call in the middle of the kernel, and takes the
+    registers that it needs from the logits.
+    """
+    guess = machine.reciprocal(value)
+    guess = guess + guess * (1.0 - value * guess)
+    return guess + guess * (1.0 - value * guess)
+
+
 def elements_of(variant: Variant) -> Elements:
     """Make the formulas of a variant."""
     double = variant.kind == "float64"
@@ -122,7 +134,7 @@ def _logits(transform: str, number: Any) -> dict[str, Any]:
     @register_jitable
     def bend_of(p: Any) -> Any:
         if CAPPED:
-            return number(p.logit_scale / p.softcap), number(p.softcap)
+            return number(p.logit_scale * inverse_of(p.softcap)), number(p.softcap)
         return number(p.logit_scale), ONE
 
     @register_jitable
@@ -219,7 +231,7 @@ def _gradient(variant: Variant, number: Any) -> dict[str, Any]:
         if p.z_loss != 0.0:
             total += 2.0 * p.z_loss * (float64(row_max) + log_of(row_sum))
         scale = factor if PLAIN else factor * p.logit_scale
-        share = total / row_sum
+        share = total * inverse_of(row_sum)
         return (share if HAS_MASS else share * scale), scale
 
     @register_jitable
@@ -252,9 +264,10 @@ def _curvature(curvature: str, number: Any) -> dict[str, Any]:
 
     @register_jitable
     def hess_at_label(exp: Any, row_sum: Any, scale: Any, floor: Any) -> Any:
-        rest = (row_sum - float64(exp)) / row_sum
-        share = rest if DISTANCE else float64(exp) / row_sum * rest
-        hess = number(share * scale)
+        inverse = inverse_of(row_sum)
+        rest = (row_sum - float64(exp)) * inverse
+        share = rest if DISTANCE else float64(exp) * inverse * rest
+        hess = number(share * float64(scale))
         return floor if hess < floor else hess
 
     return {"hess_of": hess_of, "hess_at_label": hess_at_label}

@@ -22,6 +22,6 @@ def kernel_of(body: Callable[[Any], None]) -> Callable[..., None]:
     # written out, since a kernel's parameters cannot be a *tuple
     source = f"def kernel({names}):\n    run(Arguments({names}))\n"
     namespace: dict[str, Any] = {"run": run, "Arguments": Arguments}
-    exec(source, namespace)  # noqa: S102
+    exec(source, namespace)
     kernel: Callable[..., None] = namespace["kernel"]
     return kernel

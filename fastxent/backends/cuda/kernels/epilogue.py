@@ -13,16 +13,16 @@ import numpy as np
 from numba.cuda.extending import register_jitable
 
 from fastxent.backends.cuda import machine
-from fastxent.backends.cuda.kernels.algebra import elements_of, log_of
+from fastxent.backends.cuda.kernels.algebra import elements_of, inverse_of, log_of
 from fastxent.backends.cuda.kernels.storage import integer_at, storage_of
 from fastxent.backends.cuda.specs import Variant
 
-__all__ = ["BAD", "GOOD", "NO_CLASS", "SKIPPED", "Epilogue", "Sums", "epilogue_of"]
+__all__ = ["BAD", "NO_CLASS", "SKIPPED", "Epilogue", "Sums", "epilogue_of"]
 
 float64, int32, int64, uint32 = np.float64, np.int32, np.int64, np.uint32
 
-# What a row's label can be; rows without labels are good ones.
-GOOD, SKIPPED, BAD = int32(0), int32(1), int32(2)
+# What `label_of` gives for a label that is none; it gives 0 for rows that have none.
+SKIPPED, BAD = int32(-1), int32(-2)
 
 # Where no class was found: larger than every one, as the first of equals is the smallest.
 NO_CLASS = int64(1) << int64(62)
@@ -47,14 +47,14 @@ class Epilogue(NamedTuple):
     Attributes
     ----------
     label_of : function of (p, row)
-        Label, and GOOD, SKIPPED or BAD; label -1 unless it is a good one.
+        Label, int64; SKIPPED or BAD.
     spike_of : function of (p, label)
         Mass on a good label, float64.
     factor_of : function of (p, row)
         Factor of the row's gradient, float64, and whether the denominator is another than 0.
     total_of : function of (p, label, mass)
         T, float64: from the sum of the mass for probabilities.
-    finish : function of (p, row, label, state, at_label, sums)
+    finish : function of (p, row, label, at_label, sums)
         Write the results of a row, `at_label` being z there; the loss with its weight, float64.
     """
 
@@ -75,14 +75,14 @@ def epilogue_of(variant: Variant) -> Epilogue:
 
     @register_jitable
     def label_of(p: Any, row: Any) -> Any:
-        label, state = int64(-1), GOOD
+        label = int64(0)
         if HARD:
             label = integer_at(p.labels, row, p.label_kind)
             if p.has_skip != 0 and label == p.skip:
-                label, state = int64(-1), SKIPPED
+                label = int64(SKIPPED)
             elif label < 0 or label >= p.classes:
-                label, state = int64(-1), BAD
-        return label, state
+                label = int64(BAD)
+        return label
 
     @register_jitable
     def spike_of(p: Any, label: Any) -> Any:
@@ -95,7 +95,7 @@ def epilogue_of(variant: Variant) -> Epilogue:
             denominator = machine.load_f64(p.denominator)
             if denominator == 0.0:
                 return float64(0), False
-            factor = factor / denominator
+            factor = factor * inverse_of(denominator)
         return factor, True
 
     @register_jitable
@@ -105,7 +105,7 @@ def epilogue_of(variant: Variant) -> Epilogue:
         total = p.background_total
         if p.background_total_at != 0:
             total = machine.load_f64(p.background_total_at)
-        return total + spike_of(p, label) if label >= 0 else total
+        return total + spike_of(p, label) if HARD and label >= 0 else total
 
     @register_jitable
     def put(array: Any, row: Any, value: Any) -> None:
@@ -113,9 +113,9 @@ def epilogue_of(variant: Variant) -> Epilogue:
             store(array + row * SIZE, NUMBER(value))
 
     @register_jitable
-    def finish(p: Any, row: Any, label: Any, state: Any, at_label: Any, sums: Any) -> Any:
+    def finish(p: Any, row: Any, label: Any, at_label: Any, sums: Any) -> Any:
         row_max, row_sum, loss = sums.max, sums.sum, float64(0)
-        if state == SKIPPED:
+        if label == SKIPPED:
             row_max, row_sum = NUMBER(0), float64(1)
         put(p.row_max, row, row_max)
         if p.row_sum != 0:
@@ -123,7 +123,7 @@ def epilogue_of(variant: Variant) -> Epilogue:
         if LOSS:
             log_sum, log_prob, z_loss = log_of(row_sum), float64(0), float64(0)
             lse = float64(row_max) + log_sum  # 0 for a skipped row
-            if state == GOOD:
+            if label >= 0:
                 loss = total_of(p, label, sums.mass) * log_sum - sums.dot
                 log_prob = -loss
                 if HARD:
@@ -132,9 +132,9 @@ def epilogue_of(variant: Variant) -> Epilogue:
                     if spike != 0.0:
                         loss -= spike * difference
                     log_prob = difference - log_sum
-            elif state == BAD:
+            elif label == BAD:
                 loss, log_prob = _NAN, _NAN
-            if state != SKIPPED:
+            if label != SKIPPED:
                 z_loss = p.z_loss * lse * lse
                 if p.z_loss != 0.0:
                     loss += z_loss
@@ -147,15 +147,15 @@ def epilogue_of(variant: Variant) -> Epilogue:
             if SIDES:
                 # there is no most probable class where the sum is 0 or NaN
                 argmax, entropy = int64(-1), float64(0)
-                if state != SKIPPED:
-                    entropy = log_sum - sums.entropy / row_sum
+                if label != SKIPPED:
+                    entropy = log_sum - sums.entropy * inverse_of(row_sum)
                     if row_sum > 0.0:
                         argmax = sums.argmax
                 if p.argmax != 0:
                     machine.store_i64(p.argmax + row * 8, argmax)
                 put(p.entropy, row, entropy)
                 if p.correct != 0:
-                    target = sums.target_argmax if SOFT else label
+                    target = sums.target_argmax if SOFT else int64(label)
                     correct = argmax >= 0 and argmax == target
                     machine.store_u8(p.correct + row, uint32(1 if correct else 0))
         return loss

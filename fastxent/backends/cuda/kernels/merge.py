@@ -1,4 +1,4 @@
-"""From the sums of a row's threads to those of the row: lanes of a warp, warps, blocks of a cluster.
+"""From the sums of a row's threads to the row's: lanes of a warp, warps, blocks of a cluster.
 
 Every thread gets the result. The order of the additions is fixed, so a row's bits are too. A part
 publishes its own maximum, be it -inf: a 0 in its place would become the maximum of a row of very

@@ -3,8 +3,9 @@
 All loads are in flight before the first number is used; then come maximum, exponentials and sum,
 one exchange among the warps, and the stores. `aligned` means that rows of the logits and of the
 result (gradient, or softmax) begin at multiples of 16 bytes and are whole vectors long. Otherwise
-the vectors are those that lie within the row at multiples of 16 bytes; the few numbers before and
-behind them are one number each for the row's first threads, at least twice the numbers of a vector.
+the vectors are those that lie within the row at multiples of 16 bytes, and the few numbers before
+and behind them are one number more for each of the row's first threads: there have to be as many
+threads in a block as two vectors have numbers.
 """
 
 from __future__ import annotations
@@ -14,16 +15,227 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numba.cuda.extending import register_jitable
 
 from fastxent.backends.cuda import machine
-from fastxent.backends.cuda.kernels.algebra import elements_of, log_of
+from fastxent.backends.cuda.kernels.algebra import elements_of
 from fastxent.backends.cuda.kernels.arguments import kernel_of
-from fastxent.backends.cuda.kernels.epilogue import GOOD, NO_CLASS, SKIPPED, Sums, epilogue_of
+from fastxent.backends.cuda.kernels.epilogue import NO_CLASS, Sums, epilogue_of
 from fastxent.backends.cuda.kernels.merge import merge_of
+from fastxent.backends.cuda.kernels.results import Element, results_of
 from fastxent.backends.cuda.kernels.storage import VECTOR, storage_of
-from fastxent.backends.cuda.kernels.window import window_of
+from fastxent.backends.cuda.kernels.vectors import vectors_of
+from fastxent.backends.cuda.kernels.window import Window, cutting_of
 from fastxent.backends.cuda.specs import RowGeometry, Variant
 
-cuda = machine.cuda
-
 __all__ = ["make"]
+
+cuda = machine.cuda
+float64, int32, int64, uint32 = np.float64, np.int32, np.int64, np.uint32
+
+
+def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
+    """Make the kernel."""
+    THREADS, ROWS, VECTORS, CLUSTER = geometry[:4]
+    THREAD_BITS, CLUSTER_BITS = THREADS.bit_length() - 1, CLUSTER.bit_length() - 1
+    elements, epilogue, stored = (
+        elements_of(variant),
+        epilogue_of(variant),
+        storage_of(variant.kind),
+    )
+    vectors, merge = vectors_of(variant, geometry.aligned), merge_of(variant, THREADS, CLUSTER)
+    cutting, results = cutting_of(variant.kind, geometry.aligned), results_of(variant)
+    NUMBER, SIZE, LANES, EDGES = elements.number, stored.size, stored.lanes, cutting.edges
+    ZERO, LOWEST, WORDS = NUMBER(0), NUMBER(-math.inf), 4 * VECTORS
+    KEPT, SOFT = vectors.soft_words > 0, elements.needs_total
+    LOSS_BYTES = 8 * ROWS
+    SOFT_WORDS = max(1, vectors.soft_words * VECTORS)
+    HARD, BACKWARD = variant.target == "label", variant.task == "backward"
+    GRADIENT, LOSS = variant.task in ("grad", "backward"), variant.task in ("loss", "grad")
+    WRITES, MERGES = variant.task != "loss", not BACKWARD or SOFT
+    EXCHANGES = THREADS > 32 or CLUSTER > 1
+    HESS = variant.curvature in ("product", "distance")
+    number_at, load, store = stored.number_at, stored.load, stored.store
+    load_masked, largest_of = stored.load_masked, stored.largest_of
+    CAPPED, HALF = variant.transform == "capped", LANES == 8
+    load_soft_words = storage_of(variant.target).load_words if KEPT else None
+    window_of, edge_of, place_of = cutting.window_of, cutting.edge_of, cutting.place_of
+    larger, z_of, bend_of, shift_of = (
+        elements.larger,
+        elements.z_of,
+        elements.bend_of,
+        elements.shift_of,
+    )
+    label_of, finish = epilogue.label_of, epilogue.finish
+    places_of, soft_at, add, add_vector = vectors[1:5]
+    write, write_vector = vectors.write, vectors.write_vector
+    largest_of_lanes, merged_lanes, merged_threads = merge
+    row_of, at_label = results.row_of, results.at_label
+    load_number = storage_of(elements.number_kind).load
+    NUMBER_SIZE = storage_of(elements.number_kind).size
+
+    @register_jitable
+    def sums_of_thread(
+        p: Any,
+        bend: Any,
+        shift: Any,
+        places: Any,
+        words: Any,
+        soft_words: Any,
+        first: Any,
+        window: Any,
+    ) -> Any:
+        sums = Sums(LOWEST, ZERO, ZERO, ZERO, ZERO, NO_CLASS, LOWEST, NO_CLASS)
+        for v in range(VECTORS):
+            index = int32(first + v * THREADS)
+            k = int32(window.head + index * LANES)
+            inside = index < window.vectors
+            sums = add_vector(p, bend, shift, places, words, soft_words, v, k, inside, sums)
+        return sums
+
+    def body(p: Any) -> None:
+        thread = int32(machine.thread())
+        block = int64(machine.block())
+        rank = int32(0)
+        member = thread
+        if CLUSTER > 1:
+            rank = int32(machine.cluster_rank())
+            member = int32(rank * THREADS + thread)
+            row = block >> CLUSTER_BITS
+        elif ROWS > 1:
+            member = int32(thread & (THREADS - 1))
+            row = block * ROWS + (thread >> THREAD_BITS)
+        else:
+            row = block
+        lives = row < p.rows
+        label, at = int32(0), ZERO
+        start = p.logits + row * p.logits_pitch * SIZE
+        window = window_of(start, int32(p.classes))
+        if ROWS > 1 and not lives:
+            window = Window(int32(0), int32(0), int32(0))
+
+        # vector v of a thread is number `first + v * THREADS` of the row
+        first = int32(rank * (THREADS * VECTORS) + (member - rank * THREADS))
+        words = cuda.local.array(WORDS, uint32)
+        inner = start + int64(window.head) * SIZE + int64(first) * VECTOR
+        for v in range(VECTORS):
+            a, b, c, d = load_masked(
+                inner + v * (THREADS * VECTOR), int32(first + v * THREADS) < window.vectors
+            )
+            words[4 * v] = a
+            words[4 * v + 1] = b
+            words[4 * v + 2] = c
+            words[4 * v + 3] = d
+        # after the loads of the row: whether the label is good is known when it has come
+        if HARD and lives:
+            label = int32(label_of(p, row))
+        places = places_of(p, row, window.head)
+        soft_words = cuda.local.array(SOFT_WORDS, uint32)
+        if KEPT:
+            near = places.soft + int64(window.head) * SIZE + int64(first) * VECTOR
+            for v in range(VECTORS):
+                a, b, c, d = load_soft_words(
+                    near + v * (THREADS * VECTOR),
+                    int32(first + v * THREADS) < window.vectors,
+                    places.soft_whole,
+                )
+                soft_words[4 * v] = a
+                soft_words[4 * v + 1] = b
+                soft_words[4 * v + 2] = c
+                soft_words[4 * v + 3] = d
+        edge, edge_k, has_edge, edge_soft = LOWEST, int32(0), False, ZERO
+        if EDGES > 0 and member < EDGES:
+            edge_k, has_edge = edge_of(window, member)
+            if has_edge:
+                edge = load(start + int64(edge_k) * SIZE)
+                edge_soft = soft_at(places, edge_k, True)
+
+        # The label's logit is read before anything is stored: the gradient may go over the logits.
+        owns, leads = False, lives and member == 0
+        if HARD and label >= 0:
+            vector, as_edge = place_of(window, label)
+            if vector >= 0:
+                within = int32(vector - rank * (THREADS * VECTORS))
+                owns = 0 <= within < THREADS * VECTORS and within % THREADS == first - (
+                    rank * (THREADS * VECTORS)
+                )
+            else:
+                owns = member == as_edge
+            if owns or (leads and LOSS):
+                at = load(start + int64(label) * SIZE)
+
+        bend = bend_of(p)
+        row_max, row_sum, mass = ZERO, float64(1), float64(0)
+        if MERGES:
+            largest = LOWEST
+            if not BACKWARD:
+                if CAPPED:
+                    for index in range(VECTORS * LANES):
+                        largest = larger(largest, z_of(number_at(words, index), bend[0], bend[1]))
+                else:
+                    largest = z_of(largest_of(words, WORDS), bend[0], bend[1])
+                if EDGES > 0:
+                    largest = larger(largest, z_of(edge, bend[0], bend[1]))
+                largest = largest_of_lanes(largest)
+            shift = shift_of(largest)
+            sums = sums_of_thread(p, bend, shift, places, words, soft_words, first, window)
+            if EDGES > 0:
+                sums = add(p, bend, shift, edge_k, edge, edge_soft, has_edge, sums)
+            argmax = sums.argmax if sums.max == largest else NO_CLASS
+            sums = Sums(
+                largest,
+                sums.sum,
+                sums.mass,
+                sums.dot,
+                sums.entropy,
+                argmax,
+                sums.target_max,
+                sums.target_argmax,
+            )
+            sums = merged_threads(merged_lanes(sums), thread)
+            if not EXCHANGES:
+                machine.warp_barrier()
+            row_max, row_sum, mass = sums.max, sums.sum, sums.mass
+        if BACKWARD and lives:
+            row_max = load_number(p.row_max + row * NUMBER_SIZE)
+            row_sum = machine.load_f64(p.row_sum + row * 8)
+
+        if WRITES and lives:
+            r = row_of(p, row, label, row_max, row_sum, mass)
+            element = Element(ZERO, ZERO, ZERO, ZERO)
+            if HARD and GRADIENT and owns:
+                element = at_label(p, r, label, at, row_sum)
+            if HALF:
+                for index in range(WORDS):
+                    words[index] = machine.renewed(words[index])
+            for v in range(VECTORS):
+                index = int32(first + v * THREADS)
+                k = int32(window.head + index * LANES)
+                write_vector(p, r, places, words, soft_words, v, k, index < window.vectors)
+            if EDGES > 0 and has_edge:
+                write(p, r, places, edge_k, edge, edge_soft)
+            if HARD and GRADIENT and owns and r.counts:
+                store(places.result + int64(label) * SIZE, element.main)
+                if HESS and places.hess != 0:
+                    store(places.hess + int64(label) * SIZE, element.hess)
+        if not BACKWARD:
+            loss = float64(0)
+            if leads:
+                loss = finish(p, row, label, z_of(at, bend[0], bend[1]), sums)
+            if LOSS and p.partial != 0:
+                if ROWS > 1:
+                    losses = machine.shared_memory(LOSS_BYTES)
+                    if member == 0:
+                        machine.store_shared_f64(int32(losses + (thread >> THREAD_BITS) * 8), loss)
+                    machine.barrier()
+                    if thread == 0:
+                        loss = float64(0)
+                        for index in range(ROWS):
+                            loss += machine.load_shared_f64(int32(losses + index * 8))
+                        machine.store_f64(p.partial + block * 8, loss)
+                elif leads:
+                    machine.store_f64(p.partial + row * 8, loss)
+        if CLUSTER > 1 and MERGES:
+            machine.cluster_wait()
+
+    return kernel_of(body)

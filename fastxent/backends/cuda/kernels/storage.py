@@ -6,6 +6,7 @@ needed. Half precision so takes half the registers.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,8 @@ class Storage(NamedTuple):
         One number, rounded to nearest; not of uint8.
     number_at : function of (words, index)
         That number of an array of words.
+    largest_of : function of (words, count)
+        Largest number in so many words, a multiple of 4; a NaN counts for nothing.
     words_of : function of (numbers)
         Four words of an array of `lanes` numbers, rounded to nearest.
     load_masked : function of (address, inside)
@@ -60,6 +63,7 @@ class Storage(NamedTuple):
     load: Any
     store: Any
     number_at: Any
+    largest_of: Any
     words_of: Any
     load_masked: Any
     load_words: Any
@@ -85,6 +89,13 @@ def _float32() -> Storage:
         return machine.float_of_bits(words[index])
 
     @register_jitable
+    def largest_of(words: Any, count: Any) -> Any:
+        largest = float32(-math.inf)
+        for index in range(count):
+            largest = machine.max_f32(largest, machine.float_of_bits(words[index]))
+        return largest
+
+    @register_jitable
     def words_of(numbers: Any) -> Any:
         a, b = machine.bits_of_float(numbers[0]), machine.bits_of_float(numbers[1])
         c, d = machine.bits_of_float(numbers[2]), machine.bits_of_float(numbers[3])
@@ -94,7 +105,7 @@ def _float32() -> Storage:
     def load_masked(address: Any, inside: Any) -> Any:
         return machine.load_vector(address, inside, uint32(0xFF800000))
 
-    vectors = (number_at, words_of, load_masked, _load_words, _store_words)
+    vectors = (number_at, largest_of, words_of, load_masked, _load_words, _store_words)
     return Storage(4, 4, float32, load, store, *vectors)
 
 
@@ -112,6 +123,13 @@ def _float64() -> Storage:
         return machine.double_of_words(words[2 * index], words[2 * index + 1])
 
     @register_jitable
+    def largest_of(words: Any, count: Any) -> Any:
+        largest = float64(-math.inf)
+        for index in range(count >> 1):
+            largest = machine.max_f64(largest, number_at(words, index))
+        return largest
+
+    @register_jitable
     def words_of(numbers: Any) -> Any:
         a, b = machine.words_of_double(numbers[0])
         c, d = machine.words_of_double(numbers[1])
@@ -123,7 +141,7 @@ def _float64() -> Storage:
         high = uint32(0) if inside else uint32(0xFFF00000)  # the half of -inf that is not 0
         return a, uint32(b | high), c, uint32(d | high)
 
-    vectors = (number_at, words_of, load_masked, _load_words, _store_words)
+    vectors = (number_at, largest_of, words_of, load_masked, _load_words, _store_words)
     return Storage(8, 2, float64, load, store, *vectors)
 
 
@@ -142,6 +160,14 @@ def _float16() -> Storage:
         return machine.float_of_half(uint32(words[index >> 1] >> uint32((index & 1) << 4)))
 
     @register_jitable
+    def largest_of(words: Any, count: Any) -> Any:
+        pair = uint32(0xFC00FC00)
+        for index in range(count):
+            pair = machine.max_half_pair(pair, words[index])
+        low = machine.float_of_half(pair)
+        return machine.max_f32(low, machine.float_of_half(uint32(pair >> uint32(16))))
+
+    @register_jitable
     def words_of(numbers: Any) -> Any:
         a, b = machine.pack_half(numbers[0], numbers[1]), machine.pack_half(numbers[2], numbers[3])
         c, d = machine.pack_half(numbers[4], numbers[5]), machine.pack_half(numbers[6], numbers[7])
@@ -151,7 +177,7 @@ def _float16() -> Storage:
     def load_masked(address: Any, inside: Any) -> Any:
         return machine.load_vector(address, inside, uint32(0xFC00FC00))
 
-    vectors = (number_at, words_of, load_masked, _load_halves, _store_halves)
+    vectors = (number_at, largest_of, words_of, load_masked, _load_halves, _store_halves)
     return Storage(2, 8, float32, load, store, *vectors)
 
 
@@ -170,6 +196,14 @@ def _bfloat16() -> Storage:
         return machine.float_of_bits(uint32(low_gone << uint32(16)))
 
     @register_jitable
+    def largest_of(words: Any, count: Any) -> Any:
+        pair = uint32(0xFF80FF80)
+        for index in range(count):
+            pair = machine.max_bfloat_pair(pair, words[index])
+        low = machine.float_of_bits(uint32(pair << uint32(16)))
+        return machine.max_f32(low, machine.float_of_bits(uint32(pair & uint32(0xFFFF0000))))
+
+    @register_jitable
     def words_of(numbers: Any) -> Any:
         a = machine.pack_bfloat(numbers[0], numbers[1])
         b = machine.pack_bfloat(numbers[2], numbers[3])
@@ -181,7 +215,7 @@ def _bfloat16() -> Storage:
     def load_masked(address: Any, inside: Any) -> Any:
         return machine.load_vector(address, inside, uint32(0xFF80FF80))
 
-    vectors = (number_at, words_of, load_masked, _load_halves, _store_halves)
+    vectors = (number_at, largest_of, words_of, load_masked, _load_halves, _store_halves)
     return Storage(2, 8, float32, load, store, *vectors)
 
 
@@ -190,7 +224,7 @@ def _uint8() -> Storage:
     def load(address: Any) -> Any:
         return float32(machine.load_u8(address))
 
-    return Storage(1, 16, float32, load, *(None,) * 6)
+    return Storage(1, 16, float32, load, *(None,) * 7)
 
 
 _MAKERS = {
