@@ -20,7 +20,7 @@ __all__ = ["call", "kernel"]
 
 def kernel(logits: Tensor, *inputs: Tensor | None, **options: Any) -> tuple[Tensor, Tensor]:
     """Loss, and gradient, empty where it is not wanted."""
-    return kernels_of(logits).binary(logits, *inputs, **options)  # type: ignore[arg-type]
+    return kernels_of(logits).binary(logits, *inputs, **options)
 
 
 def _fake(

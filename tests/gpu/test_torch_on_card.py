@@ -522,7 +522,7 @@ def test_tensors_of_two_devices_are_an_error():
         {"target": labels, "weight": torch.rand(5)},
         {"target": labels, "sample_weight": torch.rand(4)},
     ):
-        with pytest.raises(fx.BackendError, match="'cuda:0' and .* on 'cpu'"):
+        with pytest.raises(fx.BackendError, match=r"'cuda:0' and .* on 'cpu'"):
             fxt.cross_entropy(logits, **given)
     with pytest.raises(fx.BackendError, match="'cpu' and target on 'cuda:0'"):
         fxt.cross_entropy(logits.cpu(), labels)

@@ -43,5 +43,5 @@ def kind_and_rows(array: DeviceArray, axis: int) -> tuple[str, Any]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The same memory as a tensor that is no view: those of autograd functions are read-only."""
+    """The same memory as no view: what autograd functions give could not be written to else."""
     return tensor.new_empty(0).set_(tensor) if tensor._is_view() else tensor

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from fastxent.backends.contract import Outputs
-from fastxent.device_array import DeviceArray
 from fastxent.on_device.cross_entropy import LossOnDevice
 from fastxent.options import Options
 from fastxent.side_outputs import Aux
@@ -30,8 +29,8 @@ class _Later:
     """What the gradient that is computed later needs beside the tensors of autograd."""
 
     settings: Settings
-    row_max: DeviceArray
-    row_sum: DeviceArray
+    row_max: Any
+    row_sum: Any
 
     def grad(self, saved: Sequence[Tensor | None], grad_output: Tensor) -> Tensor:
         """Gradient for an upstream gradient, one number or one a row."""

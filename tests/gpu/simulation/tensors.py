@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from fastxent.device_array import DeviceArray
 from fastxent.interchange import torch_tensors
 from fastxent.torch import devices, on_cuda
