@@ -112,6 +112,7 @@ class CudaBackend:
             return
         copies = Residence(self._here)
         there = copies.take_fields(problem, *_OF_ROWS)
+        there.out = None  # what is written there lies as the logits do
         results = copies.give_all(out)
         if out.total is not None:
             results.partial = copies.place.allocate((self.partial_count(there),), _FLOAT64)

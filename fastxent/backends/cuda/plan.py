@@ -169,30 +169,25 @@ def _contiguous_spec(
 ) -> KernelSpec | None:
     """The kernel for rows with the classes side by side, None where it needs another layout.
 
-    Threads move 16 bytes of the logits and the same elements of the other arrays: those of the same
-    size must lie between multiples of 16 bytes as the logits do.
+    Vectors are those of the logits, and of the result if it lies alike; in the other arrays they
+    may begin anywhere.
     """
     if any(array.pitch is None or not array.contiguous for array in arrays):
         return None
-    phases = {
-        (array.address % _VECTOR, 0 if rows == 1 else array.pitch % _VECTOR)  # type: ignore[operator]
-        for array in arrays
-        if array.size == arrays[0].size
-    }
-    if len(phases) > 1:
-        return None
     dense = all(rows == 1 or array.pitch == classes * array.size for array in arrays)
-    first, pitch = phases.pop()
+    places = classes * arrays[0].size
+    for array in arrays[:2]:
+        places |= array.address | (0 if rows == 1 or array.pitch is None else array.pitch)
     if dense and classes <= _TILE_CLASSES:
-        return spec_of(variant, classes, first == 0, True, capability)
-    whole = classes * arrays[0].size % _VECTOR == 0
-    return spec_of(variant, classes, first == pitch == 0 and whole, False, capability)
+        places = arrays[0].address | arrays[min(1, len(arrays) - 1)].address
+        return spec_of(variant, classes, places % _VECTOR == 0, True, capability)
+    return spec_of(variant, classes, places % _VECTOR == 0, False, capability)
 
 
 def plan_of(
     variant: Variant, rows: int, classes: int, arrays: list[Rows], capability: tuple[int, int]
 ) -> Plan:
-    """The launch for these arrays; the first one is that of the logits."""
+    """The launch for these arrays: the logits first, then the gradient or the softmax, if any."""
     spec = _contiguous_spec(variant, rows, classes, arrays, capability)
     if spec is None:
         spec = KernelSpec("strided", variant, LoopGeometry(_STRIDED_THREADS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,7 @@ _FLOAT64 = np.dtype(np.float64)
 
 # Arrays of (rows.., C), in the order in which the layout table has them.
 _MATRICES = ("logits", "grad", "soft", "target_grad", "proba", "hess")
+_RESULTS = ("grad", "proba", "hess", "target_grad")
 
 # Outputs of (N,) and the arguments that take their addresses.
 _OF_ROWS = {
@@ -40,7 +40,7 @@ class RowsCall:
     arguments : dict
         Of the kernel, by name.
     matrices : dict
-        Arrays of (rows.., C) by name, the logits first.
+        Arrays of (rows.., C) by name: the logits, then the gradient, or the softmax.
     """
 
     def __init__(self, runtime: Runtime, problem: Problem) -> None:
@@ -101,10 +101,15 @@ class RowsCall:
         """Addresses of what is written."""
         for name, argument in _OF_ROWS.items():
             self.arguments[argument] = address_of(getattr(out, name))
-        for name in _MATRICES:
-            array = getattr(out, name, None)
-            if array is not None:
-                self.matrices[name] = array
+        written = {name: getattr(out, name) for name in _RESULTS}
+        written = {name: array for name, array in written.items() if array is not None}
+        self.matrices = {"logits": self._problem.logits, **written, **self.matrices}
+
+    def put_scratch_grad(self) -> None:
+        """A gradient that nobody asked for: kernels write it before what comes beside it."""
+        shape = self._problem.rows, self._problem.classes
+        scratch = self._place.allocate(shape, self._problem.precision.kernel)
+        self.matrices = {"logits": self._problem.logits, "grad": scratch, **self.matrices}
 
     def plan(self) -> Plan:
         """The kernel for these arrays."""
@@ -118,6 +123,8 @@ class RowsCall:
 
     def run(self, plan: Plan) -> None:
         """Start it."""
+        if not plan.grid:
+            return
         given, place = self.arguments, self._place
         given.setdefault("logit_scale", 1.0)
         for name, array in self.matrices.items():
@@ -143,9 +150,11 @@ def _forward_call(runtime: Runtime, problem: Problem, out: Outputs) -> RowsCall:
         call.vary(curvature=rule.kind)
     elif out.proba is not None:
         call.vary(curvature="proba")
-    writes_rows = any(array is not None for array in (out.grad, out.hess, out.proba))
+    beside = any(array is not None for array in (out.hess, out.proba, out.target_grad))
+    if beside and out.grad is None:
+        call.put_scratch_grad()
     call.vary(
-        task="grad" if writes_rows else "loss",
+        task="grad" if beside or out.grad is not None else "loss",
         sides=any(array is not None for array in (out.argmax, out.entropy, out.correct)),
         target_grad=out.target_grad is not None,
     )
@@ -185,12 +194,8 @@ def softmax(runtime: Runtime, problem: Problem, out: Outputs) -> None:
     """Fill `proba` or `log_proba`, and the row statistics."""
     tasks = {"softmax": out.proba, "log_softmax": out.log_proba}
     asked = {task: array for task, array in tasks.items() if array is not None}
-    for task, array in asked.items() or {"softmax": None}.items():
+    for task, array in asked.items() or {"loss": None}.items():
         call = RowsCall(runtime, problem)
         call.put_outputs(Outputs(proba=array, row_max=out.row_max, row_sum=out.row_sum))
         call.vary(task=task)
         call.run(call.plan())
-
-
-def is_asked(out: Outputs) -> bool:
-    return any(getattr(out, field.name) is not None for field in fields(out))

@@ -152,7 +152,7 @@ def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
 
         # The label's logit is read before anything is stored: the gradient may go over the logits.
         owns, leads = False, lives and member == 0
-        if HARD and label >= 0:
+        if HARD and lives and label >= 0:
             vector, as_edge = place_of(window, label)
             if vector >= 0:
                 within = int32(vector - rank * (THREADS * VECTORS))
