@@ -10,7 +10,8 @@ import numpy as np
 __all__ = [
     *("float_of_bits", "bits_of_float", "double_of_words", "words_of_double"),
     *("float_of_half", "half_of_float", "pack_half", "pack_bfloat"),
-    *("exp2", "max_f32", "max_f64"),
+    *("max_half_pair", "max_bfloat_pair", "renewed"),
+    *("exp2", "reciprocal", "max_f32", "max_f64"),
 ]
 
 _WORD = 0xFFFFFFFF
@@ -70,6 +71,30 @@ def pack_bfloat(low: Any, high: Any) -> int:
     return _bfloat(low) | _bfloat(high) << 16
 
 
+def max_half_pair(a: int, b: int) -> int:
+    return _max_pair(a, b, 0x7C00)
+
+
+def max_bfloat_pair(a: int, b: int) -> int:
+    return _max_pair(a, b, 0x7F80)
+
+
+def _max_pair(a: int, b: int, infinity: int) -> int:
+    """The larger of two pairs of halves whose bits order them, -0 and +0 aside: NaN if both are."""
+
+    def larger(x: int, y: int) -> int:
+        if x & 0x7FFF > infinity or y & 0x7FFF > infinity:
+            number = y if x & 0x7FFF > infinity else x
+            return 0x7FFF if number & 0x7FFF > infinity else number
+        return max(x, y, key=lambda bits: -(bits & 0x7FFF) if bits & 0x8000 else bits)
+
+    return larger(a & 0xFFFF, b & 0xFFFF) | larger(a >> 16, b >> 16) << 16
+
+
+def renewed(word: int) -> int:
+    return word & _WORD
+
+
 _ERROR = 2.0**-22.5
 
 
@@ -87,6 +112,16 @@ def exp2(value: Any) -> Any:
     error = _ERROR if int(exponent * 1048573.0) & 1 else -_ERROR
     result = math.exp2(exponent) * (1.0 + error)
     return np.float32(result if result >= 2.0**-126 else 0.0)
+
+
+def reciprocal(value: Any) -> Any:
+    """With the upper half of the bits alone, as the instruction gives it."""
+    number = float(np.float64(value))
+    if abs(number) < 2.0**-1022:
+        return np.float64(math.copysign(math.inf, number))
+    _slot[0] = 1.0 / number
+    _slot_u32[0] = 0
+    return _slot[0]
 
 
 def max_f32(a: Any, b: Any) -> Any:

@@ -19,10 +19,14 @@ from gpu.simulation.arithmetic import (  # noqa: F401
     float_of_bits,
     float_of_half,
     half_of_float,
+    max_bfloat_pair,
     max_f32,
     max_f64,
+    max_half_pair,
     pack_bfloat,
     pack_half,
+    reciprocal,
+    renewed,
     words_of_double,
 )
 from gpu.simulation.executor import current
@@ -44,7 +48,8 @@ __all__ = [
     *("shuffle_xor_i32", "shuffle_xor_f32", "shuffle_xor_i64", "shuffle_xor_f64"),
     *("float_of_bits", "bits_of_float", "double_of_words", "words_of_double"),
     *("float_of_half", "half_of_float", "pack_half", "pack_bfloat"),
-    *("exp2", "max_f32", "max_f64"),
+    *("max_half_pair", "max_bfloat_pair", "renewed"),
+    *("exp2", "reciprocal", "max_f32", "max_f64"),
     "cuda",
 ]
 

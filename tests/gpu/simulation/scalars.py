@@ -91,7 +91,7 @@ class _Math:
     def __init__(self) -> None:
         for name in ("exp", "log", "tanh", "sqrt", "exp2", "log2", "log1p", "expm1", "fabs"):
             setattr(self, name, _kept(getattr(np, name)))
-        self.inf, self.nan = real_math.inf, real_math.nan
+        self.inf, self.nan, self.e = real_math.inf, real_math.nan, real_math.e
 
     @staticmethod
     def isnan(value: Any) -> bool:
