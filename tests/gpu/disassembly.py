@@ -96,5 +96,5 @@ def disassemble(code):
 @functools.cache
 def disassembled(spec, capability=(9, 0)):
     """Compile a kernel, without the cache on the disk, and disassemble it."""
-    pytest.importorskip("numba.cuda", reason="numba-cuda is not installed")
+    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
     return disassemble(cubins.compiled(spec, capability))

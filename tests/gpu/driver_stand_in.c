@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OUT_OF_MEMORY = 2, INVALID_CONTEXT = 201, NOT_FOUND = 500, LAUNCH_FAILED = 719 };
+enum { INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_CONTEXT = 201, NOT_FOUND = 500, LAUNCH_FAILED = 719 };
 
 static void *current = (void *)0x9000; /* of another library */
 static int capture_mode = 0;
@@ -57,6 +57,12 @@ int cuMemAlloc_v2(uint64_t *address, size_t size) {
     if (size > 1000000)
         return OUT_OF_MEMORY;
     return *address = (uint64_t)(uintptr_t)malloc(size), 0;
+}
+
+int cuPointerGetAttribute(void *value, int attribute, uint64_t address) {
+    if (attribute != 9 || address < 0x1000)
+        return INVALID_VALUE;
+    return *(int *)value = 1, 0;
 }
 
 int cuMemFree_v2(uint64_t address) {

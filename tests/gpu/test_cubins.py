@@ -25,7 +25,7 @@ HOPPER = (9, 0)
 
 @pytest.fixture(scope="module")
 def machine():
-    pytest.importorskip("numba.cuda", reason="numba-cuda is not installed")
+    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
     from fastxent.backends.cuda import machine
 
     return machine

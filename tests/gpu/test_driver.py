@@ -259,9 +259,17 @@ def told(library, code):
 def test_devices(library):
     code = """
         print(driver.device_count(), driver.capability(1), driver.name(1))
-        print(driver.multiprocessors(1))
+        print(driver.multiprocessors(1), driver.version(), driver.device_of(0x5000))
+        try:
+            driver.device_of(0x10)
+        except fastxent.BackendError as error:
+            print(error)
     """
-    assert told(library, code) == ["2 (9, 0) Card 41", "132"]
+    assert told(library, code) == [
+        "2 (9, 0) Card 41",
+        "132 99.0 1",
+        "cuPointerGetAttribute: another error (CUDA error 1)",
+    ]
 
 
 def test_memory(library):

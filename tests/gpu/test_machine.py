@@ -7,12 +7,12 @@ import re
 import numpy as np
 import pytest
 
-cuda = pytest.importorskip("numba.cuda", reason="numba-cuda is not installed")
+pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
-from fastxent.backends.cuda import cubins, machine  # noqa: E402
-from fastxent.backends.cuda.specs import KernelSpec, LoopGeometry  # noqa: E402
-from gpu.disassembly import disassemble  # noqa: E402
-from gpu.own_kernels import compiled_as  # noqa: E402
+from fastxent.backends.cuda import cubins, machine
+from fastxent.backends.cuda.specs import KernelSpec, LoopGeometry
+from gpu.disassembly import disassemble
+from gpu.own_kernels import compiled_as
 
 float32, int32, uint32 = np.float32, np.int32, np.uint32
 BYTES = 64

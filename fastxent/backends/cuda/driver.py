@@ -119,6 +119,11 @@ class Driver:
             return f"{self.name(0)} has compute capability {has}, and {needed} is needed"
         return None
 
+    def version(self) -> str:
+        """The CUDA that the driver is for."""
+        version = self._call("cuDriverGetVersion")
+        return f"{version // 1000}.{version % 1000 // 10}"
+
     def device_count(self) -> int:
         """How many GPUs this process sees."""
         return int(self._call("cuDeviceGetCount"))
@@ -183,6 +188,11 @@ class Driver:
         if int(code):
             checks.raise_backend(f"cuMemAlloc: {self._words(code)}")
         return int(address)
+
+    def device_of(self, address: int) -> int:
+        """Number of the GPU whose memory an address lies in."""
+        ordinal = self._bindings.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        return int(self._call("cuPointerGetAttribute", ordinal, address))
 
     def free(self, address: int, device: int) -> None:
         """Give memory back; this waits for all work on the device."""
