@@ -12,6 +12,7 @@ from fastxent.backends.contract import Outputs
 from fastxent.interchange import Home
 from fastxent.layout import join_axes, order_of, output_rows
 from fastxent.on_device.arrays import Arrays
+from fastxent.precision import precision_of
 from fastxent.problem import Problem
 
 __all__ = ["logsumexp", "normalised"]
@@ -87,8 +88,9 @@ def logsumexp(home: Home, axis: Any, backend: str | None, num_threads: Any) -> A
     if call.is_empty:
         checks.check_num_threads(1 if num_threads is None else num_threads)
         first: Any = arrays.first
-        loss = checks.check_logits(first, "x").dtype
-        nothing = np.full(call.rows_shape, -np.inf, np.promote_types(loss, np.float32))
+        precision = precision_of(first.dtype)
+        assert precision is not None  # check_logits has passed
+        nothing = np.full(call.rows_shape, -np.inf, precision.loss)
         return arrays.give(arrays.upload(nothing).reshape(call.rows_shape))
     problem = call.problem()
     lse: Any = arrays.empty((problem.rows,), problem.precision.loss)

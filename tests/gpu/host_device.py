@@ -10,7 +10,6 @@ from dataclasses import fields, replace
 import numpy as np
 
 from fastxent.backends import load
-
 from fastxent.checks.on_device import outline
 from fastxent.device_array import DeviceArray, Place
 from fastxent.layout import take_rows
@@ -205,5 +204,3 @@ class HostDevice:
 
     def softmax_backward(self, problem, out):
         NUMPY.softmax_backward(each_seen(problem), seen(out))
-
-

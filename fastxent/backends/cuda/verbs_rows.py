@@ -196,6 +196,8 @@ def softmax(runtime: Runtime, problem: Problem, out: Outputs) -> None:
     asked = {task: array for task, array in tasks.items() if array is not None}
     for task, array in asked.items() or {"loss": None}.items():
         call = RowsCall(runtime, problem)
-        call.put_outputs(Outputs(proba=array, row_max=out.row_max, row_sum=out.row_sum))
+        call.put_outputs(
+            Outputs(proba=array, row_max=out.row_max, row_sum=out.row_sum, lse=out.lse)
+        )
         call.vary(task=task)
         call.run(call.plan())
