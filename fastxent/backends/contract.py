@@ -7,9 +7,11 @@ costs nothing. The contract grows by verbs and outputs, never by flags.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fastxent.binary import BinaryProblem
     from fastxent.device_array import DeviceArray, Place
     from fastxent.jacobian import JacobianProblem
@@ -28,7 +30,9 @@ __all__ = [
     "DeviceBackend",
     "HessRule",
     "LabelSummary",
+    "Launches",
     "Outputs",
+    "Recorder",
 ]
 
 # Classes per block: the unit of summation and of scaling. One f32 accumulator over a whole row of
@@ -249,6 +253,27 @@ class Backend(Protocol):
         """
 
 
+class Launches(Protocol):
+    """What a call has launched."""
+
+    def repeat(self, addresses: Sequence[int], device: int, stream: int) -> None:
+        """Launch the same for arrays at other addresses, aligned to 16 bytes as those were."""
+
+
+class Recorder(Protocol):
+    """A backend for one call, which keeps what it launches."""
+
+    @property
+    def backend(self) -> Any:
+        """The backend."""
+
+    def launches(self, addresses: Sequence[int]) -> Launches | None:
+        """What was launched for arrays that begin at these addresses, 0 for those that are absent.
+
+        None where it cannot be repeated: it read other arrays, or what was copied from the host.
+        """
+
+
 class DeviceBackend(Backend, Protocol):
     """A backend that takes `DeviceArray` as well, and then returns before the GPU is done.
 
@@ -301,6 +326,13 @@ class DeviceBackend(Backend, Protocol):
 
         `class_mass` and `row_mass` are real numbers of any of `KINDS`.
         """
+
+    @property
+    def recordings(self) -> dict[Any, Any]:
+        """Where callers keep what they have recorded; empty when another driver is set."""
+
+    def recorder(self) -> Recorder:
+        """The same backend, keeping what it launches."""
 
     def first_bad_label(self, target: DeviceArray, num_classes: int, skip: int | None) -> int:
         """`LabelSummary.bad_row`. This waits for the GPU."""

@@ -19,6 +19,7 @@ from fastxent.backends.cuda import (
     verbs_rows,
 )
 from fastxent.backends.cuda.facts import facts
+from fastxent.backends.cuda.recording import Recorder, RecordingDriver
 from fastxent.backends.cuda.residence import Residence
 from fastxent.backends.cuda.runtime import Runtime
 from fastxent.backends.label_summary import summary_of
@@ -204,6 +205,17 @@ class CudaBackend:
     def wait(self, place: Place, stream: int) -> None:
         """Let what is launched on `place` from now on wait for what `stream` has to do now."""
         self.driver.wait(place.stream, stream, place.device)
+
+    @property
+    def recordings(self) -> dict[Any, Any]:
+        """Where callers keep what they have recorded; empty when another driver is set."""
+        return self._here.recordings
+
+    def recorder(self) -> Recorder:
+        """The same backend, keeping what it launches."""
+        other, driver = CudaBackend(), RecordingDriver(self.driver)
+        other._runtime = self._here.twin(driver)
+        return Recorder(other, driver)
 
     def partial_count(self, problem: Problem) -> int:
         """How many partial sums `forward` writes."""

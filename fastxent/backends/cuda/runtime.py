@@ -44,12 +44,21 @@ class Runtime:
     Attributes
     ----------
     driver : Driver
+    recordings : dict
+        For callers: what they have recorded.
     """
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
         self.capability = functools.cache(self._capability)
+        self.recordings: dict[Any, Any] = {}
         self._tables: dict[tuple[int, tuple[int, ...]], DeviceArray] = {}
+
+    def twin(self, driver: Any) -> Runtime:
+        """The same with another driver, which launches for this one."""
+        other = Runtime(driver)
+        other._tables = self._tables
+        return other
 
     def _capability(self, device: int) -> tuple[int, int]:
         major, minor = self.driver.capability(device)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastxent.backends import pick_on_device
 from fastxent.device_array import DeviceArray
-from fastxent.interchange import home_of
 from fastxent.layout import rows_of
-from fastxent.on_device.arrays import Arrays
 from fastxent.precision import kernel_dtype, kind_of
 
-__all__ = ["arrays_of", "kind_and_rows", "pick", "plain", "whole"]
+__all__ = ["address_of", "kind_and_rows", "new_memory", "pick", "plain", "stream_of", "whole"]
 
 
 def pick(name: Any, problem: Any = None) -> Any:
@@ -26,9 +25,19 @@ def plain(tensor: Any) -> Any:
     return tensor.detach().resolve_neg() if isinstance(tensor, Tensor) else tensor
 
 
-def arrays_of(tensor: Tensor, name: str, backend: str | None) -> Arrays:
-    """A call on this tensor's device and PyTorch's current stream there."""
-    return Arrays(home_of(plain(tensor)), name, backend)
+def stream_of(device: torch.device) -> int:
+    """PyTorch's current stream: `torch.cuda.current_stream` would make an object of it."""
+    return int(torch._C._cuda_getCurrentRawStream(device.index))
+
+
+def address_of(tensor: Tensor) -> int:
+    """Where the first entry of a tensor is; 0 if there is none."""
+    return tensor.data_ptr()
+
+
+def new_memory(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory of PyTorch's: that of a graph, while one is captured."""
+    return torch.empty(shape, dtype=dtype, device=device)
 
 
 def kind_and_rows(array: DeviceArray, axis: int) -> tuple[str, Any]:

@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastxent.backends.contract import Outputs
+from fastxent.device_array import DeviceArray
+from fastxent.on_device.arrays import Arrays
 from fastxent.on_device.cross_entropy import LossOnDevice
 from fastxent.options import Options
 from fastxent.side_outputs import Aux
 from fastxent.torch.arrays import class_axis
 from fastxent.torch.contract import Found
-from fastxent.torch.on_cuda.arrays import arrays_of, plain, whole
+from fastxent.torch.on_cuda.arrays import plain, whole
+from fastxent.torch.on_cuda.calls import call
 from fastxent.torch.settings import Settings
 
 __all__ = ["forward", "plain_forward"]
 
 _FLOAT64 = np.dtype(np.float64)
+
+# Values of settings that can be told apart by what they are equal to.
+_SIMPLE = {float, int, str, type(None)}
+
+
+class _Inputs(NamedTuple):
+    """The tensors of a call, without their graphs."""
+
+    logits: Tensor
+    target: Tensor
+    weight: Tensor | None
+    sample_weight: Any
+    grad_output: Tensor | None
+
+    def build(
+        self, arrays: Arrays, settings: Settings, aux: Any = (), out: DeviceArray | None = None
+    ) -> LossOnDevice:
+        """The call, checked; all that comes before the pass is started."""
+        named = settings._asdict()
+        del named["backend"]
+        num_threads = named.pop("num_threads")
+        factors = {"weight": self.weight, "sample_weight": self.sample_weight}
+        options = Options(**named, **factors, axis=class_axis(self.logits), aux=aux)
+        return LossOnDevice(arrays, self.target, options, num_threads, self.grad_output, out)
 
 
 @dataclass(slots=True)
@@ -29,18 +56,23 @@ class _Later:
     """What the gradient that is computed later needs beside the tensors of autograd."""
 
     settings: Settings
-    row_max: Any
-    row_sum: Any
+    row_max: Tensor
+    row_sum: Tensor
 
     def grad(self, saved: Sequence[Tensor | None], grad_output: Tensor) -> Tensor:
         """Gradient for an upstream gradient, one number or one a row."""
-        logits, target, weight, sample_weight = saved
-        assert logits is not None
-        assert target is not None
-        call = _call(logits, target, weight, sample_weight, self.settings, grad_output)
-        grad = torch.empty_like(logits)
-        rows = _rows(call, grad)
-        call.arrays.backend.backward(call.problem, self.row_max, self.row_sum, rows)
+        inputs = _Inputs(*map(plain, (*saved, grad_output)))
+        grad = torch.empty_like(inputs.logits)
+
+        def compute(arrays: Arrays) -> dict[str, DeviceArray]:
+            loss = inputs.build(arrays, self.settings)
+            row_max, row_sum = (arrays.read(one, "row") for one in (self.row_max, self.row_sum))
+            rows = _rows(loss, grad)
+            arrays.backend.backward(loss.problem, _any(row_max), _any(row_sum), rows)
+            return {}
+
+        tensors = *inputs, self.row_max, self.row_sum, grad
+        call(self.settings.backend, "logits", _key("backward", self.settings), tensors, compute)
         return grad
 
 
@@ -69,60 +101,56 @@ def forward(
     names = asked = tuple(aux) if not isinstance(aux, str) else aux
     if wants_target_grad and "target_grad" not in names:
         names = (*names, "target_grad")
-    call = _call(logits, target, weight, sample_weight, settings, grad_output, out, names)
-    arrays, problem = call.arrays, call.problem
-    outputs: Any = Outputs()
+    inputs = _Inputs(*map(plain, (logits, target, weight, sample_weight, grad_output)))
+    in_place = out is logits
     grad = None
     if wants_grad:
-        grad = torch.empty_like(logits) if out is None else plain(out)
-        outputs.grad = _rows(call, grad)
+        grad = torch.empty_like(inputs.logits) if out is None else plain(out)
+
+    def compute(arrays: Arrays) -> dict[str, DeviceArray]:
+        # where the gradient goes over the logits, they are checked for that
+        loss = inputs.build(arrays, settings, names, arrays.first if in_place else None)
+        problem, outputs = loss.problem, Outputs()
+        statistics: dict[str, DeviceArray] = {}
+        if grad is not None:
+            outputs.grad = _rows(loss, grad)
+        if wants_later:
+            statistics["row_max"] = arrays.empty((problem.rows,), problem.precision.compute)
+            statistics["row_sum"] = arrays.empty((problem.rows,), _FLOAT64)
+            outputs.row_max, outputs.row_sum = map(_any, statistics.values())
+        total, asides = loss.run(outputs)
+        sides = {} if asides is None else asides._asdict()
+        given = {name: array for name, array in sides.items() if array is not None}
+        return {"loss": total, **statistics, **given}
+
+    key = _key("forward", settings, names, wants_grad, wants_later, in_place)
+    tensors = *inputs, None if in_place else grad
+    results = call(settings.backend, "logits", key, tensors, compute)
+    found = Found(whole(results.pop("loss")), grad)
     if wants_later:
-        outputs.row_max = arrays.empty((problem.rows,), problem.precision.compute)
-        outputs.row_sum = arrays.empty((problem.rows,), _FLOAT64)
-    loss, asides = call.run(outputs)
-    found = Found(whole(arrays.give(loss)), grad)
-    if wants_later:
-        found.later = _Later(settings, outputs.row_max, outputs.row_sum)
-    if asides is not None:
-        _add_asides(found, arrays.give_each(asides), target)
+        found.later = _Later(settings, results.pop("row_max"), results.pop("row_sum"))
+    if results:
+        _add_asides(found, Aux(**results), target)
         if found.target_grad is not None and wants_target_grad and "target_grad" in asked:
             # backward scales its own where it lies; what the caller has stays
             found.target_grad = found.target_grad.clone()
     return found
 
 
-def _call(
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Any,
-    settings: Settings,
-    grad_output: Tensor | None = None,
-    out: Tensor | None = None,
-    aux: Any = (),
-) -> LossOnDevice:
-    options = settings._asdict()
-    backend, num_threads = options.pop("backend"), options.pop("num_threads")
-    arrays = arrays_of(logits, "logits", backend)
-    return LossOnDevice(
-        arrays,
-        plain(target),
-        Options(
-            **options,
-            weight=plain(weight),
-            sample_weight=plain(sample_weight),
-            axis=class_axis(logits),
-            aux=aux,
-        ),
-        num_threads,
-        plain(grad_output),
-        None if out is None else arrays.read(plain(out), "out"),
-    )
+def _key(verb: str, settings: Settings, names: Any = (), *more: Any) -> Hashable:
+    """All that a call depends on beside its tensors; None where that cannot be told."""
+    if not _SIMPLE.issuperset(map(type, settings)) or not all(type(one) is str for one in names):
+        return None
+    return (verb, settings, type(settings.ignore_index), names, *more)
 
 
-def _rows(call: LossOnDevice, grad: Tensor) -> Any:
+def _any(array: Any) -> Any:
+    return array
+
+
+def _rows(loss: LossOnDevice, grad: Tensor) -> Any:
     """What the backend fills of a gradient."""
-    return call.problem.new_output(cast("Any", call.arrays.read(grad, "grad"))).rows
+    return loss.problem.new_output(_any(loss.arrays.read(grad, "grad"))).rows
 
 
 def _add_asides(found: Found, asides: Aux, target: Tensor) -> None:

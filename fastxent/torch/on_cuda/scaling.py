@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastxent.device_array import DeviceArray
+from fastxent.on_device.arrays import Arrays
 from fastxent.torch.arrays import class_axis
-from fastxent.torch.on_cuda.arrays import arrays_of, kind_and_rows, plain
+from fastxent.torch.on_cuda.arrays import kind_and_rows, plain
+from fastxent.torch.on_cuda.calls import call
 
 __all__ = ["scaled"]
 
@@ -19,12 +22,19 @@ def scaled(grad: Tensor, grad_output: Tensor, is_kept: bool) -> Tensor:
     out = torch.empty_like(grad) if is_kept else grad
     if not grad.numel():
         return out
-    pieces, axis = (grad, out), class_axis(grad)
+    source, into, upstream = plain(grad), plain(out), plain(grad_output).reshape(-1)
     if not grad.dim():
-        pieces, axis = (grad.reshape(1), out.reshape(1)), 0
-    arrays = arrays_of(pieces[0], "grad", None)
-    upstream = arrays.read(plain(grad_output).reshape(-1), "grad_output")
-    kind, source = kind_and_rows(arrays.first, axis)
-    _, into = kind_and_rows(arrays.read(plain(pieces[1]), "out"), axis)
-    arrays.backend.scale(source, kind, upstream, into)
+        source, into = source.reshape(1), into.reshape(1)
+
+    def compute(arrays: Arrays) -> dict[str, DeviceArray]:
+        kind, rows = kind_and_rows(arrays.first, class_axis(source))
+        factor = arrays.read(upstream, "grad_output")
+        written = rows
+        if is_kept:
+            _, written = kind_and_rows(arrays.read(into, "out"), class_axis(into))
+        arrays.backend.scale(rows, kind, factor, written)
+        return {}
+
+    tensors = source, upstream, into if is_kept else None
+    call(None, "grad", ("scaled", is_kept), tensors, compute)
     return out

@@ -14,6 +14,7 @@ import torch
 from fastxent.device_array import DeviceArray
 from fastxent.interchange import torch_tensors
 from fastxent.torch import devices, on_cuda
+from fastxent.torch.on_cuda import calls
 from gpu.simulation.memory import MEMORY
 
 __all__ = ["Tensors"]
@@ -52,12 +53,17 @@ class Tensors:
             self.know(value)
             return read(value)
 
+        def new_memory(shape: Any, dtype: torch.dtype, device: Any) -> torch.Tensor:
+            memory = torch.empty(shape, dtype=dtype)
+            return memory.fill_(torch.nan) if memory.is_floating_point() else memory
+
+        def address_of(tensor: torch.Tensor) -> int:
+            self.know(tensor)
+            return tensor.data_ptr()
+
         def allocate(shape: tuple[int, ...], dtype: Any, place: Any) -> DeviceArray:
-            memory = torch.empty(shape, dtype=torch_tensors._dtype_of_torch(dtype))
-            if memory.is_floating_point():
-                memory.fill_(torch.nan)  # what nobody writes shows
-            self.know(memory)
-            return DeviceArray(memory.data_ptr(), shape, dtype, place, memory)
+            memory = new_memory(shape, torch_tensors._dtype_of_torch(dtype), None)
+            return DeviceArray(address_of(memory), shape, dtype, place, memory)
 
         with self._patch.context() as patch:
             patch.setitem(devices._KERNELS, "cpu", on_cuda)
@@ -67,4 +73,7 @@ class Tensors:
             patch.setattr(
                 torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=STREAM)
             )
+            patch.setattr(calls, "stream_of", lambda device: STREAM)
+            patch.setattr(calls, "address_of", address_of)
+            patch.setattr(calls, "new_memory", new_memory)
             yield

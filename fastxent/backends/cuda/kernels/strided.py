@@ -17,7 +17,7 @@ from numba.cuda.extending import register_jitable
 from fastxent.backends.cuda import machine
 from fastxent.backends.cuda.kernels.algebra import elements_of
 from fastxent.backends.cuda.kernels.arguments import kernel_of
-from fastxent.backends.cuda.kernels.epilogue import GOOD, NO_CLASS, Sums, epilogue_of
+from fastxent.backends.cuda.kernels.epilogue import NO_CLASS, Sums, epilogue_of
 from fastxent.backends.cuda.kernels.numbers import block_sum
 from fastxent.backends.cuda.kernels.places import class_stride, coordinates, row_offset
 from fastxent.backends.cuda.kernels.results import results_of
