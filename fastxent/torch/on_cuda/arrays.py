@@ -12,7 +12,7 @@ from fastxent.device_array import DeviceArray
 from fastxent.layout import rows_of
 from fastxent.precision import kernel_dtype, kind_of
 
-__all__ = ["address_of", "kind_and_rows", "new_memory", "pick", "plain", "stream_of", "whole"]
+__all__ = ["address_of", "kind_and_rows", "new_memory", "pick", "plain", "settled", "stream_of"]
 
 
 def pick(name: Any, problem: Any = None) -> Any:
@@ -22,7 +22,12 @@ def pick(name: Any, problem: Any = None) -> Any:
 
 def plain(tensor: Any) -> Any:
     """The numbers of a tensor without its graph; what is none stays as it is."""
-    return tensor.detach().resolve_neg() if isinstance(tensor, Tensor) else tensor
+    return tensor.detach() if isinstance(tensor, Tensor) else tensor
+
+
+def settled(tensor: Any) -> Any:
+    """The same with its numbers in memory as they are, not with the sign still to be turned."""
+    return tensor.resolve_neg() if isinstance(tensor, Tensor) and tensor.is_neg() else tensor
 
 
 def stream_of(device: torch.device) -> int:
@@ -49,8 +54,3 @@ def kind_and_rows(array: DeviceArray, axis: int) -> tuple[str, Any]:
     assert kind is not None
     rows: Any = array
     return kind, rows_of(rows, axis, kernel_dtype(array.dtype, kind))
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """The same memory as no view: what autograd functions give could not be written to else."""
-    return tensor.new_empty(0).set_(tensor) if tensor._is_view() else tensor

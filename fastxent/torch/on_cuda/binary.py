@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from fastxent.interchange import home_of
-from fastxent.on_device import (
-    binary_cross_entropy_with_logits,
-    binary_cross_entropy_with_logits_and_grad,
-)
+from fastxent.device_array import DeviceArray
+from fastxent.on_device.arrays import Arrays
+from fastxent.on_device.binary import build, run
 from fastxent.torch.binary_formula import loss_dtype
-from fastxent.torch.on_cuda.arrays import plain, whole
+from fastxent.torch.on_cuda.arrays import plain, settled
+from fastxent.torch.on_cuda.calls import call, key_of
 
 __all__ = ["binary"]
 
@@ -36,26 +33,33 @@ def binary(
     divisor = 1
     if grad_output is not None:
         if reduction == "mean":
-            # the mean of what is on the GPU is divided there; of nothing it is NaN
+            # what is on the GPU is divided there, and so is the sum
             reduction, divisor = "sum", logits.numel()
         grad_output = (grad_output.to(dtype) / max(divisor, 1)).expand(logits.shape)
+    # the kernel takes factors in the dtype that computes
+    weight, pos_weight = (
+        None if one is None else one.detach().to(dtype) for one in (weight, pos_weight)
+    )
+    grad = torch.empty_like(logits) if wants_grad else None
+    losses = torch.empty_like(logits, dtype=dtype) if reduction == "none" else None
+    factors = {"weight": weight, "pos_weight": pos_weight, "grad_output": grad_output}
     options = {
-        "weight": None if weight is None else plain(weight).to(dtype),
-        "pos_weight": None if pos_weight is None else plain(pos_weight).to(dtype),
-        "grad_output": plain(grad_output),
+        **{name: settled(factor) for name, factor in factors.items()},
         "reduction": reduction,
         "label_smoothing": label_smoothing,
         "num_threads": num_threads,
     }
-    home, labels = home_of(plain(logits)), plain(target)
-    grad: Any = logits.new_empty(0)
-    if wants_grad:
-        place = None if logits.is_contiguous() else torch.empty_like(logits)
-        loss, grad = binary_cross_entropy_with_logits_and_grad(
-            home, labels, options, backend, place
-        )
-    else:
-        loss = binary_cross_entropy_with_logits(home, labels, options, backend)
-    if reduction == "none" and not logits.is_contiguous():
-        loss = torch.empty_like(logits, dtype=dtype).copy_(loss)
-    return whole(loss) if divisor == 1 else loss / divisor, grad
+    given, labels = settled(logits), settled(target)
+
+    def compute(arrays: Arrays) -> dict[str, DeviceArray]:
+        here = {name: plain(value) for name, value in options.items()}
+        checked = build(arrays, plain(labels), here, None)
+        into, loss = (None if one is None else arrays.read(one, "out") for one in (grad, losses))
+        total = run(arrays, checked, into, loss)
+        return {"loss": total} if losses is None else {}
+
+    key = key_of("binary", reduction, label_smoothing, num_threads)
+    tensors = given, labels, *(options[name] for name in factors), grad, losses
+    found = call(backend, "logits", key, tensors, compute)
+    loss = found["loss"] if losses is None else losses
+    return loss if divisor == 1 else loss / divisor, logits.new_empty(0) if grad is None else grad

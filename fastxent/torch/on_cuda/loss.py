@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,20 +18,17 @@ from fastxent.options import Options
 from fastxent.side_outputs import Aux
 from fastxent.torch.arrays import class_axis
 from fastxent.torch.contract import Found
-from fastxent.torch.on_cuda.arrays import plain, whole
-from fastxent.torch.on_cuda.calls import call
+from fastxent.torch.on_cuda.arrays import plain, settled
+from fastxent.torch.on_cuda.calls import call, key_of
 from fastxent.torch.settings import Settings
 
 __all__ = ["forward", "plain_forward"]
 
 _FLOAT64 = np.dtype(np.float64)
 
-# Values of settings that can be told apart by what they are equal to.
-_SIMPLE = {float, int, str, type(None)}
-
 
 class _Inputs(NamedTuple):
-    """The tensors of a call, without their graphs."""
+    """The tensors of a call."""
 
     logits: Tensor
     target: Tensor
@@ -46,9 +43,10 @@ class _Inputs(NamedTuple):
         named = settings._asdict()
         del named["backend"]
         num_threads = named.pop("num_threads")
-        factors = {"weight": self.weight, "sample_weight": self.sample_weight}
+        factors = {"weight": plain(self.weight), "sample_weight": plain(self.sample_weight)}
         options = Options(**named, **factors, axis=class_axis(self.logits), aux=aux)
-        return LossOnDevice(arrays, self.target, options, num_threads, self.grad_output, out)
+        target, grad_output = plain(self.target), plain(self.grad_output)
+        return LossOnDevice(arrays, target, options, num_threads, grad_output, out)
 
 
 @dataclass(slots=True)
@@ -61,18 +59,18 @@ class _Later:
 
     def grad(self, saved: Sequence[Tensor | None], grad_output: Tensor) -> Tensor:
         """Gradient for an upstream gradient, one number or one a row."""
-        inputs = _Inputs(*map(plain, (*saved, grad_output)))
-        grad = torch.empty_like(inputs.logits)
+        inputs = _Inputs(*map(settled, (*saved, grad_output)))
+        grad, settings = torch.empty_like(inputs.logits), self.settings
 
         def compute(arrays: Arrays) -> dict[str, DeviceArray]:
-            loss = inputs.build(arrays, self.settings)
+            loss = inputs.build(arrays, settings)
             row_max, row_sum = (arrays.read(one, "row") for one in (self.row_max, self.row_sum))
             rows = _rows(loss, grad)
             arrays.backend.backward(loss.problem, _any(row_max), _any(row_sum), rows)
             return {}
 
         tensors = *inputs, self.row_max, self.row_sum, grad
-        call(self.settings.backend, "logits", _key("backward", self.settings), tensors, compute)
+        call(settings.backend, "logits", key_of("backward", *settings), tensors, compute)
         return grad
 
 
@@ -101,11 +99,11 @@ def forward(
     names = asked = tuple(aux) if not isinstance(aux, str) else aux
     if wants_target_grad and "target_grad" not in names:
         names = (*names, "target_grad")
-    inputs = _Inputs(*map(plain, (logits, target, weight, sample_weight, grad_output)))
+    inputs = _Inputs(*map(settled, (logits, target, weight, sample_weight, grad_output)))
     in_place = out is logits
     grad = None
     if wants_grad:
-        grad = torch.empty_like(inputs.logits) if out is None else plain(out)
+        grad = torch.empty_like(inputs.logits) if out is None else out.detach()
 
     def compute(arrays: Arrays) -> dict[str, DeviceArray]:
         # where the gradient goes over the logits, they are checked for that
@@ -123,10 +121,10 @@ def forward(
         given = {name: array for name, array in sides.items() if array is not None}
         return {"loss": total, **statistics, **given}
 
-    key = _key("forward", settings, names, wants_grad, wants_later, in_place)
+    key = key_of("forward", *settings, wants_grad, wants_later, in_place, *names)
     tensors = *inputs, None if in_place else grad
     results = call(settings.backend, "logits", key, tensors, compute)
-    found = Found(whole(results.pop("loss")), grad)
+    found = Found(results.pop("loss"), grad)
     if wants_later:
         found.later = _Later(settings, results.pop("row_max"), results.pop("row_sum"))
     if results:
@@ -135,13 +133,6 @@ def forward(
             # backward scales its own where it lies; what the caller has stays
             found.target_grad = found.target_grad.clone()
     return found
-
-
-def _key(verb: str, settings: Settings, names: Any = (), *more: Any) -> Hashable:
-    """All that a call depends on beside its tensors; None where that cannot be told."""
-    if not _SIMPLE.issuperset(map(type, settings)) or not all(type(one) is str for one in names):
-        return None
-    return (verb, settings, type(settings.ignore_index), names, *more)
 
 
 def _any(array: Any) -> Any:

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastxent.device_array import DeviceArray
 from fastxent.on_device.arrays import Arrays
 from fastxent.torch.arrays import class_axis
-from fastxent.torch.on_cuda.arrays import kind_and_rows, plain
+from fastxent.torch.on_cuda.arrays import kind_and_rows, plain, settled
 from fastxent.torch.on_cuda.calls import call
 
 __all__ = ["scaled"]
@@ -22,16 +22,17 @@ def scaled(grad: Tensor, grad_output: Tensor, is_kept: bool) -> Tensor:
     out = torch.empty_like(grad) if is_kept else grad
     if not grad.numel():
         return out
-    source, into, upstream = plain(grad), plain(out), plain(grad_output).reshape(-1)
-    if not grad.dim():
-        source, into = source.reshape(1), into.reshape(1)
+    source, into = (grad, out) if grad.dim() else (grad.reshape(1), out.reshape(1))
+    upstream = settled(grad_output)
+    if not upstream.is_contiguous():
+        upstream = upstream.contiguous()
 
     def compute(arrays: Arrays) -> dict[str, DeviceArray]:
         kind, rows = kind_and_rows(arrays.first, class_axis(source))
-        factor = arrays.read(upstream, "grad_output")
+        factor = arrays.read(plain(upstream), "grad_output").reshape(-1)
         written = rows
         if is_kept:
-            _, written = kind_and_rows(arrays.read(into, "out"), class_axis(into))
+            _, written = kind_and_rows(arrays.read(plain(into), "out"), class_axis(into))
         arrays.backend.scale(rows, kind, factor, written)
         return {}
 

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from fastxent.interchange import home_of
-from fastxent.on_device import jacobian_product, normalised
-from fastxent.torch.on_cuda.arrays import plain
+from fastxent import checks
+from fastxent.backends.contract import Outputs
+from fastxent.device_array import DeviceArray
+from fastxent.jacobian import JacobianProblem
+from fastxent.on_device.arrays import Arrays
+from fastxent.problem import Problem
+from fastxent.torch.on_cuda.arrays import plain, settled
+from fastxent.torch.on_cuda.calls import call, key_of
 
 __all__ = ["softmax", "softmax_backward"]
-
-
-def _place(x: Tensor) -> Tensor | None:
-    """Where a result goes that is laid out as the fake kernel says; None for new memory."""
-    return None if x.is_contiguous() else torch.empty_like(x)
 
 
 def softmax(
     x: Tensor, dim: int, is_log: bool, backend: str | None, num_threads: int | None
 ) -> Tensor:
     """Softmax or its logarithm."""
+    out = torch.empty_like(x)
     if not x.numel():
-        return torch.empty_like(x)
-    name = "log_proba" if is_log else "proba"
-    result: Tensor = normalised(name, home_of(plain(x)), dim, _place(x), backend, num_threads)
-    return result
+        return out
+    given = settled(x)
+
+    def compute(arrays: Arrays) -> dict[str, DeviceArray]:
+        first: Any = arrays.first
+        into: Any = arrays.read(out, "out")
+        axis = checks.check_axis(dim, checks.check_logits(first, "x"), "x")
+        checks.check_view(first, (axis,), "x")
+        problem = Problem.of_array(first, axis, num_threads)
+        rows = problem.new_output(into).rows
+        outputs = Outputs(log_proba=rows) if is_log else Outputs(proba=rows)
+        arrays.backend.softmax(problem, outputs)
+        return {}
+
+    call(backend, "x", key_of("softmax", dim, is_log, num_threads), (given, out), compute)
+    return out
 
 
 def softmax_backward(
@@ -37,10 +52,24 @@ def softmax_backward(
     num_threads: int | None,
 ) -> Tensor:
     """Gradient from that of the result."""
+    out = torch.empty_like(result)
     if not result.numel():
-        return torch.empty_like(result)
-    product: Tensor = jacobian_product(
-        *(home_of(plain(result)), plain(grad), dim, _place(result), backend, num_threads),
-        is_log=is_log,
-    )
-    return product
+        return out
+    given, upstream = settled(result), settled(grad)
+
+    def compute(arrays: Arrays) -> dict[str, DeviceArray]:
+        first: Any = arrays.first
+        factor: Any = arrays.read(plain(upstream), "grad")
+        axis = checks.check_axis(dim, checks.check_logits(first, "result"), "result")
+        checks.check_view(first, (axis,), "result")
+        checks.check_view(factor, (axis,), "grad")
+        into: Any = arrays.read(out, "out")
+        problem, placed = JacobianProblem.build(
+            first, factor, axis, num_threads, into, is_log=is_log
+        )
+        arrays.backend.softmax_backward(problem, placed.rows)
+        return {}
+
+    key = key_of("softmax_backward", dim, is_log, num_threads)
+    call(backend, "result", key, (given, upstream, out), compute)
+    return out
