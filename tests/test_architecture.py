@@ -56,7 +56,10 @@ ALLOWED = {
     "backends": {"checks", "backends.contract", "problem"},
     "backends.*": {
         "backends.contract",
+        "backends.disk_cache",
+        "backends.label_summary",
         "binary",
+        "device_array",
         "backends.numpy_jacobian",
         "backends.numpy_rows",
         "jacobian",
@@ -81,6 +84,10 @@ ALLOWED = {
     "comparison": {"reference"},
     "promises": {"backends", "backends.contract", "cases.", "comparison", "problem", "reference"},
     "conformance": {"api", "cases.", "comparison", "promises", "reference"},
+}
+# What goes wrong with a GPU shows when a kernel is launched.
+ALLOWED |= {
+    f"backends.cuda.{module}": ALLOWED["backends.*"] | {"checks"} for module in ("driver", "launch")
 }
 FRAMEWORKS = {"torch", "jax", "sklearn", "scipy", "tensorflow", "keras"}
 FRAMEWORKS |= {"xgboost", "lightgbm", "catboost"}

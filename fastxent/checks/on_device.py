@@ -49,7 +49,7 @@ def as_device_array(value: Any, name: str, first_name: str) -> DeviceArray:
     if reason is None:
         try:
             array = library.read_on_device(value)
-        except (ValueError, TypeError, BufferError, RuntimeError) as error:
+        except (ValueError, TypeError, KeyError, BufferError, RuntimeError) as error:
             raise DTypeError(f"{name} cannot be read as an array: {error}") from error
         if not array.dtype.isnative:
             reason = f"its dtype {array.dtype} is of foreign byte order, which no GPU has"

@@ -53,7 +53,7 @@ class _Jax(Library):
 
     def is_on_device(self, value: Any) -> bool:
         jax: Any = sys.modules["jax"]
-        if isinstance(value, jax.core.Tracer) or len(value.devices()) != 1:
+        if isinstance(value, jax.core.Tracer) or value.is_deleted() or len(value.devices()) != 1:
             return False
         (device,) = value.devices()
         # a GPU of AMD's has the platform "gpu" too

@@ -174,9 +174,7 @@ store_f64 = _store(_F64, "f64")
 # --- Shared memory, of the block and of its cluster --------------------------------------------
 
 
-@intrinsic
-def shared_memory(context: Any, size: Any) -> Any:
-    """Reserve `size` bytes, a constant, at a multiple of 16; each call in the source its own."""
+def _shared_memory(context: Any, size: Any) -> Any:
     if not isinstance(size, types.IntegerLiteral):
         return None
     extent = ir.ArrayType(ir.IntType(8), size.literal_value)
@@ -192,6 +190,8 @@ def shared_memory(context: Any, size: Any) -> Any:
     return _I32(size), generate
 
 
+# `size` bytes, a constant, at a multiple of 16; each call in the source reserves its own
+shared_memory: Any = intrinsic(_shared_memory)
 load_shared_u16 = _load(_U32, "u16", "shared", _I32)
 load_shared_u32 = _load(_U32, "u32", "shared", _I32)
 load_shared_f32 = _load(_F32, "f32", "shared", _I32)
@@ -247,8 +247,8 @@ shuffle_xor_f64 = _shuffle(_F64)
 
 # --- Bits and arithmetic -----------------------------------------------------------------------
 
-# The same word, which the compiler takes for a new one (that %ctaid.z is 0 is not known to it):
-# numbers that were made of it are made again, instead of being kept in more registers than the words.
+# The same word, which the compiler takes for a new one (it cannot know that %ctaid.z is 0): what
+# was made of it is made anew, instead of being kept in more registers than the words take.
 renewed = _instruction(
     _U32, "{ .reg .b32 z; mov.u32 z, %ctaid.z; xor.b32 $0, $1, z; }", "word", (_U32,), acts=True
 )

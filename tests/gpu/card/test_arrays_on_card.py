@@ -134,7 +134,9 @@ def test_arrays_of_cupy(cupy):
 
 
 def test_arrays_of_numba():
-    cuda = pytest.importorskip("numba.cuda")
+    pytest.importorskip("numba_cuda")
+    from numba import cuda
+
     logits = np.random.default_rng(0).standard_normal((50, 1000), np.float32)
     labels = np.arange(50)
     loss, grad = fx.cross_entropy_and_grad(cuda.to_device(logits), cuda.to_device(labels))

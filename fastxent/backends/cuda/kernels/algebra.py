@@ -19,7 +19,9 @@ from fastxent.backends.cuda.specs import Variant
 
 __all__ = ["Elements", "elements_of", "inverse_of", "log_of"]
 
-float32, float64, int64 = np.float32, np.float64, np.int64
+float32: Any = np.float32
+float64: Any = np.float64
+int64: Any = np.int64
 
 _LOG2E = float32(math.log2(math.e))
 _INFINITY = float64(math.inf)

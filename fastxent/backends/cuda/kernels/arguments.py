@@ -12,7 +12,8 @@ from fastxent.backends.cuda.specs import ROW_INTEGERS, ROW_REALS
 
 __all__ = ["Arguments", "kernel_of"]
 
-Arguments: Any = namedtuple("Arguments", (*ROW_INTEGERS, *ROW_REALS))
+_namedtuple: Any = namedtuple  # of names that a type checker would have to see
+Arguments = _namedtuple("Arguments", (*ROW_INTEGERS, *ROW_REALS))
 
 
 def kernel_of(body: Callable[[Any], None]) -> Callable[..., None]:

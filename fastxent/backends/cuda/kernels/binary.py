@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba.cuda.extending import register_jitable
 
-from fastxent.backends.cuda.kernels.numbers import SIZES, block_sum, loader, storer
+from fastxent.backends.cuda.kernels.numbers import SIZES, block_summer, loader, storer
 from fastxent.backends.cuda.kernels.places import quotient
 from fastxent.backends.cuda.machine import (
     block,
@@ -27,7 +27,9 @@ from fastxent.backends.cuda.specs import ELEMENTS_A_THREAD, BinaryVariant, LoopG
 
 __all__ = ["make"]
 
-float32, float64, int64 = np.float32, np.float64, np.int64
+float32: Any = np.float32
+float64: Any = np.float64
+int64: Any = np.int64
 
 _ARRAYS = 9  # that have strides
 
@@ -80,6 +82,7 @@ def make(variant: BinaryVariant, geometry: LoopGeometry) -> Callable[..., None]:
     threads = geometry.threads
     warps = threads // 32
     memory_size = 8 * warps
+    block_sum = block_summer(float64, warps)
     elements_a_block = threads * ELEMENTS_A_THREAD
     compute = "float64" if variant.kind == "float64" else "float32"
     number = float64 if compute == "float64" else float32
@@ -187,8 +190,8 @@ def make(variant: BinaryVariant, geometry: LoopGeometry) -> Callable[..., None]:
                             store(proba + offsets[7] * size, found[2])
                         if hess != 0:
                             store(hess + offsets[8] * size, found[3])
-        total = block_sum(total, t, shared_memory(memory_size), warps)
-        bad_ones = block_sum(bad_ones, t, shared_memory(memory_size), warps)
+        total = block_sum(total, t, shared_memory(memory_size))
+        bad_ones = block_sum(bad_ones, t, shared_memory(memory_size))
         if t == 0:
             if partial != 0:
                 store_f64(partial + 8 * int64(block()), total)

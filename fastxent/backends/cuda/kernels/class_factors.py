@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from fastxent.backends.cuda.kernels.numbers import SIZES, block_sum, loader, storer
+from fastxent.backends.cuda.kernels.numbers import SIZES, block_summer, loader, storer
 from fastxent.backends.cuda.machine import shared_memory, store_f64, thread
 from fastxent.backends.cuda.specs import ClassFactorsVariant, LoopGeometry
 
 __all__ = ["make"]
 
-float32, float64, int64 = np.float32, np.float64, np.int64
+float32: Any = np.float32
+float64: Any = np.float64
+int64: Any = np.int64
 
 
 def make(variant: ClassFactorsVariant, geometry: LoopGeometry) -> Callable[..., None]:
@@ -25,6 +27,7 @@ def make(variant: ClassFactorsVariant, geometry: LoopGeometry) -> Callable[..., 
     threads = geometry.threads
     warps = threads // 32
     memory_size = 8 * warps
+    block_sum = block_summer(float64, warps)
     weight_size, size = SIZES[variant.weight], SIZES[variant.compute]
     load_weight, store = loader(variant.weight, "float64"), storer(variant.compute)
     number = float32 if variant.compute == "float32" else float64
@@ -53,7 +56,7 @@ def make(variant: ClassFactorsVariant, geometry: LoopGeometry) -> Callable[..., 
             if gain_of != 0:
                 store(gain_of + k * size, number(w * on_label))
             k += threads
-        total = block_sum(total, t, shared_memory(memory_size), warps)
+        total = block_sum(total, t, shared_memory(memory_size))
         if t == 0 and background_total != 0:
             store_f64(background_total, total)
 

@@ -6,7 +6,6 @@ All of it in float64; the rows' sums come in as `Sums`.
 from __future__ import annotations
 
 import math
-from collections import namedtuple
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +18,10 @@ from fastxent.backends.cuda.specs import Variant
 
 __all__ = ["BAD", "NO_CLASS", "SKIPPED", "Epilogue", "Sums", "epilogue_of"]
 
-float64, int32, int64, uint32 = np.float64, np.int32, np.int64, np.uint32
+float64: Any = np.float64
+int32: Any = np.int32
+int64: Any = np.int64
+uint32: Any = np.uint32
 
 # What `label_of` gives for a label that is none; it gives 0 for rows that have none.
 SKIPPED, BAD = int32(-1), int32(-2)
@@ -29,16 +31,38 @@ NO_CLASS = int64(1) << int64(62)
 
 _NAN = float64(math.nan)
 
-# Sums over the classes of a row, or of a part of it; what a variant does not ask for is 0.
-#   max      number    largest z; -inf where there is none
-#   sum      float64   of exp(z - shift)
-#   mass     float64   of t
-#   dot      float64   of t * (z - shift)
-#   entropy  float64   of exp(z - shift) * (z - shift)
-#   argmax   int64     first class of the largest z
-#   target_max, target_argmax   number, int64   the largest probability, and its first class
-_FIELDS = ("max", "sum", "mass", "dot", "entropy", "argmax", "target_max", "target_argmax")
-Sums: Any = namedtuple("Sums", _FIELDS)
+
+class Sums(NamedTuple):
+    """Sums over the classes of a row, or of a part of it; what a variant does not ask for is 0.
+
+    Attributes
+    ----------
+    max : number
+        Largest z; -inf where there is none.
+    sum : float64
+        Of exp(z - shift).
+    mass : float64
+        Of t.
+    dot : float64
+        Of t * (z - shift).
+    entropy : float64
+        Of exp(z - shift) * (z - shift).
+    argmax : int64
+        First class of the largest z.
+    target_max : number
+        Largest probability in the target,
+    target_argmax : int64
+        and its first class.
+    """
+
+    max: Any
+    sum: Any
+    mass: Any
+    dot: Any
+    entropy: Any
+    argmax: Any
+    target_max: Any
+    target_argmax: Any
 
 
 class Epilogue(NamedTuple):

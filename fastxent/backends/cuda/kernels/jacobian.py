@@ -16,19 +16,24 @@ from typing import Any
 import numpy as np
 from numba.cuda.extending import register_jitable
 
-from fastxent.backends.cuda.kernels.numbers import SIZES, block_sum, loader, storer
+from fastxent.backends.cuda.kernels.numbers import SIZES, block_summer, loader, storer
 from fastxent.backends.cuda.kernels.places import class_stride, coordinates, row_offset
 from fastxent.backends.cuda.machine import block, shared_memory, thread
 from fastxent.backends.cuda.specs import JacobianVariant, LoopGeometry
 
 __all__ = ["make"]
 
-float32, float64, int64 = np.float32, np.float64, np.int64
+float32: Any = np.float32
+float64: Any = np.float64
+int64: Any = np.int64
 
 
 def make(variant: JacobianVariant, geometry: LoopGeometry) -> Callable[..., None]:
     """Give the kernel: a block for each row of contiguous classes, or a thread for any row."""
     threads = geometry.threads
+    warps = threads // 32
+    memory_size = 8 * warps
+    block_sum = block_summer(float64, warps, everyone=True)
     compute = "float64" if variant.kind == "float64" else "float32"
     number = float64 if compute == "float64" else float32
     size, is_log = SIZES[variant.kind], variant.is_log
@@ -77,7 +82,7 @@ def make(variant: JacobianVariant, geometry: LoopGeometry) -> Callable[..., None
             *(out + row * out_pitch * size, int64(size)),
         )
         total = sum_of(walk, t, threads, classes)
-        total = block_sum(total, t, shared_memory(memory_size), warps)
+        total = block_sum(total, t, shared_memory(memory_size))
         write(walk, t, threads, classes, total)
 
     def of_thread(
@@ -102,6 +107,4 @@ def make(variant: JacobianVariant, geometry: LoopGeometry) -> Callable[..., None
             total = sum_of(walk, int64(0), 1, classes)
             write(walk, int64(0), 1, classes, total)
 
-    warps = threads // 32
-    memory_size = 8 * warps
     return of_thread if variant.form == "strided" else of_block

@@ -16,8 +16,8 @@ from numba.cuda.extending import register_jitable
 from fastxent.backends.contract import LABEL_CHUNK
 from fastxent.backends.cuda.kernels.numbers import (
     SIZES,
-    block_least,
-    block_sum,
+    block_leaster,
+    block_summer,
     integer_loader,
     loader,
 )
@@ -35,7 +35,8 @@ from fastxent.backends.cuda.specs import LabelsVariant, LoopGeometry
 
 __all__ = ["make"]
 
-float64, int64 = np.float64, np.int64
+float64: Any = np.float64
+int64: Any = np.int64
 
 _NONE = float64(np.inf)  # no bad row
 
@@ -45,15 +46,16 @@ def make(variant: LabelsVariant, geometry: LoopGeometry) -> Callable[..., None]:
     threads = geometry.threads
     warps = threads // 32
     size = 8 * warps
+    block_sum, block_least = block_summer(float64, warps), block_leaster(warps)
 
     @register_jitable
     def write(found: Any, at: Any, mass_of: Any, live_of: Any, bad_of: Any) -> None:
         """Thread 0 writes what the block found in all: mass, live rows, first bad row."""
         mass, live, bad = found
         t = int64(thread())
-        mass = block_sum(mass, t, shared_memory(size), warps)
-        live = block_sum(live, t, shared_memory(size), warps)
-        bad = block_least(bad, t, shared_memory(size), warps)
+        mass = block_sum(mass, t, shared_memory(size))
+        live = block_sum(live, t, shared_memory(size))
+        bad = block_least(bad, t, shared_memory(size))
         if t == 0:
             if mass_of != 0:
                 store_f64(mass_of + 8 * at, mass)

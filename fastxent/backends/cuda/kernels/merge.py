@@ -20,7 +20,9 @@ from fastxent.backends.cuda.specs import Variant
 
 __all__ = ["Merge", "merge_of"]
 
-float64, int32, int64 = np.float64, np.int32, np.int64
+float64: Any = np.float64
+int32: Any = np.int32
+int64: Any = np.int64
 
 _MAX, _SUM, _MASS, _DOT, _ENTROPY, _ARGMAX, _TARGET_MAX, _TARGET_ARGMAX = range(8)
 _FIELDS = 8
@@ -48,12 +50,16 @@ class Merge(NamedTuple):
     threads: Any
 
 
-def merge_of(variant: Variant, block: int, cluster: int) -> Merge:
-    """Make the functions for rows of so many threads a block, and so many blocks."""
+def merge_of(variant: Variant, block: int, cluster: int = 1, wide: bool = False) -> Merge:
+    """Make the functions for rows of so many threads a block, and so many blocks.
+
+    `wide` says that the sums of a thread are float64 already.
+    """
     elements = elements_of(variant)
     NUMBER, larger, shift_of = elements.number, elements.larger, elements.shift_of
     exp_of = elements.exp_of
     DOUBLE, LOSS = elements.number is float64, variant.task in ("loss", "grad")
+    WIDE = wide
     LANES, WARPS, CLUSTER = min(block, 32), -(-block // 32), cluster
     LANE_STEPS, WARP_STEPS, BLOCK_STEPS = map(_steps, (LANES, WARPS, CLUSTER))
     WARPS_MASK, BLOCKS_MASK = (1 << WARP_STEPS) - 1, CLUSTER - 1
@@ -81,7 +87,10 @@ def merge_of(variant: Variant, block: int, cluster: int) -> Merge:
     @register_jitable
     def added(value: Any) -> Any:
         for step in range(LANE_STEPS):
-            value = value + shuffled(value, int32(1 << step))
+            if WIDE:
+                value = value + machine.shuffle_xor_f64(value, int32(1 << step))
+            else:
+                value = value + shuffled(value, int32(1 << step))
         return float64(value)
 
     @register_jitable

@@ -25,6 +25,7 @@ from fastxent.backends.cuda.machine import (
     load_u16,
     load_u32,
     load_u64,
+    shuffle_xor_f32,
     shuffle_xor_f64,
     store_f32,
     store_f64,
@@ -34,15 +35,19 @@ from fastxent.backends.cuda.machine import (
 
 __all__ = [
     "SIZES",
-    "block_least",
-    "block_sum",
+    "block_leaster",
+    "block_summer",
     "brain_of_float",
     "integer_loader",
     "loader",
     "storer",
 ]
 
-float32, float64, int32, int64, uint32 = np.float32, np.float64, np.int32, np.int64, np.uint32
+float32: Any = np.float32
+float64: Any = np.float64
+int32: Any = np.int32
+int64: Any = np.int64
+uint32: Any = np.uint32
 
 # Bytes of a number of each of contract.KINDS.
 SIZES = {
@@ -132,32 +137,54 @@ def storer(kind: str) -> Callable[..., Any]:
     return store
 
 
-@register_jitable
-def block_sum(value: Any, thread: Any, memory: Any, warps: Any) -> Any:
-    """Sum over the block of a float64 of each thread, in a fixed order; every thread gets it.
+def block_summer(number: Any, warps: int, everyone: bool = False) -> Callable[..., Any]:
+    """Make the function that adds up a number of each thread of a block, in a fixed order.
 
-    `memory` is shared memory of 8 bytes a warp, used for nothing else since the last barrier.
+    It takes the number, the thread's, and shared memory of 8 bytes a warp that is used for nothing
+    else, and gives the sum as float64 to thread 0, or to `everyone`; all threads have to call it.
+    Those of a warp are added up in their own dtype.
     """
-    for step in range(5):
-        value += shuffle_xor_f64(value, int32(16 >> step))
-    if thread & 31 == 0:
-        store_shared_f64(int32(memory + 8 * (thread >> 5)), value)
-    barrier()
-    total = float64(0)
-    for warp in range(warps):
-        total += load_shared_f64(int32(memory + 8 * warp))
-    return total
+    DOUBLE, WARPS, EVERYONE = number is float64, warps, everyone
+
+    @register_jitable
+    def block_sum(value: Any, thread: Any, memory: Any) -> Any:
+        for step in range(5):
+            if DOUBLE:
+                value += shuffle_xor_f64(value, int32(16 >> step))
+            else:
+                value += shuffle_xor_f32(value, int32(16 >> step))
+        total = float64(value)
+        if WARPS > 1:
+            if thread & 31 == 0:
+                store_shared_f64(int32(memory + 8 * (thread >> 5)), total)
+            barrier()
+            if EVERYONE or thread == 0:
+                total = float64(0)
+                for warp in range(WARPS):
+                    total += load_shared_f64(int32(memory + 8 * warp))
+        return total
+
+    return block_sum
 
 
-@register_jitable
-def block_least(value: Any, thread: Any, memory: Any, warps: Any) -> Any:
-    """Do the same for the least of them, of which none is NaN."""
-    for step in range(5):
-        value = min(value, shuffle_xor_f64(value, int32(16 >> step)))
-    if thread & 31 == 0:
-        store_shared_f64(int32(memory + 8 * (thread >> 5)), value)
-    barrier()
-    least = value
-    for warp in range(warps):
-        least = min(least, load_shared_f64(int32(memory + 8 * warp)))
-    return least
+def block_leaster(warps: int) -> Callable[..., Any]:
+    """Make the function that finds the least float64 of a block's threads, none of which is NaN.
+
+    Called like that of `block_summer`, it gives it to thread 0.
+    """
+    WARPS = warps
+
+    @register_jitable
+    def block_least(value: Any, thread: Any, memory: Any) -> Any:
+        for step in range(5):
+            value = min(value, shuffle_xor_f64(value, int32(16 >> step)))
+        if WARPS > 1:
+            if thread & 31 == 0:
+                store_shared_f64(int32(memory + 8 * (thread >> 5)), value)
+            barrier()
+            if thread == 0:
+                for warp in range(1, WARPS):
+                    value = min(value, load_shared_f64(int32(memory + 8 * warp)))
+        return value
+
+    return block_least

@@ -11,7 +11,8 @@ from fastxent.backends.cuda.machine import load_i64
 
 __all__ = ["class_stride", "coordinates", "quotient", "row_offset"]
 
-int64, uint32 = np.int64, np.uint32
+int64: Any = np.int64
+uint32: Any = np.uint32
 
 _LEADING = 4  # dimensions before that of the classes
 _MOST = 0xFFFFFFFF

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,29 +13,57 @@ from fastxent.backends.cuda.specs import Variant
 
 __all__ = ["Element", "Results", "Row", "results_of"]
 
-float64 = np.float64
+float64: Any = np.float64
 
-# A row's numbers, as its elements need them; what a variant does not ask for is 0.
-#   inner, cap     number   of `z_of`
-#   shift          number
-#   share, scale   number   of `grad_of`; and as they were before they were rounded
-#   inverse        number   1 / s
-#   log_sum        number   log s
-#   factor         number   of the gradient, without those of the logits
-#   hess_scale, hess_floor   number
-#   counts         bool     whether gradients and Hessian are not 0, whatever the formula says
-#   lives          bool     whether the probabilities are not
-Row: Any = namedtuple(
-    "Row",
-    (
-        *("inner", "cap", "shift", "share", "scale", "inverse", "log_sum", "factor"),
-        *("wide_share", "wide_scale"),
-        *("hess_scale", "hess_floor", "counts", "lives"),
-    ),
-)
 
-# The gradient, or the (logarithm of the) softmax where that is the task; what comes beside it.
-Element: Any = namedtuple("Element", ("main", "proba", "hess", "target_grad"))
+class Row(NamedTuple):
+    """A row's numbers, as its elements need them; what a variant does not ask for is 0.
+
+    Attributes
+    ----------
+    inner, cap : number
+        Of `z_of`.
+    shift : number
+    share, scale : number
+        Of `grad_of`.
+    inverse : number
+        1 / s.
+    log_sum : number
+        log s.
+    factor : number
+        Of the gradient with respect to probabilities, but for the gain.
+    wide_share, wide_scale : float64
+        What `share` and `scale` are rounded from.
+    hess_scale, hess_floor : number
+    counts : bool
+        Whether gradients and Hessian are not 0, whatever the formula says.
+    lives : bool
+        Whether the probabilities are not.
+    """
+
+    inner: Any
+    cap: Any
+    shift: Any
+    share: Any
+    scale: Any
+    inverse: Any
+    log_sum: Any
+    factor: Any
+    wide_share: Any
+    wide_scale: Any
+    hess_scale: Any
+    hess_floor: Any
+    counts: Any
+    lives: Any
+
+
+class Element(NamedTuple):
+    """Results for one class: the gradient or, if that is the task, the softmax or its logarithm."""
+
+    main: Any
+    proba: Any
+    hess: Any
+    target_grad: Any
 
 
 class Results(NamedTuple):

@@ -20,7 +20,7 @@ from numba.cuda.extending import register_jitable
 from fastxent.backends.cuda import machine
 from fastxent.backends.cuda.kernels.algebra import elements_of
 from fastxent.backends.cuda.kernels.arguments import kernel_of
-from fastxent.backends.cuda.kernels.epilogue import NO_CLASS, Sums, epilogue_of
+from fastxent.backends.cuda.kernels.epilogue import BAD, NO_CLASS, Sums, epilogue_of
 from fastxent.backends.cuda.kernels.merge import merge_of
 from fastxent.backends.cuda.kernels.results import Element, results_of
 from fastxent.backends.cuda.kernels.storage import VECTOR, storage_of
@@ -31,20 +31,22 @@ from fastxent.backends.cuda.specs import RowGeometry, Variant
 __all__ = ["make"]
 
 cuda = machine.cuda
-float64, int32, int64, uint32 = np.float64, np.int32, np.int64, np.uint32
+float64: Any = np.float64
+int32: Any = np.int32
+int64: Any = np.int64
+uint32: Any = np.uint32
 
 
 def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
     """Make the kernel."""
     THREADS, ROWS, VECTORS, CLUSTER = geometry[:4]
     THREAD_BITS, CLUSTER_BITS = THREADS.bit_length() - 1, CLUSTER.bit_length() - 1
-    elements, epilogue, stored = (
-        elements_of(variant),
-        epilogue_of(variant),
-        storage_of(variant.kind),
-    )
-    vectors, merge = vectors_of(variant, geometry.aligned), merge_of(variant, THREADS, CLUSTER)
-    cutting, results = cutting_of(variant.kind, geometry.aligned), results_of(variant)
+    elements, epilogue, results = elements_of(variant), epilogue_of(variant), results_of(variant)
+    stored, stored_number = storage_of(variant.kind), storage_of(elements.number_kind)
+    # a block of 1024 has no more than 64 registers a thread
+    vectors = vectors_of(variant, geometry.aligned, THREADS <= 512)
+    merge = merge_of(variant, THREADS, CLUSTER)
+    cutting = cutting_of(variant.kind, geometry.aligned)
     NUMBER, SIZE, LANES, EDGES = elements.number, stored.size, stored.lanes, cutting.edges
     ZERO, LOWEST, WORDS = NUMBER(0), NUMBER(-math.inf), 4 * VECTORS
     KEPT, SOFT = vectors.soft_words > 0, elements.needs_total
@@ -54,25 +56,18 @@ def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
     GRADIENT, LOSS = variant.task in ("grad", "backward"), variant.task in ("loss", "grad")
     WRITES, MERGES = variant.task != "loss", not BACKWARD or SOFT
     EXCHANGES = THREADS > 32 or CLUSTER > 1
-    HESS = variant.curvature in ("product", "distance")
-    number_at, load, store = stored.number_at, stored.load, stored.store
+    number_at, load = stored.number_at, stored.load
     load_masked, largest_of = stored.load_masked, stored.largest_of
     CAPPED, HALF = variant.transform == "capped", LANES == 8
-    load_soft_words = storage_of(variant.target).load_words if KEPT else None
+    load_soft_words: Any = storage_of(variant.target).load_words if KEPT else None
     window_of, edge_of, place_of = cutting.window_of, cutting.edge_of, cutting.place_of
-    larger, z_of, bend_of, shift_of = (
-        elements.larger,
-        elements.z_of,
-        elements.bend_of,
-        elements.shift_of,
-    )
-    label_of, finish = epilogue.label_of, epilogue.finish
+    larger, z_of, bend_of = elements.larger, elements.z_of, elements.bend_of
+    shift_of, label_of, finish = elements.shift_of, epilogue.label_of, epilogue.finish
     places_of, soft_at, add, add_vector = vectors[1:5]
-    write, write_vector = vectors.write, vectors.write_vector
+    write, write_label, write_vector = vectors[5:]
     largest_of_lanes, merged_lanes, merged_threads = merge
     row_of, at_label = results.row_of, results.at_label
-    load_number = storage_of(elements.number_kind).load
-    NUMBER_SIZE = storage_of(elements.number_kind).size
+    NUMBER_SIZE, load_number = stored_number.size, stored_number.load
 
     @register_jitable
     def sums_of_thread(
@@ -127,8 +122,8 @@ def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
             words[4 * v + 2] = c
             words[4 * v + 3] = d
         # after the loads of the row: whether the label is good is known when it has come
-        if HARD and lives:
-            label = int32(label_of(p, row))
+        if HARD:
+            label = int32(label_of(p, row)) if lives else BAD
         places = places_of(p, row, window.head)
         soft_words = cuda.local.array(SOFT_WORDS, uint32)
         if KEPT:
@@ -215,9 +210,7 @@ def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
             if EDGES > 0 and has_edge:
                 write(p, r, places, edge_k, edge, edge_soft)
             if HARD and GRADIENT and owns and r.counts:
-                store(places.result + int64(label) * SIZE, element.main)
-                if HESS and places.hess != 0:
-                    store(places.hess + int64(label) * SIZE, element.hess)
+                write_label(places, label, element)
         if not BACKWARD:
             loss = float64(0)
             if leads:

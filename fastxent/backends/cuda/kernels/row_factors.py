@@ -14,7 +14,7 @@ from fastxent.backends.cuda.specs import ELEMENTS_A_THREAD, LoopGeometry, RowFac
 
 __all__ = ["make"]
 
-int64 = np.int64
+int64: Any = np.int64
 
 
 def _factor(kind: str) -> Any:

@@ -37,7 +37,10 @@ from fastxent.backends.cuda.specs import (
 
 __all__ = ["make"]
 
-float32, float64, int64, uint32 = np.float32, np.float64, np.int64, np.uint32
+float32: Any = np.float32
+float64: Any = np.float64
+int64: Any = np.int64
+uint32: Any = np.uint32
 
 _VECTOR = 16
 

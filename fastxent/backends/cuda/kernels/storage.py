@@ -20,8 +20,11 @@ __all__ = ["SIZES", "VECTOR", "Storage", "integer_at", "real_at", "storage_of"]
 VECTOR = 16  # bytes
 SIZES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, "uint8": 1}
 
-float32, float64 = np.float32, np.float64
-int32, int64, uint32 = np.int32, np.int64, np.uint32
+float32: Any = np.float32
+float64: Any = np.float64
+int32: Any = np.int32
+int64: Any = np.int64
+uint32: Any = np.uint32
 
 _FLOAT32, _FLOAT64, _FLOAT16, _BFLOAT16 = range(4)
 _UINT8, _INT8, _UINT16, _INT16, _UINT32, _INT32, _UINT64, _INT64 = range(4, len(KINDS))

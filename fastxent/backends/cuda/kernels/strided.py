@@ -18,7 +18,7 @@ from fastxent.backends.cuda import machine
 from fastxent.backends.cuda.kernels.algebra import elements_of
 from fastxent.backends.cuda.kernels.arguments import kernel_of
 from fastxent.backends.cuda.kernels.epilogue import NO_CLASS, Sums, epilogue_of
-from fastxent.backends.cuda.kernels.numbers import block_sum
+from fastxent.backends.cuda.kernels.numbers import block_summer
 from fastxent.backends.cuda.kernels.places import class_stride, coordinates, row_offset
 from fastxent.backends.cuda.kernels.results import results_of
 from fastxent.backends.cuda.kernels.storage import storage_of
@@ -27,7 +27,8 @@ from fastxent.backends.cuda.specs import LoopGeometry, Variant
 __all__ = ["make"]
 
 cuda = machine.cuda
-float64, int64 = np.float64, np.int64
+float64: Any = np.float64
+int64: Any = np.int64
 
 # Classes whose loads are under way at once, and whose sums are not yet in float64.
 _CHUNK = 8
@@ -43,6 +44,7 @@ def make(variant: Variant, geometry: LoopGeometry) -> Callable[..., None]:
     SUM_BYTES = 8 * WARPS
     elements, epilogue, results = elements_of(variant), epilogue_of(variant), results_of(variant)
     NUMBER, ZERO = elements.number, elements.number(0)
+    block_sum = block_summer(float64, WARPS)
     HARD, SOFT = variant.target == "label", elements.needs_total
     LOSS, BACKWARD = variant.task in ("loss", "grad"), variant.task == "backward"
     IS_SOFTMAX = variant.task in ("softmax", "log_softmax")
@@ -79,10 +81,10 @@ def make(variant: Variant, geometry: LoopGeometry) -> Callable[..., None]:
             softs[j] = NUMBER(load_soft(walk[0] + min(first + j, classes - 1) * walk[1]))
 
     @register_jitable
-    def write(p: Any, row: Any, indices: Any, walks: Any, r: Any, found: Any) -> None:
-        """The second pass; `found` is the label, its logit, and the row's maximum and sum."""
+    def write(p: Any, indices: Any, walks: Any, r: Any, found: Any) -> None:
+        """The second pass; `found` is the label, its logit, and the row's sum."""
         x_walk, soft_walk = walks
-        label, x_at_label, row_max, row_sum = found
+        label, x_at_label, row_sum = found
         out = p.proba if IS_SOFTMAX else p.grad
         out_walk = walk_of(p, out, _PROBA if IS_SOFTMAX else _GRAD, indices, SIZE)
         proba_walk = walk_of(p, p.proba, _PROBA, indices, SIZE)
@@ -112,7 +114,7 @@ def make(variant: Variant, geometry: LoopGeometry) -> Callable[..., None]:
                         store_target_grad(target_walk[0] + k * target_walk[1], value)
             first += _CHUNK
         if HARD and r.counts:
-            one = at_label(p, row, label, x_at_label, row_max, row_sum)
+            one = at_label(p, r, label, x_at_label, row_sum)
             if out != 0:
                 store(out_walk[0] + label * out_walk[1], one.main)
             if HESS and p.hess != 0:
@@ -125,7 +127,7 @@ def make(variant: Variant, geometry: LoopGeometry) -> Callable[..., None]:
         indices = coordinates(p.layout, row)
         x_walk = walk_of(p, p.logits, _LOGITS, indices, SIZE)
         soft_walk = walk_of(p, p.soft, _SOFT, indices, SOFT_SIZE)
-        label, state = label_of(p, row)
+        label = label_of(p, row)
         if HARD and label >= 0:
             x_at_label = NUMBER(load(x_walk[0] + label * x_walk[1]))
         sums = sums_of(p, x_walk, soft_walk, chunk_of, soft_chunk_of)
@@ -135,11 +137,11 @@ def make(variant: Variant, geometry: LoopGeometry) -> Callable[..., None]:
             row_sum = machine.load_f64(p.row_sum + row * 8)
         else:
             inner, cap = bend_of(p)
-            loss = finish(p, row, label, state, z_of(x_at_label, inner, cap), sums)
+            loss = finish(p, row, label, z_of(x_at_label, inner, cap), sums)
         if WRITES:
-            r = row_of(p, row, label, state, row_max, row_sum, sums.mass)
-            found = (label, x_at_label, row_max, row_sum)
-            write(p, row, indices, (x_walk, soft_walk), r, found)
+            r = row_of(p, row, label, row_max, row_sum, sums.mass)
+            found = (label, x_at_label, row_sum)
+            write(p, indices, (x_walk, soft_walk), r, found)
         return loss
 
     def body(p: Any) -> None:
@@ -149,7 +151,7 @@ def make(variant: Variant, geometry: LoopGeometry) -> Callable[..., None]:
         if row < p.rows:
             loss = row_loss(p, row)
         if LOSS and p.partial != 0:
-            total = block_sum(loss, t, machine.shared_memory(SUM_BYTES), WARPS)
+            total = block_sum(loss, t, machine.shared_memory(SUM_BYTES))
             if t == 0:
                 machine.store_f64(p.partial + 8 * int64(machine.block()), total)
 

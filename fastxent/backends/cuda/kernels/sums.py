@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastxent.backends.cuda.kernels.numbers import block_sum
+from fastxent.backends.cuda.kernels.numbers import block_summer
 from fastxent.backends.cuda.machine import (
     cuda,
     load_f64,
@@ -23,7 +23,9 @@ from fastxent.backends.cuda.specs import LoopGeometry, SumsVariant
 
 __all__ = ["make"]
 
-float32, float64, int64 = np.float32, np.float64, np.int64
+float32: Any = np.float32
+float64: Any = np.float64
+int64: Any = np.int64
 
 # Numbers that each thread has under way at once: a million rows of ten classes leave 4,096 sums,
 # four for each thread of a block of 1,024.
@@ -36,6 +38,7 @@ def make(variant: SumsVariant, geometry: LoopGeometry) -> Callable[..., None]:
     threads = geometry.threads
     warps = threads // 32
     size = 8 * warps
+    block_sum = block_summer(float64, warps)
     stride = threads * _TOGETHER
     is_single = variant.kind == "float32"
 
@@ -54,7 +57,7 @@ def make(variant: SumsVariant, geometry: LoopGeometry) -> Callable[..., None]:
                 if first + k * threads < count:
                     found += taken[k]
             first += stride
-        found = block_sum(found, t, shared_memory(size), warps)
+        found = block_sum(found, t, shared_memory(size))
         if t == 0:
             result, below = found / divisor, float64(1)
             if denominator != 0:

@@ -6,27 +6,26 @@ a vector at the ends of the piece is moved number by number.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba.cuda.extending import register_jitable
 
 from fastxent.backends.cuda import machine
 from fastxent.backends.cuda.kernels.algebra import elements_of
 from fastxent.backends.cuda.kernels.arguments import kernel_of
-from fastxent.backends.cuda.kernels.epilogue import GOOD, NO_CLASS, Sums, epilogue_of
-from fastxent.backends.cuda.kernels.numbers import block_sum
-from fastxent.backends.cuda.kernels.results import results_of
-from fastxent.backends.cuda.kernels.storage import storage_of
+from fastxent.backends.cuda.kernels.epilogue import epilogue_of
+from fastxent.backends.cuda.kernels.numbers import block_summer
+from fastxent.backends.cuda.kernels.storage import SIZES
 from fastxent.backends.cuda.kernels.tile_memory import tile_memory_of
+from fastxent.backends.cuda.kernels.tile_row import tile_row_of
 from fastxent.backends.cuda.specs import TileGeometry, Variant
 
 __all__ = ["make"]
 
 cuda = machine.cuda
-float64, int64 = np.float64, np.int64
+int32: Any = np.int32
+int64: Any = np.int64
 
 
 def make(variant: Variant, geometry: TileGeometry) -> Callable[..., None]:
@@ -34,8 +33,9 @@ def make(variant: Variant, geometry: TileGeometry) -> Callable[..., None]:
     CLASSES, ROWS, KIND = geometry.classes, geometry.rows, variant.kind
     WARPS = ROWS // 32
     SUM_BYTES = 8 * WARPS
-    elements, epilogue, results = elements_of(variant), epilogue_of(variant), results_of(variant)
+    elements, of_row = elements_of(variant), tile_row_of(variant, CLASSES)
     NUMBER, ZERO = elements.number, elements.number(0)
+    block_sum = block_summer(NUMBER, WARPS)
     HARD, SOFT = variant.target == "label", elements.needs_total
     LOSS, BACKWARD = variant.task in ("loss", "grad"), variant.task == "backward"
     IS_SOFTMAX = variant.task in ("softmax", "log_softmax")
@@ -49,136 +49,80 @@ def make(variant: Variant, geometry: TileGeometry) -> Callable[..., None]:
     }
     main, soft_tile, target_grad_tile = tiles[KIND], tiles[soft_kind], tiles[target_grad_kind]
     BYTES = max(tile.room for tile in tiles.values())
-    fetch, put, flush = main.fetch, main.put, main.flush
-    fetch_soft, put_target, flush_target = (
-        *(soft_tile.fetch, target_grad_tile.put, target_grad_tile.flush),
-    )
-    stored = storage_of(KIND)
-    SIZE, SOFT_SIZE = stored.size, storage_of(soft_kind).size
-    TARGET_GRAD_SIZE = storage_of(target_grad_kind).size
-    load_number, NUMBER_SIZE = storage_of(elements.number_kind).load, np.dtype(NUMBER).itemsize
-    sums_of = _sums_of(variant, CLASSES)
-    bend_of, z_of = elements.bend_of, elements.z_of
-    label_of, finish = epilogue.label_of, epilogue.finish
-    row_of, element_of, at_label = results.row_of, results.element_of, results.at_label
+    # A thread reads and writes its own row only, so that the gradient can take the place of the
+    # logits at once; but the two pieces may begin at different bytes, and others may come between.
+    WAITS = SOFT or not geometry.aligned
+    fetch, read, read_one = main.fetch, main.read, main.read_one
+    write, write_one, flush = main.write, main.write_one, main.flush
+    fetch_soft, read_soft = soft_tile.fetch, soft_tile.read
+    write_target, flush_target = target_grad_tile.write, target_grad_tile.flush
+    SIZE, SOFT_SIZE, TARGET_GRAD_SIZE = SIZES[KIND], SIZES[soft_kind], SIZES[target_grad_kind]
+    label_of = epilogue_of(variant).label_of
+    sums, finish, main_of = of_row.sums, of_row.finish, of_row.main
+    proba, hess, target_grad = of_row.proba, of_row.hess, of_row.target_grad
 
     def body(p: Any) -> None:
-        t = int64(machine.thread())
+        t = int32(machine.thread())
         first_row = int64(machine.block()) * ROWS
-        row = first_row + t
-        count = min(int64(ROWS), p.rows - first_row) * CLASSES
+        row = min(first_row + t, p.rows - 1)
+        lives = first_row + t < p.rows
+        count = int32(min(int64(ROWS), p.rows - first_row) * CLASSES)
         offset = first_row * CLASSES
-        mine = t * CLASSES  # where the thread's row begins in the piece
-        lives = row < p.rows
         tile = machine.shared_memory(BYTES)
-        values = cuda.local.array(CLASSES, NUMBER)
-        softs = cuda.local.array(CLASSES, NUMBER)
-        label, state = label_of(p, row) if lives else (int64(-1), GOOD)
-        fetch(tile, p.logits + offset * SIZE, count, t, values)
+        values, softs = cuda.local.array(CLASSES, NUMBER), cuda.local.array(CLASSES, NUMBER)
+        exps, out = cuda.local.array(CLASSES, NUMBER), cuda.local.array(CLASSES, NUMBER)
+        # threads past the last row have its label and nothing else: they write nothing
+        label = int32(label_of(p, row))
+        logits = p.logits + offset * SIZE
+        fetch(tile, logits, count, t)
+        x_at_label = ZERO
+        if lives:
+            read(tile, logits, t, values)
+            if HARD:
+                x_at_label = read_one(tile, logits, int32(t * CLASSES + max(label, int32(0))))
         if SOFT:
-            fetch_soft(tile, p.soft + offset * SOFT_SIZE, count, t, softs)
-        loss, x_at_label = float64(0), ZERO
-        sums = sums_of(p, values, softs)
-        if BACKWARD and lives:
-            row_max = load_number(p.row_max + row * NUMBER_SIZE)
-            row_sum = machine.load_f64(p.row_sum + row * 8)
-        else:
-            row_max, row_sum = sums.max, sums.sum
-        if HARD:
-            for k in range(CLASSES):
-                x = values[k]
-                if k == label:
-                    x_at_label = x
-        if lives and not BACKWARD:
-            inner, cap = bend_of(p)
-            loss = finish(p, row, label, state, z_of(x_at_label, inner, cap), sums)
-        if LOSS and p.partial != 0:
-            total = block_sum(loss, t, machine.shared_memory(SUM_BYTES), WARPS)
-            if t == 0:
-                machine.store_f64(p.partial + 8 * int64(machine.block()), total)
+            machine.barrier()
+            fetch_soft(tile, p.soft + offset * SOFT_SIZE, count, t)
+            if lives:
+                read_soft(tile, p.soft + offset * SOFT_SIZE, t, softs)
+        r = sums(p, row, label, x_at_label, values, softs, exps)
+        if not BACKWARD:
+            loss = ZERO
+            if lives:
+                loss = finish(p, row, r)
+            if LOSS and p.partial != 0:
+                total = block_sum(loss, int64(t), machine.shared_memory(SUM_BYTES))
+                if t == 0:
+                    machine.store_f64(p.partial + 8 * int64(machine.block()), total)
         if WRITES:
-            r = row_of(p, row if lives else int64(0), label, state, row_max, row_sum, sums.mass)
-            shown = r.lives if IS_SOFTMAX else r.counts
-            out = p.proba if IS_SOFTMAX else p.grad
-            if out != 0:
-                place = out + offset * SIZE
+            result = p.proba if IS_SOFTMAX else p.grad
+            if WAITS:
+                machine.barrier()
+            if result != 0:
+                special, is_special = main_of(p, row, r, values, softs, exps, out)
                 if lives:
-                    for k in range(CLASSES):
-                        found = element_of(p, r, int64(k), values[k], softs[k])
-                        put(tile, place, mine + k, found.main if shown else ZERO)
-                    if HARD and r.counts:
-                        found = at_label(p, row, label, x_at_label, row_max, row_sum)
-                        put(tile, place, mine + label, found.main)
-                flush(tile, place, count, t)
+                    write(tile, result + offset * SIZE, t, out)
+                    if HARD and is_special:
+                        at = int32(t * CLASSES + label)
+                        write_one(tile, result + offset * SIZE, at, special)
+                flush(tile, result + offset * SIZE, count, t)
             if PROBA and p.proba != 0:
-                place = p.proba + offset * SIZE
+                machine.barrier()
+                proba(r, exps, out)
                 if lives:
-                    for k in range(CLASSES):
-                        found = element_of(p, r, int64(k), values[k], softs[k])
-                        put(tile, place, mine + k, found.proba if r.lives else ZERO)
-                flush(tile, place, count, t)
+                    write(tile, p.proba + offset * SIZE, t, out)
+                flush(tile, p.proba + offset * SIZE, count, t)
             if HESS and p.hess != 0:
-                place = p.hess + offset * SIZE
+                machine.barrier()
+                hess(p, row, r, exps, out)
                 if lives:
-                    for k in range(CLASSES):
-                        found = element_of(p, r, int64(k), values[k], softs[k])
-                        put(tile, place, mine + k, found.hess if r.counts else ZERO)
-                    if HARD and r.counts:
-                        found = at_label(p, row, label, x_at_label, row_max, row_sum)
-                        put(tile, place, mine + label, found.hess)
-                flush(tile, place, count, t)
+                    write(tile, p.hess + offset * SIZE, t, out)
+                flush(tile, p.hess + offset * SIZE, count, t)
             if TARGET_GRAD and p.target_grad != 0:
-                place = p.target_grad + offset * TARGET_GRAD_SIZE
+                machine.barrier()
+                target_grad(p, row, r, values, out)
                 if lives:
-                    for k in range(CLASSES):
-                        found = element_of(p, r, int64(k), values[k], softs[k])
-                        value = found.target_grad if r.counts else ZERO
-                        put_target(tile, place, mine + k, value)
-                flush_target(tile, place, count, t)
+                    write_target(tile, p.target_grad + offset * TARGET_GRAD_SIZE, t, out)
+                flush_target(tile, p.target_grad + offset * TARGET_GRAD_SIZE, count, t)
 
     return kernel_of(body)
-
-
-def _sums_of(variant: Variant, classes: int) -> Any:
-    """Make the function for the sums of a row in registers."""
-    elements = elements_of(variant)
-    CLASSES, NUMBER, ZERO = classes, elements.number, elements.number(0)
-    LOWEST = NUMBER(-math.inf)
-    STATISTICS, SIDES, SOFT = variant.task != "backward", variant.sides, elements.needs_total
-    DOT = elements.has_mass and variant.task in ("loss", "grad")
-    bend_of, z_of, larger = elements.bend_of, elements.z_of, elements.larger
-    shift_of, exp_of = elements.shift_of, elements.exp_of
-    mass_of, product_of = elements.mass_of, elements.product_of
-
-    @register_jitable
-    def sums_of(p: Any, values: Any, softs: Any) -> Any:
-        inner, cap = bend_of(p)
-        largest, argmax = LOWEST, NO_CLASS
-        target_max, target_argmax = LOWEST, NO_CLASS
-        total, mass, dot, entropy = ZERO, ZERO, ZERO, ZERO
-        if STATISTICS:
-            for k in range(CLASSES):
-                largest = larger(largest, z_of(values[k], inner, cap))
-        shift = shift_of(largest)
-        for k in range(CLASSES):
-            if STATISTICS:
-                difference = z_of(values[k], inner, cap) - shift
-                exp = exp_of(difference)
-                total += exp
-                if DOT:
-                    mass_here = mass_of(p, int64(k), softs[k])
-                    dot += product_of(mass_here, difference)
-                if SIDES:
-                    entropy += product_of(exp, difference)
-                    if argmax == NO_CLASS and difference == ZERO:
-                        argmax = int64(k)
-            if SOFT:
-                mass += mass_of(p, int64(k), softs[k])
-                if SIDES and softs[k] > target_max:
-                    target_max, target_argmax = softs[k], int64(k)
-        return Sums(
-            *(largest, float64(total), float64(mass), float64(dot), float64(entropy)),
-            *(argmax, target_max, target_argmax),
-        )
-
-    return sums_of

@@ -15,11 +15,14 @@ from numba.cuda.extending import register_jitable
 
 from fastxent.backends.cuda import machine
 from fastxent.backends.cuda.kernels.storage import SIZES, VECTOR, storage_of
+from fastxent.backends.cuda.kernels.tile_numbers import numbers_of
 
 __all__ = ["TileMemory", "tile_memory_of"]
 
 cuda = machine.cuda
-float32, float64, int32, int64, uint32 = np.float32, np.float64, np.int32, np.int64, np.uint32
+int32: Any = np.int32
+int64: Any = np.int64
+uint32: Any = np.uint32
 
 # What a block has without asking for more, less what it needs besides for its sums.
 _SHARED_BYTES = (48 << 10) - 1024
@@ -29,44 +32,55 @@ _BANKS_BYTES = 128
 class TileMemory(NamedTuple):
     """The functions of a kind; `tile` is the shared memory, `place` where the piece begins.
 
+    The two that move have to be called by all threads; `count` numbers make the whole piece.
+
     Attributes
     ----------
     room : int
         Bytes of shared memory; 0 where the kind is read and written directly.
-    fetch : function of (tile, place, count, thread, values)
-        Fill `values` with the numbers of the thread's row, if it has one: `count` numbers make the
-        whole piece. All threads have to call it; the tile is free again afterwards.
-    put : function of (tile, place, index, number)
-        Leave number `index` of the piece.
+    fetch : function of (tile, place, count, thread)
+        Move the piece into the tile and wait for it.
+    read : function of (tile, place, thread, values)
+        The numbers of the thread's row.
+    read_one : function of (tile, place, index)
+        Number `index` of the piece.
+    write : function of (tile, place, thread, values)
+        Leave the numbers of the thread's row in the tile.
+    write_one : function of (tile, place, index, number)
+        Leave number `index` of the piece there.
     flush : function of (tile, place, count, thread)
-        Write the piece that all threads have left; they all have to call it. The tile is free
-        again afterwards.
+        Wait for what all threads have left, and move it out of the tile.
     """
 
     room: int
     fetch: Any
-    put: Any
+    read: Any
+    read_one: Any
+    write: Any
+    write_one: Any
     flush: Any
 
 
 def tile_memory_of(kind: str, classes: int, rows: int, aligned: bool, number: Any) -> TileMemory:
     """Make the functions for as many threads as rows.
 
-    Numbers that have no shared memory of 16 bytes at a time are those of uint8, and pieces too
-    large for it: probabilities may be four times as large as the logits that `rows` was made for.
+    Without shared memory go numbers of uint8, and pieces too large for it: probabilities may take
+    four times the bytes of the logits that `rows` was made for.
     """
     size = SIZES[kind]
-    room = _padded(rows * classes * size + VECTOR, size, classes)
+    room = _room(rows * classes * size, size, classes)
     if kind == "uint8" or room > _SHARED_BYTES:
         return _direct(kind, classes, number)
-    return TileMemory(room, *_shared(kind, classes, rows, aligned, number))
+    moves = _moves(kind, classes, rows, aligned)
+    return TileMemory(room, moves[0], *_accesses(kind, classes, aligned, number), moves[1])
 
 
 def _is_padded(size: int, classes: int) -> bool:
     return classes * size % (2 * max(size, 4)) == 0
 
 
-def _padded(nbytes: int, size: int, classes: int) -> int:
+def _room(nbytes: int, size: int, classes: int) -> int:
+    nbytes += VECTOR
     if _is_padded(size, classes):
         nbytes += -(-nbytes // _BANKS_BYTES) * max(size, 4)
     return -(-nbytes // VECTOR) * VECTOR
@@ -77,127 +91,79 @@ def _direct(kind: str, classes: int, number: Any) -> TileMemory:
     load, store = storage_of(kind).load, storage_of(kind).store
 
     @register_jitable
-    def fetch(tile: Any, place: Any, count: Any, thread: Any, values: Any) -> None:
-        first = thread * CLASSES
-        if first < count:
-            for k in range(CLASSES):
-                values[k] = number(load(place + (first + k) * SIZE))
-
-    @register_jitable
-    def put(tile: Any, place: Any, index: Any, value: Any) -> None:
-        store(place + index * SIZE, value)
-
-    @register_jitable
-    def flush(tile: Any, place: Any, count: Any, thread: Any) -> None:
+    def move(tile: Any, place: Any, count: Any, thread: Any) -> None:
         pass
 
-    return TileMemory(0, fetch, put, flush)
+    @register_jitable
+    def read_one(tile: Any, place: Any, index: Any) -> Any:
+        return number(load(place + int64(index) * SIZE))
+
+    @register_jitable
+    def write_one(tile: Any, place: Any, index: Any, value: Any) -> None:
+        store(place + int64(index) * SIZE, value)
+
+    @register_jitable
+    def read(tile: Any, place: Any, thread: Any, values: Any) -> None:
+        for k in range(CLASSES):
+            values[k] = read_one(tile, place, thread * CLASSES + k)
+
+    @register_jitable
+    def write(tile: Any, place: Any, thread: Any, values: Any) -> None:
+        for k in range(CLASSES):
+            write_one(tile, place, thread * CLASSES + k, values[k])
+
+    return TileMemory(0, move, read, read_one, write, write_one, move)
 
 
-def _one(kind: str, number: Any) -> Any:
-    """Make functions for one number: load and store in shared memory, and copies either way."""
-    HALF = kind == "float16"
-
-    if SIZES[kind] == 2:
-
-        @register_jitable
-        def load(at: Any) -> Any:
-            bits = machine.load_shared_u16(at)
-            if HALF:
-                return number(machine.float_of_half(bits))
-            return number(machine.float_of_bits(uint32(bits << uint32(16))))
-
-        @register_jitable
-        def store(at: Any, value: Any) -> None:
-            if HALF:
-                machine.store_shared_u16(at, machine.half_of_float(value))
-            else:
-                machine.store_shared_u16(at, machine.pack_bfloat(value, float32(0)))
-
-        @register_jitable
-        def bring(at: Any, address: Any) -> None:
-            machine.store_shared_u16(at, machine.load_u16(address))
-
-        @register_jitable
-        def take(at: Any, address: Any) -> None:
-            machine.store_u16(address, machine.load_shared_u16(at))
-
-    elif SIZES[kind] == 4:
-
-        @register_jitable
-        def load(at: Any) -> Any:
-            return number(machine.load_shared_f32(at))
-
-        @register_jitable
-        def store(at: Any, value: Any) -> None:
-            machine.store_shared_f32(at, float32(value))
-
-        @register_jitable
-        def bring(at: Any, address: Any) -> None:
-            machine.store_shared_u32(at, machine.load_u32(address))
-
-        @register_jitable
-        def take(at: Any, address: Any) -> None:
-            machine.store_u32(address, machine.load_shared_u32(at))
-
-    else:
-
-        @register_jitable
-        def load(at: Any) -> Any:
-            return number(machine.load_shared_f64(at))
-
-        @register_jitable
-        def store(at: Any, value: Any) -> None:
-            machine.store_shared_f64(at, float64(value))
-
-        @register_jitable
-        def bring(at: Any, address: Any) -> None:
-            machine.store_shared_f64(at, machine.load_f64(address))
-
-        @register_jitable
-        def take(at: Any, address: Any) -> None:
-            machine.store_f64(address, machine.load_shared_f64(at))
-
-    return load, store, bring, take
-
-
-def _shared(kind: str, classes: int, rows: int, aligned: bool, number: Any) -> Any:
-    CLASSES, THREADS, ALIGNED, SIZE = classes, rows, aligned, SIZES[kind]
+def _spots(kind: str, classes: int, aligned: bool) -> Any:
+    """Make the functions for the shared address of a byte, and for where the piece begins."""
+    ALIGNED, SIZE = aligned, SIZES[kind]
     PADDED, PAD = _is_padded(SIZE, classes), max(SIZE, 4)
-    LANES = VECTOR // SIZE
-    window = rows * classes * SIZE + (0 if aligned else VECTOR - SIZE)
-    TURNS = -(-window // (VECTOR * THREADS))
-    WORDS = 4 * TURNS
-    load, store, bring, take = _one(kind, number)
 
     @register_jitable
     def spot(tile: Any, byte: Any) -> Any:
-        """Shared address of a byte of the window."""
+        """Shared address of a byte, counted from the multiple of 16 before the piece."""
         byte = int32(byte)
-        return int32(tile + byte + (byte >> 7) * PAD) if PADDED else int32(tile + byte)
+        if PADDED:
+            return int32(tile + byte + int32(int32(byte >> 7) * PAD))
+        return int32(tile + byte)
 
     @register_jitable
     def phase_of(place: Any) -> Any:
         """Bytes from a multiple of 16 to where the piece begins."""
-        return int64(0) if ALIGNED else place & 15
+        return int32(0) if ALIGNED else int32(place & 15)
+
+    return spot, phase_of, PADDED
+
+
+def _moves(kind: str, classes: int, rows: int, aligned: bool) -> tuple[Any, Any]:
+    THREADS, ALIGNED, SIZE = rows, aligned, SIZES[kind]
+    LANES = VECTOR // SIZE
+    window = rows * classes * SIZE + (0 if aligned else VECTOR - SIZE)
+    TURNS = -(-window // (VECTOR * THREADS))
+    WORDS = 4 * TURNS
+    spot, phase_of, PADDED = _spots(kind, classes, aligned)
+    numbers = numbers_of(kind)
+    bring, take = numbers.bring, numbers.take
 
     @register_jitable
-    def is_whole(begin: Any, count: Any) -> Any:
+    def is_whole(begin: Any, bytes: Any) -> Any:
         """Whether the vector that begins so many bytes into the piece lies within it."""
-        return begin >= 0 and begin + VECTOR <= count * SIZE
+        return (ALIGNED or begin >= 0) and begin + VECTOR <= bytes
 
     @register_jitable
-    def fetch(tile: Any, place: Any, count: Any, thread: Any, values: Any) -> None:
-        phase = phase_of(place)
+    def fetch(tile: Any, place: Any, count: Any, thread: Any) -> None:
+        phase, bytes = phase_of(place), int32(count * SIZE)
         words = cuda.local.array(WORDS, uint32)
         for turn in range(TURNS):
-            begin = VECTOR * (turn * THREADS + thread) - phase
-            a, b, c, d = machine.load_vector(place + begin, is_whole(begin, count), uint32(0))
+            begin = int32(int32(VECTOR * int32(turn * THREADS + thread)) - phase)
+            inside = is_whole(begin, bytes)
+            a, b, c, d = machine.load_vector(place + begin, inside, uint32(0))
             words[4 * turn], words[4 * turn + 1] = a, b
             words[4 * turn + 2], words[4 * turn + 3] = c, d
         for turn in range(TURNS):
-            begin = VECTOR * (turn * THREADS + thread) - phase
-            if is_whole(begin, count):
+            begin = int32(int32(VECTOR * int32(turn * THREADS + thread)) - phase)
+            if is_whole(begin, bytes):
                 at = spot(tile, begin + phase)
                 a, b = words[4 * turn], words[4 * turn + 1]
                 c, d = words[4 * turn + 2], words[4 * turn + 3]
@@ -208,29 +174,20 @@ def _shared(kind: str, classes: int, rows: int, aligned: bool, number: Any) -> A
                     machine.store_shared_u32(int32(at + 12), d)
                 else:
                     machine.store_shared_vector(at, a, b, c, d)
-            elif begin < count * SIZE:
+            elif begin < bytes:
                 for lane in range(LANES):
-                    byte = begin + lane * SIZE
-                    if byte >= 0 and byte < count * SIZE:
+                    byte = int32(begin + lane * SIZE)
+                    if (ALIGNED or byte >= 0) and byte < bytes:
                         bring(spot(tile, byte + phase), place + byte)
         machine.barrier()
-        first = thread * CLASSES
-        if first < count:
-            for k in range(CLASSES):
-                values[k] = load(spot(tile, (first + k) * SIZE + phase))
-        machine.barrier()
-
-    @register_jitable
-    def put(tile: Any, place: Any, index: Any, value: Any) -> None:
-        store(spot(tile, index * SIZE + phase_of(place)), value)
 
     @register_jitable
     def flush(tile: Any, place: Any, count: Any, thread: Any) -> None:
         machine.barrier()
-        phase = phase_of(place)
+        phase, bytes = phase_of(place), int32(count * SIZE)
         for turn in range(TURNS):
-            begin = VECTOR * (turn * THREADS + thread) - phase
-            if is_whole(begin, count):
+            begin = int32(int32(VECTOR * int32(turn * THREADS + thread)) - phase)
+            if is_whole(begin, bytes):
                 at = spot(tile, begin + phase)
                 if PADDED:
                     a, b = machine.load_shared_u32(at), machine.load_shared_u32(int32(at + 4))
@@ -239,11 +196,52 @@ def _shared(kind: str, classes: int, rows: int, aligned: bool, number: Any) -> A
                 else:
                     a, b, c, d = machine.load_shared_vector(at)
                 machine.store_vector(place + begin, a, b, c, d, True)
-            elif begin < count * SIZE:
+            elif begin < bytes:
                 for lane in range(LANES):
-                    byte = begin + lane * SIZE
-                    if byte >= 0 and byte < count * SIZE:
+                    byte = int32(begin + lane * SIZE)
+                    if (ALIGNED or byte >= 0) and byte < bytes:
                         take(spot(tile, byte + phase), place + byte)
-        machine.barrier()
 
-    return fetch, put, flush
+    return fetch, flush
+
+
+def _accesses(kind: str, classes: int, aligned: bool, number: Any) -> tuple[Any, ...]:
+    CLASSES, SIZE = classes, SIZES[kind]
+    # two numbers at a time where each row begins at a word
+    PAIRED, PAIRS = aligned and SIZE == 2 and classes % 2 == 0, classes // 2
+    spot, phase_of, _ = _spots(kind, classes, aligned)
+    numbers = numbers_of(kind)
+    load, store = numbers.load, numbers.store
+    load_pair, store_pair = numbers.load_pair, numbers.store_pair
+
+    @register_jitable
+    def read_one(tile: Any, place: Any, index: Any) -> Any:
+        return number(load(spot(tile, index * SIZE + phase_of(place))))
+
+    @register_jitable
+    def write_one(tile: Any, place: Any, index: Any, value: Any) -> None:
+        store(spot(tile, index * SIZE + phase_of(place)), value)
+
+    @register_jitable
+    def read(tile: Any, place: Any, thread: Any, values: Any) -> None:
+        first = int32(thread * CLASSES)
+        if PAIRED:
+            for k in range(PAIRS):
+                low, high = load_pair(spot(tile, int32(first + 2 * k) * SIZE))
+                values[2 * k], values[2 * k + 1] = number(low), number(high)
+        else:
+            for k in range(CLASSES):
+                values[k] = read_one(tile, place, int32(first + k))
+
+    @register_jitable
+    def write(tile: Any, place: Any, thread: Any, values: Any) -> None:
+        first = int32(thread * CLASSES)
+        if PAIRED:
+            for k in range(PAIRS):
+                at = spot(tile, int32(first + 2 * k) * SIZE)
+                store_pair(at, values[2 * k], values[2 * k + 1])
+        else:
+            for k in range(CLASSES):
+                write_one(tile, place, int32(first + k), values[k])
+
+    return read, read_one, write, write_one

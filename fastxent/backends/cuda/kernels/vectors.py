@@ -7,7 +7,6 @@ otherwise number by number.
 
 from __future__ import annotations
 
-from collections import namedtuple
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,12 +22,30 @@ from fastxent.backends.cuda.specs import Variant
 __all__ = ["Places", "Vectors", "vectors_of"]
 
 cuda = machine.cuda
-int64, uint32 = np.int64, np.uint32
+int64: Any = np.int64
+uint32: Any = np.uint32
 
-# Where a row begins in the other arrays, 0 for those that are absent (`result` is the gradient or
-# the softmax); and whether its vectors lie at multiples of 16 bytes there.
-_ARRAYS = ("soft", "result", "proba", "hess", "target_grad")
-Places: Any = namedtuple("Places", (*_ARRAYS, *(f"{name}_whole" for name in _ARRAYS)))
+
+class Places(NamedTuple):
+    """Where a row begins in the other arrays, and whether vectors are at multiples of 16 there.
+
+    Attributes
+    ----------
+    soft, result, proba, hess, target_grad : int64
+        Addresses, 0 for absent arrays; `result` is the gradient or the softmax.
+    soft_whole, result_whole, proba_whole, hess_whole, target_grad_whole : bool
+    """
+
+    soft: Any
+    result: Any
+    proba: Any
+    hess: Any
+    target_grad: Any
+    soft_whole: Any
+    result_whole: Any
+    proba_whole: Any
+    hess_whole: Any
+    target_grad_whole: Any
 
 
 class Vectors(NamedTuple):
@@ -48,6 +65,8 @@ class Vectors(NamedTuple):
         Sums with the vector that is number v of `words`, and begins at class k.
     write : function of (p, r, places, k, x, soft)
         Write the results of one class.
+    write_label : function of (places, label, element)
+        Write what the label has of its own, over what it was written with the others.
     write_vector : function of (p, r, places, words, soft_words, v, k, inside)
         Write those of a vector.
     """
@@ -58,23 +77,29 @@ class Vectors(NamedTuple):
     add: Any
     add_vector: Any
     write: Any
+    write_label: Any
     write_vector: Any
 
 
-def vectors_of(variant: Variant, aligned: bool) -> Vectors:
-    """Make the functions of a variant; `aligned` is said of logits and result."""
+def vectors_of(variant: Variant, aligned: bool, keeps: bool = True) -> Vectors:
+    """Make the functions of a variant; `aligned` is said of logits and result.
+
+    `keeps` says that there are registers for the probabilities; otherwise they are read again.
+    """
     elements, results, stored = elements_of(variant), results_of(variant), storage_of(variant.kind)
     NUMBER, ZERO, LANES, SIZE = elements.number, elements.number(0), stored.lanes, stored.size
     SOFT, HAS_MASS = elements.needs_total, elements.has_mass
     soft_kind = variant.target if SOFT else variant.kind
     soft = storage_of(soft_kind)
-    SOFT_SIZE, KEPT = soft.size, SOFT and soft.size == SIZE
+    SOFT_SIZE, KEPT = soft.size, keeps and SOFT and soft.size == SIZE
     target_grad = storage_of(variant.kind if soft_kind == "uint8" else soft_kind)
     TARGET_SIZE, TARGET_ALIKE = target_grad.size, target_grad.size == SIZE
     STATISTICS, SIDES = variant.task != "backward", variant.sides
     DOT = HAS_MASS and variant.task in ("loss", "grad")
     WRITES_PROBA = variant.task in ("softmax", "log_softmax")
     PROBA, TARGET_GRAD = variant.curvature != "", variant.target_grad
+    # beside other results there need not be a gradient
+    ALONE = not (PROBA or TARGET_GRAD)
     HESS, ALIGNED = variant.curvature in ("product", "distance"), aligned
     number_at, words_of, store = stored.number_at, stored.words_of, stored.store
     store_words, soft_number_at, load_soft = stored.store_words, soft.number_at, soft.load
@@ -94,14 +119,14 @@ def vectors_of(variant: Variant, aligned: bool) -> Vectors:
         if WRITES_PROBA:
             result = p.proba + row * p.proba_pitch * SIZE
         else:
-            result = p.grad + row * p.grad_pitch * SIZE
+            result = p.grad + row * p.grad_pitch * SIZE if ALONE or p.grad != 0 else int64(0)
         if SOFT:
             soft = p.soft + row * p.soft_pitch * SOFT_SIZE
         if PROBA:
             proba = int64(0) if p.proba == 0 else p.proba + row * p.proba_pitch * SIZE
         if HESS:
             hess = int64(0) if p.hess == 0 else p.hess + row * p.hess_pitch * SIZE
-        if TARGET_GRAD:
+        if TARGET_GRAD and p.target_grad != 0:
             target = p.target_grad + row * p.target_grad_pitch * TARGET_SIZE
         return Places(
             soft,
@@ -176,14 +201,22 @@ def vectors_of(variant: Variant, aligned: bool) -> Vectors:
     @register_jitable
     def write(p: Any, r: Any, places: Any, k: Any, x: Any, soft: Any) -> None:
         at, element = int64(k) * SIZE, element_of(p, r, int64(k), x, soft)
-        store(places.result + at, element.main if r.counts else ZERO)
+        if ALONE or places.result != 0:
+            store(places.result + at, element.main if r.counts else ZERO)
         if PROBA and places.proba != 0:
             store(places.proba + at, element.proba if r.lives else ZERO)
         if HESS and places.hess != 0:
             store(places.hess + at, element.hess if r.counts else ZERO)
-        if TARGET_GRAD:
+        if TARGET_GRAD and places.target_grad != 0:
             there = places.target_grad + int64(k) * TARGET_SIZE
             store_target(there, element.target_grad if r.counts else ZERO)
+
+    @register_jitable
+    def write_label(places: Any, label: Any, element: Any) -> None:
+        if ALONE or places.result != 0:
+            store(places.result + int64(label) * SIZE, element.main)
+        if HESS and places.hess != 0:
+            store(places.hess + int64(label) * SIZE, element.hess)
 
     @register_jitable
     def put(address: Any, numbers: Any, lives: Any, inside: Any, whole: Any) -> None:
@@ -227,13 +260,23 @@ def vectors_of(variant: Variant, aligned: bool) -> Vectors:
             hess[j] = element.hess
             target[j] = element.target_grad
         at = int64(k) * SIZE
-        put(places.result + at, main, r.counts, inside, places.result_whole)
+        if ALONE or places.result != 0:
+            put(places.result + at, main, r.counts, inside, places.result_whole)
         if PROBA and places.proba != 0:
             put(places.proba + at, proba, r.lives, inside, places.proba_whole)
         if HESS and places.hess != 0:
             put(places.hess + at, hess, r.counts, inside, places.hess_whole)
-        if TARGET_GRAD:
+        if TARGET_GRAD and places.target_grad != 0:
             there = places.target_grad + int64(k) * TARGET_SIZE
             put_target(there, target, r.counts, inside, places.target_grad_whole)
 
-    return Vectors(4 if KEPT else 0, places_of, soft_at, add, add_vector, write, write_vector)
+    return Vectors(
+        4 if KEPT else 0,
+        places_of,
+        soft_at,
+        add,
+        add_vector,
+        write,
+        write_label,
+        write_vector,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +11,15 @@ from fastxent.backends.cuda.kernels.storage import VECTOR, storage_of
 
 __all__ = ["Cutting", "Window", "cutting_of"]
 
-int32 = np.int32
+int32: Any = np.int32
 
-# Numbers before the first vector, vectors, numbers behind the last one.
-Window: Any = namedtuple("Window", ("head", "vectors", "rest"))
+
+class Window(NamedTuple):
+    """Numbers before the first vector, vectors, numbers behind the last one."""
+
+    head: Any
+    vectors: Any
+    rest: Any
 
 
 class Cutting(NamedTuple):
