@@ -62,10 +62,18 @@ def everywhere(a, x):
     machine.store_f32(a + 20, machine.exp2(half))
     machine.store_f32(a, machine.max_f32(half, float32(x)))
     machine.store_f64(a, machine.max_f64(machine.load_f64(a), x))
+    machine.store_f64(a, machine.reciprocal(x))
+    machine.store_u32(a, machine.renewed(w0))
+    machine.store_u32(a, machine.pack_bfloat(half, float32(2)))
+    machine.store_u32(a, machine.max_half_pair(w0, w1))
+    machine.store_u32(a, machine.max_bfloat_pair(w0, w1))
 
 
 def since_ampere(a, x):
+    w0 = machine.load_u32(a)
     machine.store_u32(a, machine.pack_bfloat(float32(1), float32(2)))
+    machine.store_u32(a + 4, machine.max_half_pair(w0, w0))
+    machine.store_u32(a + 8, machine.max_bfloat_pair(w0, w0))
 
 
 def since_hopper(a, x):
@@ -133,9 +141,20 @@ EXPECTED = {
     "half_of_float": rf"cvt\.rn\.f16\.f32 low, {R}; cvt\.u32\.u16 {R}, low;",
     "pack_half": rf"cvt\.rn\.f16\.f32 high, {R}; mov\.b32 {R}, \{{low, high\}};",
     "pack_bfloat": rf"cvt\.rn\.bf16x2\.f32 {R}, {R}, {R};",
+    "max_half_pair": rf"max\.f16x2 {R}, {R}, {R};",
+    "max_bfloat_pair": rf"max\.bf16x2 {R}, {R}, {R};",
+    "renewed": rf"mov\.u32 z, %ctaid\.z; xor\.b32 {R}, {R}, z;",
+    "reciprocal": rf"rcp\.approx\.ftz\.f64 {R}, {R};",
     "exp2": rf"ex2\.approx\.ftz\.f32 {R}, {R};",
     "max_f32": rf"max\.f32 {R}, {R}, {R};",
     "max_f64": rf"max\.f64 {R}, {R}, {R};",
+}
+# Before capability 8.0.
+HIGH_HALVES = rf"prmt\.b32 {R}, \w+, \w+, 0x7632;"
+EARLIER = {
+    "pack_bfloat": rf"selp\.b32 high, 0x7fff0000, high, p; {HIGH_HALVES}",
+    "max_half_pair": rf"max\.f32 x, x, y; cvt\.rn\.f16\.f32 b, x; mov\.b32 {R}, \{{a, b\}};",
+    "max_bfloat_pair": rf"max\.f32 b, b, c; {HIGH_HALVES}",
 }
 
 
@@ -162,9 +181,15 @@ def test_every_intrinsic_is_expected():
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_instruction_of(name):
-    kernels = SOURCES.items()
-    least = next(capability for capability, k in kernels if name in k.__code__.co_names)
-    assert re.search(EXPECTED[name], ptx(SOURCES[least], least))
+    *_, last = (one for one, kernel in SOURCES.items() if name in kernel.__code__.co_names)
+    assert re.search(EXPECTED[name], ptx(SOURCES[last], last))
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_instructions_in_its_place_on_turing(name):
+    least, kernel = next(iter(SOURCES.items()))
+    assert re.search(EARLIER[name], ptx(kernel, least))
+    assert not re.search(EXPECTED[name], ptx(kernel, least))
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0), (12, 0)])

@@ -9,7 +9,16 @@ pytest.importorskip("greenlet", reason="greenlet is not installed: it runs the s
 
 from fastxent.backends.contract import KINDS
 from fastxent.backends.cuda.specs import LoopGeometry, RowGeometry, Variant
-from gpu.row_cases import FLOATS, case_of, check, integers_of, outputs_of, stored, written_of
+from gpu.row_cases import (
+    FLOATS,
+    case_of,
+    check,
+    integers_of,
+    numbers,
+    outputs_of,
+    stored,
+    written_of,
+)
 from gpu.simulation.loading import aligned, run_kernel
 
 LANES = {"float32": 4, "float64": 2, "float16": 8, "bfloat16": 8}
@@ -70,21 +79,217 @@ def run_rows(
     return {**outputs, **matrices, "total": partial.sum()}
 
 
-LOOP = LoopGeometry(64)
-WARP, PART = RowGeometry(32, 2, 2), RowGeometry(8, 4, 2)
+PART, WARP = RowGeometry(16, 4, 2), RowGeometry(32, 2, 2)
 BLOCK, CLUSTER = RowGeometry(64, 1, 2), RowGeometry(32, 1, 1, 2)
+LOOP = LoopGeometry(64)
+GEOMETRIES = {"part": PART, "warp": WARP, "block": BLOCK, "cluster": CLUSTER, "loop": LOOP}
+every = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+# a block, and rows that are walked along
+two = pytest.mark.parametrize("geometry", [BLOCK, LOOP], ids=["block", "loop"])
 
 
+def vectors_of(geometry):
+    """Most vectors of a row, or enough of them for two rounds."""
+    if isinstance(geometry, RowGeometry):
+        return geometry.threads * geometry.vectors * geometry.cluster
+    return 4 * geometry.threads + 37
+
+
+@every
 @pytest.mark.parametrize("kind", FLOATS)
-@pytest.mark.parametrize("geometry", [PART, WARP, BLOCK, CLUSTER], ids=str)
 def test_labels(geometry, kind):
-    classes = (geometry.threads * geometry.vectors * geometry.cluster - 3) * LANES[kind]
-    case = case_of(Variant(kind), 5, classes, skip=-100)
+    case = case_of(Variant(kind), 5, vectors_of(geometry) * LANES[kind], skip=-100)
     check(case, run_rows(geometry, case))
 
 
 @pytest.mark.parametrize("kind", FLOATS)
-@pytest.mark.parametrize("vectors", [3, 64, 250, 700])
-def test_labels_two_pass(vectors, kind):
-    case = case_of(Variant(kind), 5, vectors * LANES[kind], skip=-100)
-    check(case, run_rows(LOOP, case))
+@pytest.mark.parametrize("geometry", [PART, BLOCK, LOOP], ids=["part", "block", "loop"])
+def test_rows_that_begin_anywhere(geometry, kind):
+    """Each offset in 16 bytes, and lengths about the number of vectors that the threads hold."""
+    geometry, lanes = geometry._replace(aligned=False), LANES[kind]
+    few = vectors_of(geometry) if isinstance(geometry, RowGeometry) else 3 * geometry.threads
+    for number, offset in enumerate(range(0, lanes)):
+        head = -offset % lanes
+        most = head + few * lanes + lanes - 1
+        classes = [
+            most,
+            most - lanes + 1,
+            most - lanes,
+            lanes + 1,
+            lanes - 1,
+            2 * lanes,
+            1,
+            most - 1,
+        ]
+        # one after the other; an odd pitch brings the rows of a case to further offsets
+        rows, gap = (1, 0) if classes[number] == most else (3, number % 3)
+        case = case_of(Variant(kind), rows, classes[number], seed=number)
+        if rows > 1 and (classes[number] + gap) * 3 > most:
+            gap = -classes[number] % lanes
+        check(case, run_rows(geometry, case, offset=offset * SIZE[kind], gap=gap))
+
+
+@two
+@pytest.mark.parametrize("others", [0, 8])
+def test_arrays_at_other_offsets(geometry, others):
+    geometry = geometry._replace(aligned=False)
+    for kind, target in (("float32", "float32"), ("bfloat16", "float16"), ("float64", "float32")):
+        variant = Variant(kind, target, target_grad=True, curvature="product")
+        case = case_of(variant, 3, 11 * LANES[kind] + 1)
+        check(case, run_rows(geometry, case, offset=SIZE[kind], others=others, gap=3))
+
+
+@two
+@pytest.mark.parametrize("target", KINDS[:5])
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float64"])
+def test_probabilities(geometry, target, kind):
+    variant = Variant(kind, target, sides=True, target_grad=True)
+    case = case_of(variant, 3, 70 * LANES[kind])
+    check(case, run_rows(geometry, case))
+
+
+@two
+@pytest.mark.parametrize("task", ["grad", "loss"])
+@pytest.mark.parametrize("transform", ["plain", "scaled", "capped"])
+@pytest.mark.parametrize("mass", ["uniform", "classes"])
+@pytest.mark.parametrize("target", ["label", "float32"])
+def test_options(geometry, task, transform, mass, target):
+    options = ("z_loss", "row_scale", "row_weight", "denominator")
+    variant = Variant("float32", target, mass, transform, task, sides=True)
+    skip = -1 if target == "label" else None
+    case = case_of(variant, 3, 301, skip=skip, options=options)
+    check(case, run_rows(geometry._replace(aligned=False), case))
+
+
+@every
+@pytest.mark.parametrize("target", ["label", "bfloat16"])
+def test_side_outputs(geometry, target):
+    """Ties: the first of the largest; it lies in any part of the row."""
+    classes = vectors_of(geometry) * 8
+    case = case_of(Variant("bfloat16", target, "uniform", sides=True), 6, classes)
+    peaks = np.linspace(1, classes - 9, 6).astype(int)
+    for row, peak in enumerate(peaks):
+        case.logits[row, peak : peak + 9 : 4] = stored(30.0, "bfloat16")
+        if case.soft is not None:
+            case.soft[row, peak : peak + 9 : 4] = stored(2.0, "bfloat16")
+    found = run_rows(geometry, case)
+    check(case, found)
+    np.testing.assert_array_equal(found["argmax"], peaks)
+
+
+@two
+@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize("curvature", ["proba", "product", "distance"])
+def test_curvature(geometry, kind, curvature):
+    case = case_of(Variant(kind, curvature=curvature), 3, 66 * LANES[kind], skip=3)
+    check(case, run_rows(geometry, case))
+
+
+@two
+@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize("task", ["softmax", "log_softmax"])
+def test_softmax(geometry, kind, task):
+    case = case_of(Variant(kind, "none", task=task), 3, 65 * LANES[kind])
+    check(case, run_rows(geometry, case))
+
+
+@every
+@pytest.mark.parametrize(
+    "variant",
+    [
+        Variant("bfloat16"),
+        Variant("float32", "float32"),
+        Variant("float32", "label", "classes", "capped"),
+        Variant("float16", "uint8", "uniform", "scaled"),
+        Variant("float64", "label", "uniform"),
+    ],
+    ids=lambda variant: "-".join(variant[:4]),
+)
+def test_backward_has_the_bits_of_forward(geometry, variant):
+    """And they do not depend on who comes first."""
+    case = case_of(
+        variant, 3, (vectors_of(geometry) - 1) * LANES[variant.kind], options=("z_loss",)
+    )
+    forward = run_rows(geometry, case, seed=1)
+    statistics = {name: forward[name] for name in ("row_max", "row_sum")}
+    later = case._replace(variant=variant._replace(task="backward"))
+    backward = run_rows(geometry, later, given=statistics, seed=2)
+    np.testing.assert_array_equal(backward["grad"], forward["grad"])
+    loss_only = run_rows(geometry, case._replace(variant=variant._replace(task="loss")), seed=3)
+    for name in ("loss", "row_max", "row_sum"):
+        np.testing.assert_array_equal(loss_only[name], forward[name])
+
+
+@every
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("task", ["grad", "backward"])
+def test_the_gradient_may_go_over_the_logits(geometry, aligned, task):
+    classes = (vectors_of(geometry) - 1) * 8 - (0 if aligned else 3)
+    case = case_of(Variant("float16", task=task), 5, classes, skip=2)
+    geometry, given = geometry._replace(aligned=aligned), None
+    if task == "backward":
+        apart = run_rows(geometry, case._replace(variant=Variant("float16")))
+        given = {name: apart[name] for name in ("row_max", "row_sum")}
+    else:
+        apart = run_rows(geometry, case)
+    for seed in range(2):
+        over = run_rows(geometry, case, in_place=True, seed=seed, given=given)
+        np.testing.assert_array_equal(over["grad"], apart["grad"])
+
+
+@every
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float64"])
+def test_rows_without_a_softmax_lose_nobody_else(geometry, kind):
+    case = case_of(
+        Variant(kind, sides=True), 8, vectors_of(geometry) * LANES[kind], label_kind="i4"
+    )
+    good = run_rows(geometry, case)
+    classes = case.shape[1]
+    nothing, wrong, endless = stored([-np.inf, np.nan, np.inf], kind)
+    case.logits[1], case.logits[2, classes // 2], case.logits[4, -1] = nothing, wrong, endless
+    case.labels[[5, 6]] = (classes, -1)
+    found = run_rows(geometry, case)
+    check(case, found)
+    broken = np.isin(np.arange(8), (1, 2, 4, 5, 6))
+    assert np.isnan(found["loss"][broken]).all()
+    assert np.isneginf(found["lse"][1])
+    assert np.isnan(numbers(found["grad"][[1, 2, 4]], kind)).all()
+    assert not numbers(found["grad"][[5, 6]], kind).any()
+    for name in ("loss", "grad", "entropy"):
+        np.testing.assert_array_equal(found[name][~broken], good[name][~broken])
+
+
+@every
+@pytest.mark.parametrize("kind", FLOATS)
+def test_very_negative_rows_with_masked_warps(geometry, kind):
+    """A warp of nothing but -inf must not make 0 the maximum of a row at -1e4 or -1e30."""
+    lanes, vectors = LANES[kind], vectors_of(geometry)
+    case = case_of(Variant(kind), 4, vectors * lanes)
+    numbers_ = np.full(case.shape, -np.inf)
+    live = slice(0, 3 * lanes), slice(-3 * lanes, None), slice(5, 6), slice(0, None)
+    for row, part in enumerate(live):
+        offset = -1e4 if kind == "float16" or row % 2 else -1e30
+        spread = 100 * 2.0**-7 * offset * np.random.default_rng(row).random(case.shape[1])
+        numbers_[row, part] = (offset + spread * (row > 0))[part]
+        case.labels[row] = np.arange(case.shape[1])[part][-1]
+    case.logits[...] = stored(numbers_, kind)
+    check(case, run_rows(geometry, case))
+
+
+@two
+@pytest.mark.parametrize("kind", KINDS[4:])
+def test_labels_of_every_kind(geometry, kind):
+    case = case_of(Variant("float32"), 6, 120, skip=5, label_kind=kind)
+    check(case, run_rows(geometry, case))
+
+
+@two
+def test_nothing_is_left_of_a_gradient_without_a_denominator(geometry):
+    variant = Variant("float32", "float32", target_grad=True, curvature="product")
+    case = case_of(variant, 3, 264)
+    case.arrays["denominator"] = np.zeros(1)
+    found = run_rows(geometry, case)
+    for name in ("grad", "target_grad", "hess"):
+        assert not found[name].any()
+    case.arrays["denominator"] = np.ones(1)
+    np.testing.assert_array_equal(found["proba"], run_rows(geometry, case)["proba"])

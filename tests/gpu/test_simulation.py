@@ -1,5 +1,7 @@
 """The simulated GPU itself: right results for right kernels, and each kind of mistake found."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -326,6 +328,19 @@ def test_casts_wrap_around():
     assert CASTS[np.uint64](-1) == 2**64 - 1
     assert CASTS[np.int8](200) == -56
     assert int32(np.float32(-2.7)) == -2
+
+
+def test_casts_to_floats_are_those_of_numpy():
+    rng = np.random.default_rng(0)
+    numbers = [*(rng.standard_normal(50) * 10.0 ** rng.integers(-50, 50, 50)), 0.0, -0.0, np.inf]
+    numbers += [1, -3, 2**24 + 1, True, np.float32(0.1), 1e-320, -1e-46]
+    with np.errstate(all="ignore"):
+        for number, kind in itertools.product(numbers, (np.float32, np.float64)):
+            got, want = CASTS[kind](number), kind(number)
+            assert type(got) is kind
+            assert got.tobytes() == want.tobytes()
+            if type(number) is np.float64:
+                assert CASTS[kind](float(number)).tobytes() == want.tobytes()
 
 
 def test_local_arrays():

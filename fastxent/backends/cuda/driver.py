@@ -144,16 +144,6 @@ class Driver:
         name: bytes = self._call("cuDeviceGetName", 256, self._call("cuDeviceGet", device))
         return name.partition(b"\0")[0].decode()  # what follows is not set
 
-    def version(self) -> str:
-        """The CUDA that NVIDIA's driver is for."""
-        version = int(self._call("cuDriverGetVersion"))
-        return f"{version // 1000}.{version % 1000 // 10}"
-
-    def device_of(self, address: int) -> int:
-        """Number of the device whose memory an address lies in."""
-        attribute = self._bindings.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
-        return int(self._call("cuPointerGetAttribute", attribute, address))
-
     def _attribute(self, device: int, name: str) -> int:
         attribute = getattr(self._bindings.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
         handle = self._call("cuDeviceGet", device)

@@ -16,6 +16,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import cuda as _cuda
+from numba.cuda import dispatcher as _dispatcher
 from numba.cuda.extending import intrinsic
 
 __all__ = [  # "cuda" is there for its local arrays
@@ -65,12 +66,14 @@ def _instruction(
     *,
     acts: bool = False,
     together: bool = False,
+    on_turing: str = "",
 ) -> Any:
     """Make an intrinsic of one piece of PTX, in which $0, $1 ... are results, then arguments.
 
     `acts` keeps it in its place among the others that act (memory is read or written), and from
     being merged with an equal one. `together` says that the threads of a warp meet in it: LLVM
-    then neither copies it into branches nor moves it across them.
+    then neither copies it into branches nor moves it across them. `on_turing` is the PTX for
+    GPUs before capability 8.0, where that is another.
     """
     results = result if isinstance(result, tuple) else () if result is None else (result,)
     returned = [_REGISTERS[kind][0] for kind in results]
@@ -86,7 +89,9 @@ def _instruction(
     function = ir.FunctionType(llvm_result, [_REGISTERS[kind][0] for kind in parameters])
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        call = builder.asm(function, text, ",".join(constraints), arguments, acts)
+        old = on_turing and _dispatcher.get_current_device().compute_capability < (8, 0)
+        code = on_turing if old else text
+        call = builder.asm(function, code, ",".join(constraints), arguments, acts)
         if together:
             call.attributes.add("convergent")
             builder.function.attributes.add("convergent")
@@ -278,11 +283,41 @@ pack_half = _instruction(
     "low high",
     (_F32, _F32),
 )
-# from capability 8.0 on; the instruction takes the high one first
-pack_bfloat = _instruction(_U32, "cvt.rn.bf16x2.f32 $0, $2, $1;", "low high", (_F32, _F32))
+# the instruction takes the high one first
+pack_bfloat = _instruction(
+    _U32,
+    "cvt.rn.bf16x2.f32 $0, $2, $1;",
+    "low high",
+    (_F32, _F32),
+    on_turing="{ .reg .b32 low, high, odd; .reg .pred p; "
+    + "".join(
+        f"mov.b32 {half}, {value}; bfe.u32 odd, {half}, 16, 1; add.u32 odd, odd, 0x7fff; "
+        f"add.u32 {half}, {half}, odd; setp.nan.f32 p, {value}, {value}; "
+        f"selp.b32 {half}, 0x7fff0000, {half}, p; "
+        for half, value in (("low", "$1"), ("high", "$2"))
+    )
+    + "prmt.b32 $0, low, high, 0x7632; }",
+)
 # the larger of two pairs, each for itself; the other one where one is NaN
-max_half_pair = _instruction(_U32, "max.f16x2 $0, $1, $2;", "a b", (_U32, _U32))
-max_bfloat_pair = _instruction(_U32, "max.bf16x2 $0, $1, $2;", "a b", (_U32, _U32))
+max_half_pair = _instruction(
+    _U32,
+    "max.f16x2 $0, $1, $2;",
+    "a b",
+    (_U32, _U32),
+    on_turing="{ .reg .b16 a, b, c, d; .reg .f32 x, y; mov.b32 {a, b}, $1; mov.b32 {c, d}, $2; "
+    "cvt.f32.f16 x, a; cvt.f32.f16 y, c; max.f32 x, x, y; cvt.rn.f16.f32 a, x; "
+    "cvt.f32.f16 x, b; cvt.f32.f16 y, d; max.f32 x, x, y; cvt.rn.f16.f32 b, x; "
+    "mov.b32 $0, {a, b}; }",
+)
+max_bfloat_pair = _instruction(
+    _U32,
+    "max.bf16x2 $0, $1, $2;",
+    "a b",
+    (_U32, _U32),
+    on_turing="{ .reg .b32 a, b, c; shl.b32 a, $1, 16; shl.b32 b, $2, 16; max.f32 a, a, b; "
+    "and.b32 b, $1, 0xffff0000; and.b32 c, $2, 0xffff0000; max.f32 b, b, c; "
+    "prmt.b32 $0, a, b, 0x7632; }",
+)
 
 # 2**value within 2 units in the last place; subnormal arguments and results become 0
 exp2 = _instruction(_F32, "ex2.approx.ftz.f32 $0, $1;", "value", (_F32,))

@@ -96,22 +96,27 @@ def renewed(word: int) -> int:
 
 
 _ERROR = 2.0**-22.5
+_ZERO, _ONE = np.float32(0), np.float32(1)
+_INFINITY, _NAN = np.float32(np.inf), np.float32(np.nan)
 
 
 def exp2(value: Any) -> Any:
     """As far from the truth as the instruction may be, one way or the other."""
-    exponent = float(np.float32(value))
+    if type(value) is not np.float32:
+        value = np.float32(value)
+    exponent = float(value)
     if exponent < -126.0:
-        return np.float32(0.0)
+        return _ZERO
     if exponent >= 128.0:
-        return np.float32(math.inf)
+        return _INFINITY
     if abs(exponent) < 2.0**-126:
-        return np.float32(1.0)
+        return _ONE
     if exponent != exponent:
-        return np.float32(math.nan)
+        return _NAN
     error = _ERROR if int(exponent * 1048573.0) & 1 else -_ERROR
     result = math.exp2(exponent) * (1.0 + error)
-    return np.float32(result if result >= 2.0**-126 else 0.0)
+    # a product with a Python float is rounded once, and faster than numpy.float32(...)
+    return _ONE * result if result >= 2.0**-126 else _ZERO
 
 
 def reciprocal(value: Any) -> Any:
@@ -125,10 +130,12 @@ def reciprocal(value: Any) -> Any:
 
 
 def max_f32(a: Any, b: Any) -> Any:
-    a, b = np.float32(a), np.float32(b)
+    if type(a) is not np.float32 or type(b) is not np.float32:
+        a, b = np.float32(a), np.float32(b)
     return a if a >= b or b != b else b
 
 
 def max_f64(a: Any, b: Any) -> Any:
-    a, b = np.float64(a), np.float64(b)
+    if type(a) is not np.float64 or type(b) is not np.float64:
+        a, b = np.float64(a), np.float64(b)
     return a if a >= b or b != b else b

@@ -120,11 +120,11 @@ def _shuffle(value: Any, mask: int) -> Any:
 
 
 def shuffle_xor_f32(value: Any, mask: int) -> Any:
-    return _shuffle(np.float32(value), mask)
+    return _shuffle(value if type(value) is np.float32 else np.float32(value), mask)
 
 
 def shuffle_xor_f64(value: Any, mask: int) -> Any:
-    return _shuffle(np.float64(value), mask)
+    return _shuffle(value if type(value) is np.float64 else np.float64(value), mask)
 
 
 def shuffle_xor_i32(value: Any, mask: int) -> int:

@@ -102,11 +102,11 @@ def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
             row = block * ROWS + (thread >> THREAD_BITS)
         else:
             row = block
-        lives = row < p.rows
+        lives = ROWS == 1 or row < p.rows
         label, at = int32(0), ZERO
         start = p.logits + row * p.logits_pitch * SIZE
         window = window_of(start, int32(p.classes))
-        if ROWS > 1 and not lives:
+        if not lives:
             window = Window(int32(0), int32(0), int32(0))
 
         # vector v of a thread is number `first + v * THREADS` of the row
@@ -147,7 +147,7 @@ def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
 
         # The label's logit is read before anything is stored: the gradient may go over the logits.
         owns, leads = False, lives and member == 0
-        if HARD and lives and label >= 0:
+        if HARD and label >= 0:
             vector, as_edge = place_of(window, label)
             if vector >= 0:
                 within = int32(vector - rank * (THREADS * VECTORS))
