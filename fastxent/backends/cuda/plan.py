@@ -50,8 +50,9 @@ _FEW_VECTORS = 4
 _LEAST_THREADS, _MOST_THREADS, _ALL_THREADS = 128, 512, 1024
 _WARP = 32
 
-# 16-byte vectors a thread, by what its registers hold besides: compiled, more of them spill.
-_VECTORS = {"aligned": 8, "unaligned": 5}
+# 16-byte vectors a thread: compiled for 90, with `min_blocks` as below, more of them spill. 8 of
+# half precision do beside probabilities that take as many registers, or under a soft cap.
+_VECTORS = {"aligned": 8, "unaligned": 5, "full": 5}
 
 # Registers of a multiprocessor, and those that a thread may have.
 _REGISTERS = 1 << 16
@@ -110,10 +111,18 @@ def _vectors_of(classes: int, size: int) -> int:
     return max(1, classes * size // _VECTOR)
 
 
-@functools.lru_cache(maxsize=1024)
-def _row_geometry(vectors: int, size: int, aligned: bool, clusters: bool) -> RowGeometry | None:
-    """How a row of so many vectors is split; None where it is too long to be held in registers."""
+def _most_vectors(variant: Variant, aligned: bool) -> int:
+    """Vectors a thread, whatever is computed from its target and transform."""
     most = _VECTORS["aligned" if aligned else "unaligned"]
+    is_full = variant.transform == "capped" or SIZES.get(variant.target) == 2
+    return min(most, _VECTORS["full"]) if SIZES[variant.kind] == 2 and is_full else most
+
+
+@functools.lru_cache(maxsize=1024)
+def _row_geometry(
+    vectors: int, most: int, size: int, aligned: bool, clusters: bool
+) -> RowGeometry | None:
+    """How a row of so many vectors is split; None where it is too long to be held in registers."""
     # before and behind the whole vectors of an unaligned row there is a number for each lane
     least = 0 if aligned else 2 * _VECTOR // size
     for lanes in (8, 16, _WARP):
@@ -157,7 +166,8 @@ def spec_of(
         rows = next(rows for rows in _TILE_ROWS if rows * classes * size <= _TILE_BYTES)
         return KernelSpec("tile", variant, TileGeometry(classes, rows, aligned))
     vectors = _vectors_of(classes, size)
-    geometry = _row_geometry(vectors, size, aligned, capability >= CLUSTERS_FROM)
+    most = _most_vectors(variant, aligned)
+    geometry = _row_geometry(vectors, most, size, aligned, capability >= CLUSTERS_FROM)
     if geometry is None:
         return KernelSpec("two_pass", variant, LoopGeometry(_LOOP_THREADS, aligned))
     blocks = _min_blocks(variant, geometry.threads * geometry.rows)
