@@ -81,9 +81,9 @@ def disassemble(code):
         file.write_bytes(code)
         usage = _output("cuobjdump", "--dump-resource-usage", file)
         listing = _output("nvdisasm", "--print-code", file)
-    # before capability 9.0 there are functions beside the kernel that nobody calls
+    # beside the kernel: divisions of extreme numbers; before capability 9.0 some that nobody calls
     functions = re.findall(r"^ Function (\S+):\n +(.*)$", usage, re.MULTILINE)
-    ((name, line),) = [found for found in functions if not found[0].startswith("__cuda_sm70_")]
+    ((name, line),) = [found for found in functions if not found[0].startswith("__cuda_")]
     resources = dict(re.findall(r"(\w+)(?:\[\d\])?:(\d+)", line))
     body = listing.split(f"\n.text.{name}:\n")[1].split("\n//-----")[0]
     instructions = re.findall(

@@ -16,6 +16,7 @@ from fastxent.backends.cuda.specs import (
     BinaryVariant,
     ClassFactorsVariant,
     JacobianVariant,
+    KernelSpec,
     LabelsVariant,
     LoopGeometry,
     RowFactorsVariant,
@@ -27,6 +28,7 @@ from fastxent.binary import BinaryProblem
 from fastxent.jacobian import JacobianProblem
 from fastxent.mass import mass_of
 from fastxent.precision import narrow, precision_of, widen
+from gpu.disassembly import disassembled
 from gpu.simulation.loading import aligned, run_kernel
 
 FLOATS = KINDS[:4]
@@ -589,3 +591,35 @@ def test_jacobian_of_any_strides(kind, is_log):
     run_kernel("jacobian", variant, LoopGeometry(32), blocks(rows, 32), integers, {})
     found = np.moveaxis(out, 1, 4).reshape(rows, classes)
     close(found, expected, kind, 8, scale=4)
+
+
+# --- What is compiled --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        KernelSpec("labels", LabelsVariant(class_mass="float32"), LoopGeometry(1024)),
+        KernelSpec("sums", SumsVariant(), LoopGeometry(1024)),
+        KernelSpec("binary", BinaryVariant(), LoopGeometry(256)),
+        KernelSpec("jacobian", JacobianVariant("bfloat16", form="strided"), LoopGeometry(128)),
+    ],
+    ids=lambda spec: spec.module,
+)
+def test_small_kernels_stay_in_registers(spec):
+    code = disassembled(spec)
+    assert code.spills == 0
+    assert code.registers * spec.threads <= 1 << 16
+
+
+def test_all_labels_of_a_thread_are_under_way_at_once():
+    code = disassembled(KernelSpec("labels", LabelsVariant(), LoopGeometry(1024)))
+    assert code.before("DADD").count("LDG", "64") == LABEL_CHUNK // 1024
+
+
+def test_scaling_moves_vectors():
+    code = disassembled(KernelSpec("scaling", ScalingVariant("bfloat16"), LoopGeometry(256)))
+    assert code.spills == 0
+    assert code.count("LDG", "128") == code.count("STG", "128") == SCALED_VECTORS_A_THREAD
+    # the number decides before anything else is read
+    assert code.before("LDG", "128").count("EXIT") == 1

@@ -13,11 +13,12 @@ import pytest
 pytest.importorskip("greenlet", reason="greenlet is not installed: it runs the simulated threads")
 
 from fastxent.backends.contract import KINDS, HessRule, Outputs
-from fastxent.backends.cuda.specs import LoopGeometry, TileGeometry, Variant
+from fastxent.backends.cuda.specs import KernelSpec, LoopGeometry, TileGeometry, Variant
 from fastxent.backends.numpy import BACKEND
 from fastxent.precision import narrow, precision_of, widen
 from fastxent.problem import Problem
-from gpu.simulation.loading import aligned, run_kernel
+from gpu.disassembly import disassembled
+from gpu.simulation.loading import aligned, load, run_kernel
 
 FLOATS = KINDS[:4]
 EPSILON = {"float32": 2.0**-24, "float64": 2.0**-53, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -463,3 +464,48 @@ def test_a_row_has_the_same_bits_wherever_it_is(module):
             np.testing.assert_array_equal(found[name][2], found[name][66])
         totals.add(float(found["total"]))
     assert len(totals) == 1
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize("classes", range(1, 33))
+def test_threads_hardly_meet_in_a_bank(kind, classes):
+    """A warp reads number k of 32 rows: 4 bytes from each of 32 banks at a time."""
+    size = stored(0, kind).dtype.itemsize
+    spot, _, _ = load("tile_memory").spots_of(kind, classes, True)
+    lanes = 32 if size < 8 else 16
+    for k in range(classes):
+        words = {spot(0, (row * classes + k) * size) // 4 for row in range(lanes)}
+        banks = [word % 32 for word in words]
+        most = max(banks.count(bank) for bank in banks)
+        assert most <= (2 if size < 8 else 4)
+
+
+# --- What is compiled --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes", "rows", "registers"),
+    [("bfloat16", 10, 256, 64), ("float32", 10, 256, 64), ("float32", 16, 256, 64)],
+)
+def test_a_tile_is_moved_by_vectors_and_stays_in_registers(kind, classes, rows, registers):
+    code = disassembled(KernelSpec("tile", Variant(kind), TileGeometry(classes, rows)))
+    size = 2 if kind == "bfloat16" else 4
+    vectors = -(-classes * size // 16)
+    assert code.spills == 0
+    assert code.registers <= registers
+    assert code.count("LDG", "128") == code.count("STG", "128") == vectors
+    # all of a thread's vectors are under way before the first of them is used
+    assert code.before("STS").count("LDG", "128") == vectors
+    # the tile is there; the losses of the warps are; the gradient is
+    assert code.count("BAR") == 3
+
+
+def test_strided_rows_stay_in_registers():
+    code = disassembled(KernelSpec("strided", Variant(), LoopGeometry(128)))
+    assert code.spills == 0
+    assert code.registers <= 128
+
+
+def test_few_classes_compile_for_old_devices():
+    code = disassembled(KernelSpec("tile", Variant("float16"), TileGeometry(7, 256)), (7, 5))
+    assert code.spills == 0

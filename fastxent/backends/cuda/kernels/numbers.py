@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -62,7 +61,7 @@ _LOADS = {
 }
 
 
-def loader(kind: str, compute: str) -> Callable[..., Any]:
+def loader(kind: str, compute: str) -> Any:
     """Give a function of an address: the number of this kind there, as `compute`."""
     number = float32 if compute == "float32" else float64
     if kind == "float16":
@@ -87,7 +86,7 @@ def loader(kind: str, compute: str) -> Callable[..., Any]:
     return load
 
 
-def integer_loader(kind: str) -> Callable[..., Any]:
+def integer_loader(kind: str) -> Any:
     """Give a function of an address: the integer there as int64, negative from 2^63 on."""
     read = load_i64 if kind == "uint64" else _LOADS[kind]
 
@@ -108,7 +107,7 @@ def brain_of_float(value: Any) -> Any:
     return uint32(uint32(bits + uint32(0x7FFF) + odd) >> uint32(16))
 
 
-def storer(kind: str) -> Callable[..., Any]:
+def storer(kind: str) -> Any:
     """Give a function of an address and a number to compute with, which writes it as this kind."""
     if kind == "float16":
 
@@ -137,7 +136,7 @@ def storer(kind: str) -> Callable[..., Any]:
     return store
 
 
-def block_summer(number: Any, warps: int, everyone: bool = False) -> Callable[..., Any]:
+def block_summer(number: Any, warps: int, everyone: bool = False) -> Any:
     """Make the function that adds up a number of each thread of a block, in a fixed order.
 
     It takes the number, the thread's, and shared memory of 8 bytes a warp that is used for nothing
@@ -167,7 +166,7 @@ def block_summer(number: Any, warps: int, everyone: bool = False) -> Callable[..
     return block_sum
 
 
-def block_leaster(warps: int) -> Callable[..., Any]:
+def block_leaster(warps: int) -> Any:
     """Make the function that finds the least float64 of a block's threads, none of which is NaN.
 
     Called like that of `block_summer`, it gives it to thread 0.

@@ -19,17 +19,13 @@ int64: Any = np.int64
 
 def _factor(kind: str) -> Any:
     """Give a function for the factor of a row, from where it is or the number it is."""
-    if not kind:
-
-        @register_jitable
-        def of_row(address: Any, stride: Any, number: Any, row: Any) -> Any:
-            return number
-
-        return of_row
-    size, load = SIZES[kind], loader(kind, "float64")
+    IS_NUMBER = kind == ""
+    size, load = SIZES.get(kind, 0), loader(kind or "float64", "float64")
 
     @register_jitable
     def of_row(address: Any, stride: Any, number: Any, row: Any) -> Any:
+        if IS_NUMBER:
+            return number
         return load(address + row * stride * size)
 
     return of_row

@@ -58,13 +58,20 @@ def _compute(kind: str) -> str:
 
 def _words(kind: str) -> Any:
     """Give a function that multiplies the numbers in two words."""
-    if kind == "float64":
+    DOUBLE = kind == "float64"
+    of_word: Any = None if DOUBLE else _word(kind)
 
-        @register_jitable
-        def scaled(low: Any, high: Any, factor: Any) -> Any:
+    @register_jitable
+    def scaled(low: Any, high: Any, factor: Any) -> Any:
+        if DOUBLE:
             return words_of_double(double_of_words(low, high) * factor)
+        return of_word(low, factor), of_word(high, factor)
 
-        return scaled
+    return scaled
+
+
+def _word(kind: str) -> Any:
+    """Give a function that multiplies what is in one."""
     if kind == "float32":
 
         @register_jitable
@@ -86,11 +93,7 @@ def _words(kind: str) -> Any:
             high = brain_of_float(float_of_bits(uint32(word & uint32(0xFFFF0000))) * factor)
             return uint32(low | uint32(high << uint32(16)))
 
-    @register_jitable
-    def scaled(low: Any, high: Any, factor: Any) -> Any:
-        return of_word(low, factor), of_word(high, factor)
-
-    return scaled
+    return of_word
 
 
 def _by_number(variant: ScalingVariant, geometry: LoopGeometry) -> Callable[..., None]:

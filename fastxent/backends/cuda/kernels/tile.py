@@ -64,9 +64,10 @@ def make(variant: Variant, geometry: TileGeometry) -> Callable[..., None]:
     def body(p: Any) -> None:
         t = int32(machine.thread())
         first_row = int64(machine.block()) * ROWS
-        row = min(first_row + t, p.rows - 1)
-        lives = first_row + t < p.rows
-        count = int32(min(int64(ROWS), p.rows - first_row) * CLASSES)
+        rows = int32(min(int64(ROWS), p.rows - first_row))
+        row = first_row + min(t, int32(rows - 1))
+        lives = t < rows
+        count = int32(rows * CLASSES)
         offset = first_row * CLASSES
         tile = machine.shared_memory(BYTES)
         values, softs = cuda.local.array(CLASSES, NUMBER), cuda.local.array(CLASSES, NUMBER)

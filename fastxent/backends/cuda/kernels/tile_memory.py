@@ -2,8 +2,9 @@
 
 The piece lies in shared memory as in global memory, from the multiple of 16 bytes before it on, so
 that vectors stay vectors. Threads that each walk along a row of their own then meet in the same
-bank where the bytes of a row are an even number of words; such a piece gets a word more after every
-128 bytes, and goes there word by word.
+bank, at most two of them, but more where a row is a multiple of four words (of four numbers, if
+they are of 64 bits). Such a piece gets a word (a number) more after every 128 bytes, and goes there
+word by word.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fastxent.backends.cuda import machine
 from fastxent.backends.cuda.kernels.storage import SIZES, VECTOR, storage_of
 from fastxent.backends.cuda.kernels.tile_numbers import numbers_of
 
-__all__ = ["TileMemory", "tile_memory_of"]
+__all__ = ["TileMemory", "spots_of", "tile_memory_of"]
 
 cuda = machine.cuda
 int32: Any = np.int32
@@ -71,12 +72,13 @@ def tile_memory_of(kind: str, classes: int, rows: int, aligned: bool, number: An
     room = _room(rows * classes * size, size, classes)
     if kind == "uint8" or room > _SHARED_BYTES:
         return _direct(kind, classes, number)
-    moves = _moves(kind, classes, rows, aligned)
-    return TileMemory(room, moves[0], *_accesses(kind, classes, aligned, number), moves[1])
+    fetch, flush = _moves(kind, classes, rows, aligned)
+    read, read_one, write, write_one = _accesses(kind, classes, aligned, number)
+    return TileMemory(room, fetch, read, read_one, write, write_one, flush)
 
 
 def _is_padded(size: int, classes: int) -> bool:
-    return classes * size % (2 * max(size, 4)) == 0
+    return classes * size % (4 * max(size, 4)) == 0
 
 
 def _room(nbytes: int, size: int, classes: int) -> int:
@@ -115,8 +117,11 @@ def _direct(kind: str, classes: int, number: Any) -> TileMemory:
     return TileMemory(0, move, read, read_one, write, write_one, move)
 
 
-def _spots(kind: str, classes: int, aligned: bool) -> Any:
-    """Make the functions for the shared address of a byte, and for where the piece begins."""
+def spots_of(kind: str, classes: int, aligned: bool) -> Any:
+    """Make the functions for the shared address of a byte, and for where the piece begins.
+
+    The third result is whether the piece is spread.
+    """
     ALIGNED, SIZE = aligned, SIZES[kind]
     PADDED, PAD = _is_padded(SIZE, classes), max(SIZE, 4)
 
@@ -142,14 +147,14 @@ def _moves(kind: str, classes: int, rows: int, aligned: bool) -> tuple[Any, Any]
     window = rows * classes * SIZE + (0 if aligned else VECTOR - SIZE)
     TURNS = -(-window // (VECTOR * THREADS))
     WORDS = 4 * TURNS
-    spot, phase_of, PADDED = _spots(kind, classes, aligned)
+    spot, phase_of, PADDED = spots_of(kind, classes, aligned)
     numbers = numbers_of(kind)
     bring, take = numbers.bring, numbers.take
 
     @register_jitable
     def is_whole(begin: Any, bytes: Any) -> Any:
         """Whether the vector that begins so many bytes into the piece lies within it."""
-        return (ALIGNED or begin >= 0) and begin + VECTOR <= bytes
+        return (ALIGNED or begin >= 0) and int32(begin + VECTOR) <= bytes
 
     @register_jitable
     def fetch(tile: Any, place: Any, count: Any, thread: Any) -> None:
@@ -209,7 +214,7 @@ def _accesses(kind: str, classes: int, aligned: bool, number: Any) -> tuple[Any,
     CLASSES, SIZE = classes, SIZES[kind]
     # two numbers at a time where each row begins at a word
     PAIRED, PAIRS = aligned and SIZE == 2 and classes % 2 == 0, classes // 2
-    spot, phase_of, _ = _spots(kind, classes, aligned)
+    spot, phase_of, _ = spots_of(kind, classes, aligned)
     numbers = numbers_of(kind)
     load, store = numbers.load, numbers.store
     load_pair, store_pair = numbers.load_pair, numbers.store_pair
