@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastxent.backends import pick_on_device
+from fastxent.checks.torch import check_strided
 from fastxent.device_array import DeviceArray
 from fastxent.layout import rows_of
 from fastxent.precision import kernel_dtype, kind_of
@@ -25,14 +26,18 @@ def plain(tensor: Any) -> Any:
     return tensor.detach() if isinstance(tensor, Tensor) else tensor
 
 
-def settled(tensor: Any) -> Any:
-    """The same with its numbers in memory as they are, not with the sign still to be turned."""
-    return tensor.resolve_neg() if isinstance(tensor, Tensor) and tensor.is_neg() else tensor
+def settled(tensor: Any, name: str = "input") -> Any:
+    """The same with its numbers in dense memory, and not with their sign still to be turned."""
+    if not isinstance(tensor, Tensor):
+        return tensor
+    check_strided(tensor.layout is torch.strided, str(tensor.layout), name)
+    return tensor.resolve_neg() if tensor.is_neg() else tensor
 
 
 def stream_of(device: torch.device) -> int:
     """PyTorch's current stream: `torch.cuda.current_stream` would make an object of it."""
-    return int(torch._C._cuda_getCurrentRawStream(device.index))
+    current: Any = torch._C._cuda_getCurrentRawStream
+    return int(current(device.index))
 
 
 def address_of(tensor: Tensor) -> int:

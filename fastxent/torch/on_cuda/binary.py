@@ -44,12 +44,12 @@ def binary(
     losses = torch.empty_like(logits, dtype=dtype) if reduction == "none" else None
     factors = {"weight": weight, "pos_weight": pos_weight, "grad_output": grad_output}
     options = {
-        **{name: settled(factor) for name, factor in factors.items()},
+        **{name: settled(factor, name) for name, factor in factors.items()},
         "reduction": reduction,
         "label_smoothing": label_smoothing,
         "num_threads": num_threads,
     }
-    given, labels = settled(logits), settled(target)
+    given, labels = settled(logits), settled(target, "target")
 
     def compute(arrays: Arrays) -> dict[str, DeviceArray]:
         here = {name: plain(value) for name, value in options.items()}

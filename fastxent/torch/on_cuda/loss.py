@@ -36,6 +36,11 @@ class _Inputs(NamedTuple):
     sample_weight: Any
     grad_output: Tensor | None
 
+    @classmethod
+    def of(cls, *tensors: Any) -> _Inputs:
+        """Tensors whose memory holds their numbers."""
+        return cls(*map(settled, tensors, ("input", *cls._fields[1:])))
+
     def build(
         self, arrays: Arrays, settings: Settings, aux: Any = (), out: DeviceArray | None = None
     ) -> LossOnDevice:
@@ -59,7 +64,7 @@ class _Later:
 
     def grad(self, saved: Sequence[Tensor | None], grad_output: Tensor) -> Tensor:
         """Gradient for an upstream gradient, one number or one a row."""
-        inputs = _Inputs(*map(settled, (*saved, grad_output)))
+        inputs = _Inputs.of(*saved, grad_output)
         grad, settings = torch.empty_like(inputs.logits), self.settings
 
         def compute(arrays: Arrays) -> dict[str, DeviceArray]:
@@ -99,7 +104,7 @@ def forward(
     names = asked = tuple(aux) if not isinstance(aux, str) else aux
     if wants_target_grad and "target_grad" not in names:
         names = (*names, "target_grad")
-    inputs = _Inputs(*map(settled, (logits, target, weight, sample_weight, grad_output)))
+    inputs = _Inputs.of(logits, target, weight, sample_weight, grad_output)
     in_place = out is logits
     grad = None
     if wants_grad:
