@@ -4,6 +4,7 @@ Each case runs once, in one dtype and in one way of choosing kernels; both go ro
 option meets all of them. Threads run in another order in each launch.
 """
 
+import importlib
 import itertools
 import math
 from collections import deque
@@ -59,7 +60,7 @@ def as_they_lie(driver, patch):
     """Arrays with the strides that they have on the host."""
     from gpu.simulation.residence import LaidOut
 
-    patch.setattr("fastxent.backends.cuda.Residence", LaidOut)
+    patch.setattr(importlib.import_module("fastxent.backends.cuda"), "Residence", LaidOut)
 
 
 def a_thread_a_row(driver, patch):

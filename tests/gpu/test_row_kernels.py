@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("greenlet", reason="greenlet is not installed: it runs the simulated threads")
 
+from fastxent.backends.contract import KINDS
 from fastxent.backends.cuda.specs import LoopGeometry, RowGeometry, Variant
 from gpu.row_cases import (
     FLOATS,

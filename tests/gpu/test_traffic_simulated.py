@@ -21,7 +21,7 @@ from gpu.test_conformance_simulated import going as going  # a fixture
 KINDS = ("float32", "float64", "float16", "bfloat16")
 IN_ONE_PASS = ("as_planned", "in_small_blocks", "off_the_vectors", "before_hopper")
 # of a tile, a part of a warp, a warp, and a block or a cluster of small ones
-CLASSES = (10, 31, 130, 257)
+CLASSES = (10, 130, 257)
 
 
 def numbers(rows, classes, kind, seed=0):
@@ -131,7 +131,7 @@ def test_any_order_of_threads_gives_the_same_bits(simulated, going, kind, classe
     problem = problem_of(7, classes, kind, soft, **options)
     problem = replace(problem, hess_rule=HessRule())
     seen = []
-    for seed, in_place in ((None, False), (0, False), (10, True), (20, True)):
+    for seed, in_place in ((None, False), (0, False), (10, True)):
         simulated.seed = seed
         given = replace(problem, logits=problem.logits.copy())
         out = everything(given, **({"grad": given.logits} if in_place else {}))

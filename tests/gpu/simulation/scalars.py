@@ -51,6 +51,9 @@ def _float64(value: Any) -> Any:
 
 
 CASTS[np.float32], CASTS[np.float64] = _float32, _float64
+for _kind, _function in CASTS.items():
+    if _function is not bool:
+        _function.dtype = np.dtype(_kind)  # so that NumPy takes it for the dtype that it casts to
 _KINDS = {cast: kind for kind, cast in CASTS.items()}
 
 
