@@ -38,8 +38,13 @@ class _Inputs(NamedTuple):
 
     @classmethod
     def of(cls, *tensors: Any) -> _Inputs:
-        """Tensors whose memory holds their numbers."""
-        return cls(*map(settled, tensors, ("input", *cls._fields[1:])))
+        """Tensors whose memory holds their numbers: of labels and factors one after the other."""
+        logits, target, *factors = map(settled, tensors, ("input", *cls._fields[1:]))
+        return cls(
+            logits,
+            target if _are_probabilities(target) else target.contiguous(),
+            *(None if factor is None else factor.contiguous() for factor in factors),
+        )
 
     def build(
         self, arrays: Arrays, settings: Settings, aux: Any = (), out: DeviceArray | None = None
@@ -138,6 +143,10 @@ def forward(
             # backward scales its own where it lies; what the caller has stays
             found.target_grad = found.target_grad.clone()
     return found
+
+
+def _are_probabilities(target: Tensor) -> bool:
+    return target.is_floating_point() or target.dtype is torch.bool
 
 
 def _any(array: Any) -> Any:
