@@ -35,9 +35,12 @@ def is_computed_on(device: torch.device) -> bool:
 
 def _why_not(device: str) -> str | None:
     """Why a device that has kernels cannot be computed on."""
-    # a compiler need not be where the kernels will run, and could not look into the driver
-    if device != "cuda" or torch.compiler.is_compiling():
-        return None
+    return _why_no_gpu() if device == "cuda" else None
+
+
+# a compiler takes the answer of the moment, as it cannot look into the driver
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _why_no_gpu() -> str | None:
     return load("cuda").why_not()
 
 

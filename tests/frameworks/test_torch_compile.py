@@ -13,6 +13,7 @@ from fastxent.torch import (  # noqa: E402
     CrossEntropyLoss,
     binary_cross_entropy_with_logits,
     cross_entropy,
+    devices,
     log_softmax,
     operators,
     softmax,
@@ -129,6 +130,17 @@ def test_another_device_is_a_clear_error(device, reason, monkeypatch):
                 function(logits, 1)
         with pytest.raises(fastxent.BackendError, match=f"target is on device '{device}'"):
             cross_entropy(torch.empty(6, 5), target)
+
+
+@pytest.mark.parametrize("reason", [None, "no driver"])
+def test_compilers_ask_once_whether_there_is_a_gpu(reason, monkeypatch):
+    monkeypatch.setattr(type(load("cuda")), "why_not", lambda self, problem=None: reason)
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def function(x):
+        return x + 1 if devices.is_computed_on(torch.device("cuda")) else x - 1
+
+    assert function(torch.zeros(())) == (1 if reason is None else -1)
 
 
 def test_shapes_on_a_gpu_need_none(monkeypatch):

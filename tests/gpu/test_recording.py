@@ -111,7 +111,8 @@ def test_labels_and_factors_with_gaps(on_gpu):
         logits, labels = drawn()
         spread = torch.stack([labels, labels - 1], 1)[:, 0]
         weight = torch.rand(35, 2)[:, 0]
-        assert not (spread.is_contiguous() or weight.is_contiguous())
+        assert not spread.is_contiguous()
+        assert not weight.is_contiguous()
         loss = fxt.cross_entropy(logits.detach(), spread, weight)
         expected = expected_of(logits, labels, weight=weight.double())[0]
         torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)

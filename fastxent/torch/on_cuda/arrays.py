@@ -42,7 +42,8 @@ def stream_of(device: torch.device) -> int:
 
 def address_of(tensor: Tensor) -> int:
     """Where the first entry of a tensor is; 0 if there is none."""
-    return tensor.data_ptr()
+    address: int = tensor.data_ptr()
+    return address
 
 
 def new_memory(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
