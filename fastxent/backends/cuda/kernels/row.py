@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba.cuda.extending import register_jitable
 
 from fastxent.backends.cuda import machine
 from fastxent.backends.cuda.kernels.algebra import elements_of
@@ -24,6 +23,7 @@ from fastxent.backends.cuda.kernels.epilogue import BAD, NO_CLASS, Sums, epilogu
 from fastxent.backends.cuda.kernels.merge import merge_of
 from fastxent.backends.cuda.kernels.results import Element, results_of
 from fastxent.backends.cuda.kernels.storage import VECTOR, storage_of
+from fastxent.backends.cuda.kernels.unrolled import unrolled
 from fastxent.backends.cuda.kernels.vectors import vectors_of
 from fastxent.backends.cuda.kernels.window import Window, cutting_of
 from fastxent.backends.cuda.specs import RowGeometry, Variant
@@ -58,7 +58,9 @@ def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
     EXCHANGES = THREADS > 32 or CLUSTER > 1
     number_at, load = stored.number_at, stored.load
     load_masked, largest_of = stored.load_masked, stored.largest_of
-    CAPPED, HALF = variant.transform == "capped", LANES == 8
+    CAPPED = variant.transform == "capped"
+    # whether what a pass makes of the words would take more registers than they do
+    RENEWS = MERGES and (LANES == 8 or variant.transform != "plain")
     load_soft_words: Any = storage_of(variant.target).load_words if KEPT else None
     window_of, edge_of, place_of = cutting.window_of, cutting.edge_of, cutting.place_of
     larger, z_of, bend_of = elements.larger, elements.z_of, elements.bend_of
@@ -69,8 +71,20 @@ def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
     row_of, at_label = results.row_of, results.at_label
     NUMBER_SIZE, load_number = stored_number.size, stored_number.load
 
-    @register_jitable
-    def sums_of_thread(
+    # The vectors of a thread: number v is number `first + v * THREADS` of the row.
+
+    def load_soft(v: Any, places: Any, soft_words: Any, first: Any, window: Any) -> Any:
+        index = int32(first + v * THREADS)
+        near = places.soft + int64(window.head) * SIZE + int64(index) * VECTOR
+        a, b, c, d = load_soft_words(near, index < window.vectors, places.soft_whole)
+        soft_words[4 * v] = a
+        soft_words[4 * v + 1] = b
+        soft_words[4 * v + 2] = c
+        soft_words[4 * v + 3] = d
+        return window
+
+    def add_one(
+        v: Any,
         p: Any,
         bend: Any,
         shift: Any,
@@ -79,14 +93,22 @@ def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
         soft_words: Any,
         first: Any,
         window: Any,
+        sums: Any,
     ) -> Any:
-        sums = Sums(LOWEST, ZERO, ZERO, ZERO, ZERO, NO_CLASS, LOWEST, NO_CLASS)
-        for v in range(VECTORS):
-            index = int32(first + v * THREADS)
-            k = int32(window.head + index * LANES)
-            inside = index < window.vectors
-            sums = add_vector(p, bend, shift, places, words, soft_words, v, k, inside, sums)
-        return sums
+        index = int32(first + v * THREADS)
+        k, inside = int32(window.head + index * LANES), index < window.vectors
+        return add_vector(p, bend, shift, places, words, soft_words, v, k, inside, sums)
+
+    def write_one(
+        v: Any, p: Any, r: Any, places: Any, words: Any, soft_words: Any, first: Any, window: Any
+    ) -> Any:
+        index = int32(first + v * THREADS)
+        k, inside = int32(window.head + index * LANES), index < window.vectors
+        write_vector(p, r, places, words, soft_words, v, k, inside)
+        return window
+
+    load_soft_vectors, add_vectors = unrolled(load_soft, VECTORS), unrolled(add_one, VECTORS)
+    write_vectors = unrolled(write_one, VECTORS)
 
     def body(p: Any) -> None:
         thread = int32(machine.thread())
@@ -109,7 +131,6 @@ def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
         if not lives:
             window = Window(int32(0), int32(0), int32(0))
 
-        # vector v of a thread is number `first + v * THREADS` of the row
         first = int32(rank * (THREADS * VECTORS) + (member - rank * THREADS))
         words = cuda.local.array(WORDS, uint32)
         inner = start + int64(window.head) * SIZE + int64(first) * VECTOR
@@ -127,17 +148,7 @@ def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
         places = places_of(p, row, window.head)
         soft_words = cuda.local.array(SOFT_WORDS, uint32)
         if KEPT:
-            near = places.soft + int64(window.head) * SIZE + int64(first) * VECTOR
-            for v in range(VECTORS):
-                a, b, c, d = load_soft_words(
-                    near + v * (THREADS * VECTOR),
-                    int32(first + v * THREADS) < window.vectors,
-                    places.soft_whole,
-                )
-                soft_words[4 * v] = a
-                soft_words[4 * v + 1] = b
-                soft_words[4 * v + 2] = c
-                soft_words[4 * v + 3] = d
+            load_soft_vectors(places, soft_words, first, window)
         edge, edge_k, has_edge, edge_soft = LOWEST, int32(0), False, ZERO
         if EDGES > 0 and member < EDGES:
             edge_k, has_edge = edge_of(window, member)
@@ -173,7 +184,8 @@ def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
                     largest = larger(largest, z_of(edge, bend[0], bend[1]))
                 largest = largest_of_lanes(largest)
             shift = shift_of(largest)
-            sums = sums_of_thread(p, bend, shift, places, words, soft_words, first, window)
+            sums = Sums(LOWEST, ZERO, ZERO, ZERO, ZERO, NO_CLASS, LOWEST, NO_CLASS)
+            sums = add_vectors(p, bend, shift, places, words, soft_words, first, window, sums)
             if EDGES > 0:
                 sums = add(p, bend, shift, edge_k, edge, edge_soft, has_edge, sums)
             argmax = sums.argmax if sums.max == largest else NO_CLASS
@@ -200,13 +212,13 @@ def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
             element = Element(ZERO, ZERO, ZERO, ZERO)
             if HARD and GRADIENT and owns:
                 element = at_label(p, r, label, at, row_sum)
-            if HALF:
+            if RENEWS:
                 for index in range(WORDS):
                     words[index] = machine.renewed(words[index])
-            for v in range(VECTORS):
-                index = int32(first + v * THREADS)
-                k = int32(window.head + index * LANES)
-                write_vector(p, r, places, words, soft_words, v, k, index < window.vectors)
+                if KEPT:
+                    for index in range(SOFT_WORDS):
+                        soft_words[index] = machine.renewed(soft_words[index])
+            write_vectors(p, r, places, words, soft_words, first, window)
             if EDGES > 0 and has_edge:
                 write(p, r, places, edge_k, edge, edge_soft)
             if HARD and GRADIENT and owns and r.counts:
