@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from fastxent.binary import BinaryProblem
     from fastxent.device_array import DeviceArray, Place
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fastxent.problem import Problem
 
 __all__ = [
+    "ADDRESS_STEP",
     "BLOCK",
     "CHUNK_ELEMENTS",
     "JACOBIAN_TILE_CLASSES",
@@ -30,9 +31,7 @@ __all__ = [
     "DeviceBackend",
     "HessRule",
     "LabelSummary",
-    "Launches",
     "Outputs",
-    "Recorder",
 ]
 
 # Classes per block: the unit of summation and of scaling. One f32 accumulator over a whole row of
@@ -54,6 +53,9 @@ JACOBIAN_TILE_CLASSES = 32
 # Elements a chunk: a few microseconds of work, so that a core that is busy elsewhere delays a call
 # by one chunk only. The losses of a chunk's rows make one partial sum.
 CHUNK_ELEMENTS = 1 << 14
+
+# Where the arrays of a recorded call are: see `DeviceBackend.record`. No GPU has so much memory.
+ADDRESS_STEP = 1 << 56
 
 # How numbers are stored: kernels know a kind by its place here. Half precision comes as uint16
 # views of the bits, booleans as uint8. Logits are of the first four kinds, probabilities of the
@@ -253,27 +255,6 @@ class Backend(Protocol):
         """
 
 
-class Launches(Protocol):
-    """What a call has launched."""
-
-    def repeat(self, addresses: Sequence[int], device: int, stream: int) -> None:
-        """Launch the same for arrays at other addresses, aligned to 16 bytes as those were."""
-
-
-class Recorder(Protocol):
-    """A backend for one call, which keeps what it launches."""
-
-    @property
-    def backend(self) -> Any:
-        """The backend."""
-
-    def launches(self, addresses: Sequence[int]) -> Launches | None:
-        """What was launched for arrays that begin at these addresses, 0 for those that are absent.
-
-        None where it cannot be repeated: it read other arrays, or what was copied from the host.
-        """
-
-
 class DeviceBackend(Backend, Protocol):
     """A backend that takes `DeviceArray` as well, and then returns before the GPU is done.
 
@@ -288,6 +269,10 @@ class DeviceBackend(Backend, Protocol):
 
     `check_labels` and `mean_loss` are for arrays of the host only.
     """
+
+    @property
+    def plans(self) -> dict[Any, Any]:
+        """What callers keep of `record`, for as long as it is good."""
 
     def place(self, device: int, stream: int) -> Place:
         """Device and stream, with memory of the backend's own."""
@@ -306,6 +291,14 @@ class DeviceBackend(Backend, Protocol):
 
     def wait(self, place: Place, stream: int) -> None:
         """Let what is launched on `place` from now on wait for what `stream` has to do now."""
+
+    def record(self, calls: Callable[[], None]) -> Callable[[Place, tuple[int, ...]], None]:
+        """Let verbs note their launches, and launch nothing; give what launches them.
+
+        Array number i of the calls, counted from 1, begins at ``i * ADDRESS_STEP``; the function
+        that is given takes a place on the same device, and where the arrays of these numbers begin
+        there, at the same distance from a multiple of 16.
+        """
 
     def partial_count(self, problem: Problem) -> int:
         """How many partial sums `forward` writes."""
@@ -326,13 +319,6 @@ class DeviceBackend(Backend, Protocol):
 
         `class_mass` and `row_mass` are real numbers of any of `KINDS`.
         """
-
-    @property
-    def recordings(self) -> dict[Any, Any]:
-        """Where callers keep what they have recorded; empty when another driver is set."""
-
-    def recorder(self) -> Recorder:
-        """The same backend, keeping what it launches."""
 
     def first_bad_label(self, target: DeviceArray, num_classes: int, skip: int | None) -> int:
         """`LabelSummary.bad_row`. This waits for the GPU."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastxent import checks
 from fastxent.backends import pick_on_device
+from fastxent.backends.contract import DeviceBackend
 from fastxent.device_array import DeviceArray, Place
 from fastxent.interchange import UNKNOWN_DEVICE, Home, library_of
 from fastxent.layout import empty_like
@@ -28,11 +29,16 @@ class Arrays:
         Where all other arrays are taken to be, after the stream has been told to wait for theirs.
     """
 
-    def __init__(self, home: Home, name: str, backend: str | None) -> None:
+    def __init__(self, home: Home, name: str, backend: DeviceBackend, first: DeviceArray) -> None:
         self.home, self._name = home, name
-        self.backend = pick_on_device(backend)
-        self.first = checks.as_device_array(home.like, name, name)
-        self.place = self.first.place = self._with_memory(self.first)
+        self.backend, self.first = backend, first
+        self.place = first.place = self._with_memory(first)
+
+    @classmethod
+    def of_call(cls, home: Home, name: str, backend: str | None) -> Arrays:
+        """The first argument, `name`, is that of `home`."""
+        chosen = pick_on_device(backend)
+        return cls(home, name, chosen, checks.as_device_array(home.like, name, name))
 
     def _device_of(self, array: DeviceArray) -> int:
         device = array.place.device

@@ -14,12 +14,7 @@ from fastxent.device_array import DeviceArray
 from fastxent.interchange import Home
 from fastxent.on_device.arrays import Arrays
 
-__all__ = [
-    "binary_cross_entropy_with_logits",
-    "binary_cross_entropy_with_logits_and_grad",
-    "build",
-    "run",
-]
+__all__ = ["binary_cross_entropy_with_logits", "binary_cross_entropy_with_logits_and_grad"]
 
 _FLOAT64 = np.dtype(np.float64)
 
@@ -31,26 +26,26 @@ def binary_cross_entropy_with_logits(
     home: Home, target: Any, options: dict[str, Any], backend: str | None
 ) -> Any:
     """`fastxent.binary_cross_entropy_with_logits`."""
-    arrays = Arrays(home, "logits", backend)
-    call = build(arrays, target, options, None)
-    return arrays.give(run(arrays, call, None))
+    arrays = Arrays.of_call(home, "logits", backend)
+    call = _build(arrays, target, options, None)
+    return arrays.give(_run(arrays, call, None))
 
 
 def binary_cross_entropy_with_logits_and_grad(
     home: Home, target: Any, options: dict[str, Any], backend: str | None, out: Any
 ) -> tuple[Any, Any]:
     """`fastxent.binary_cross_entropy_with_logits_and_grad`."""
-    arrays = Arrays(home, "logits", backend)
+    arrays = Arrays.of_call(home, "logits", backend)
     into: Any = arrays.read_out(out)
-    call = build(arrays, target, options, into)
+    call = _build(arrays, target, options, into)
     grad = into
     if grad is None:
         grad = arrays.empty_like(call.logits, call.precision.storage)
-    loss = run(arrays, call, grad)
+    loss = _run(arrays, call, grad)
     return arrays.give(loss), arrays.deliver(grad, out)
 
 
-def build(arrays: Arrays, target: Any, options: dict[str, Any], out: Any) -> BinaryCall:
+def _build(arrays: Arrays, target: Any, options: dict[str, Any], out: Any) -> BinaryCall:
     """The checked call, with all arrays on the GPU."""
     first: Any = arrays.first
     there = {
@@ -84,8 +79,8 @@ def _upload(arrays: Arrays, factor: Any) -> Any:
     return arrays.upload(distinct).broadcast_to(factor.shape)
 
 
-def run(arrays: Arrays, call: BinaryCall, grad: Any, loss: Any = None) -> Any:
-    """Start the pass; the loss, reduced, or of each element in `loss` or new memory."""
+def _run(arrays: Arrays, call: BinaryCall, grad: Any) -> Any:
+    """Start the pass; the loss, reduced."""
     logits: Any = call.logits
     backend, loss_dtype = arrays.backend, call.precision.loss
     upstream: Any = call.upstream
@@ -94,7 +89,8 @@ def run(arrays: Arrays, call: BinaryCall, grad: Any, loss: Any = None) -> Any:
         # without elements the mean is 0 / 0
         divisor = float(logits.size) or np.nan
         upstream = _divided(arrays, upstream, divisor) if grad is not None else 1.0
-    if call.reduction == "none" and loss is None:
+    loss: Any = None
+    if call.reduction == "none":
         loss = arrays.empty_like(logits, loss_dtype)
     problem, outputs = call.problem(upstream, loss, grad, None)
     if loss is not None:

@@ -17,7 +17,7 @@ def jacobian_product(
 ) -> Any:
     """`fastxent.log_softmax_backward` if `is_log`, else `fastxent.softmax_backward`."""
     name, grad_name = ("log_p", "grad") if is_log else ("p", "grad_p")
-    arrays = Arrays(home, name, backend)
+    arrays = Arrays.of_call(home, name, backend)
     first: Any = arrays.first
     upstream: Any = arrays.read(grad, grad_name)
     into: Any = arrays.read_out(out)

@@ -16,7 +16,7 @@ __all__ = ["check_labels"]
 
 def check_labels(home: Home, num_classes: Any, ignore_index: Any) -> None:
     """`fastxent.check_labels`."""
-    arrays = Arrays(home, "target", None)
+    arrays = Arrays.of_call(home, "target", None)
     labels: Any = arrays.read_dense(home.like, "target")
     checks.check_class_indices(labels)
     num_classes = checks.check_num_classes(num_classes)

@@ -42,7 +42,7 @@ class _Call:
     def __init__(
         self, home: Home, axis: Any, backend: str | None, num_threads: Any, may_be_empty: bool
     ) -> None:
-        self.arrays = Arrays(home, "x", backend)
+        self.arrays = Arrays.of_call(home, "x", backend)
         self._num_threads = num_threads
         may_be_scalar = axis is None or (isinstance(axis, tuple) and not axis)
         first: Any = self.arrays.first

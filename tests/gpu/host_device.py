@@ -53,6 +53,7 @@ class HostDevice:
 
     def __init__(self):
         self.waits, self.may_read, self.reason = [], False, None
+        self.plans = {}
 
     def why_not(self, problem=None):
         return self.reason

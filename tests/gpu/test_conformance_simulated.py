@@ -38,7 +38,7 @@ def before_hopper(driver, patch):
 def in_small_blocks(driver, patch):
     """Few vectors a thread and few threads a block: blocks and clusters for rows of 130 classes."""
     patch.setattr(plan, "_TILE_CLASSES", 0)
-    patch.setattr(plan, "_VECTORS", {"aligned": 1, "unaligned": 1, "full": 1})
+    patch.setattr(plan, "_VECTORS", {"aligned": 1, "unaligned": 1})
     patch.setattr(plan, "_FEW_VECTORS", 1)
     patch.setattr(plan, "_LEAST_THREADS", 32)
     patch.setattr(plan, "_MOST_THREADS", 32)

@@ -7,6 +7,7 @@ imported before the backend is asked whether it can run.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from fastxent.backends.cuda import (
     verbs_rows,
 )
 from fastxent.backends.cuda.facts import facts
-from fastxent.backends.cuda.recording import Recorder, RecordingDriver
+from fastxent.backends.cuda.recording import Recorder
 from fastxent.backends.cuda.residence import Residence
 from fastxent.backends.cuda.runtime import Runtime
 from fastxent.backends.label_summary import summary_of
@@ -27,6 +28,8 @@ from fastxent.device_array import DeviceArray
 from fastxent.precision import HALF_KINDS, Array
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastxent.binary import BinaryProblem
     from fastxent.device_array import Place
     from fastxent.jacobian import JacobianProblem
@@ -58,6 +61,7 @@ class CudaBackend:
 
     def __init__(self) -> None:
         self._runtime: Runtime | None = None
+        self._own = threading.local()
 
     @property
     def driver(self) -> Any:
@@ -69,7 +73,12 @@ class CudaBackend:
         self._runtime = None if driver is None else Runtime(driver)
 
     @property
-    def _here(self) -> Runtime:
+    def _here(self) -> Any:
+        """A `Runtime`, or what stands for it."""
+        recorder = getattr(self._own, "recorder", None)
+        return self._runtime_of_process() if recorder is None else recorder
+
+    def _runtime_of_process(self) -> Runtime:
         if self._runtime is None:
             from fastxent.backends.cuda.driver import Driver
 
@@ -202,20 +211,24 @@ class CudaBackend:
         device: int = self.driver.device_of(address)
         return device
 
+    @property
+    def plans(self) -> dict[Any, Any]:
+        """What callers keep of `record`, for as long as it is good."""
+        return self._runtime_of_process().plans
+
+    def record(self, calls: Callable[[], None]) -> Callable[[Place, tuple[int, ...]], None]:
+        """Let verbs note their launches, and launch nothing; give what launches them."""
+        recorder = Recorder(self._runtime_of_process())
+        self._own.recorder = recorder
+        try:
+            calls()
+        finally:
+            self._own.recorder = None
+        return recorder.replay
+
     def wait(self, place: Place, stream: int) -> None:
         """Let what is launched on `place` from now on wait for what `stream` has to do now."""
         self.driver.wait(place.stream, stream, place.device)
-
-    @property
-    def recordings(self) -> dict[Any, Any]:
-        """Where callers keep what they have recorded; empty when another driver is set."""
-        return self._here.recordings
-
-    def recorder(self) -> Recorder:
-        """The same backend, keeping what it launches."""
-        other, driver = CudaBackend(), RecordingDriver(self.driver)
-        other._runtime = self._here.twin(driver)
-        return Recorder(other, driver)
 
     def partial_count(self, problem: Problem) -> int:
         """How many partial sums `forward` writes."""

@@ -1,122 +1,78 @@
-"""What a call launches, kept for the next call with arrays of the same kinds, shapes and layouts.
+"""Launches of a call, kept to be made again for other arrays of the same shapes.
 
-Nothing on the device depends on what the host does with a result, and nothing on the host on the
-numbers of the device. So all that Python decides in a call, which kernels with which arguments, is
-the same the next time, but for the addresses.
+To choose kernels and to name their arguments takes the host longer than a small call takes the
+GPU. All of that depends on shapes only, so it is done once, with arrays whose addresses are not
+real: number `i` of them begins at ``i * ADDRESS_STEP``, plus what its alignment asks for.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from fastxent.backends.contract import ADDRESS_STEP
+from fastxent.backends.cuda.arguments import pack_of
+from fastxent.backends.cuda.runtime import Runtime
 from fastxent.backends.cuda.specs import ARGUMENTS, KernelSpec
+from fastxent.device_array import Place
 
-__all__ = ["Launches", "Recorder", "RecordingDriver"]
-
-# Integer arguments that are no addresses, beside pitches and strides; tables stay where they are.
-_NUMBERS = {
-    *("rows", "classes", "skip", "has_skip", "label_kind", "partials", "count", "divisor"),
-    *("zero_when_empty", "elements", "dims", "layout"),
-}
+__all__ = ["Recorder"]
 
 
 class _Launch(NamedTuple):
-    """One launch: the arguments, and where in their bytes the address of which array goes."""
+    """One kernel and its arguments.
+
+    Attributes
+    ----------
+    addresses : tuple of (int, int, int)
+        Of each argument that is an address: its place among the arguments, the number of the array,
+        and the bytes from its beginning.
+    """
 
     spec: KernelSpec
     grid: int
-    arguments: bytes
-    addresses: tuple[tuple[int, int], ...]
+    arguments: list[Any]
+    pack: Callable[..., bytes]
+    addresses: tuple[tuple[int, int, int], ...]
 
 
-class Recorder(NamedTuple):
-    """See `fastxent.backends.contract.Recorder`."""
-
-    backend: Any
-    driver: RecordingDriver
-
-    def launches(self, addresses: Sequence[int]) -> Launches | None:
-        """What was launched, for arrays at these addresses; None where it cannot be repeated."""
-        return self.driver.launches(addresses)
-
-
-class RecordingDriver:
-    """A driver that does what it is told, and keeps what it was told to launch.
+class Recorder:
+    """Stands for a `Runtime`, and launches nothing.
 
     Parameters
     ----------
-    driver : Driver
+    runtime : Runtime
     """
 
-    def __init__(self, driver: Any) -> None:
-        self._driver = driver
-        self._launched: list[tuple[KernelSpec, int, bytes]] = []
-        self._depends_on_host = False
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.driver, self.capability = runtime.driver, runtime.capability
+        self.place, self.table = runtime.place, runtime.table
+        self._launches: list[_Launch] = []
 
-    def __getattr__(self, name: str) -> Any:
-        # of what is copied, or lies in memory that goes back, the next call would see nothing
-        if name in ("allocate", "upload", "download", "wait"):
-            self._depends_on_host = True
-        return getattr(self._driver, name)
+    def launch(self, spec: KernelSpec, grid: int, place: Place, given: dict[str, Any]) -> None:
+        """Keep a launch."""
+        if not grid:
+            return
+        integers, reals = ARGUMENTS[spec.module]
+        layout = struct.Struct(f"={len(integers)}q{len(reals)}d")
+        arguments = list(layout.unpack(pack_of(spec.module)(given)))
+        addresses = tuple(
+            (at, *divmod(value, ADDRESS_STEP))
+            for at, value in enumerate(arguments[: len(integers)])
+            if value >= ADDRESS_STEP
+        )
+        self._launches.append(_Launch(spec, grid, arguments, layout.pack, addresses))
 
-    def launch(
-        self, spec: KernelSpec, grid: int, arguments: bytes, device: int, stream: int
-    ) -> None:
-        """Start a kernel."""
-        self._driver.launch(spec, grid, arguments, device, stream)
-        self._launched.append((spec, grid, arguments))
+    def replay(self, place: Place, beginnings: tuple[int, ...]) -> None:
+        """Start all kernels; `beginnings` are the addresses of the arrays, that of number 1 first.
 
-    def launches(self, addresses: Sequence[int]) -> Launches | None:
-        """What was launched, for arrays at these addresses; None where it cannot be repeated."""
-        number_of = {address: number for number, address in enumerate(addresses) if address}
-        if self._depends_on_host or len(number_of) < sum(map(bool, addresses)):
-            return None  # what is two arrays in one memory, may be two the next time
-        found = []
-        for spec, grid, arguments in self._launched:
-            places = _places(spec, arguments, number_of)
-            if places is None:
-                return None
-            found.append(_Launch(spec, grid, arguments, places))
-        return Launches(self._driver, found)
-
-
-def _places(
-    spec: KernelSpec, arguments: bytes, number_of: dict[int, int]
-) -> tuple[tuple[int, int], ...] | None:
-    """Byte of each address among the arguments, and its array; None where an array is unknown."""
-    integers, _ = ARGUMENTS[spec.module]
-    found = []
-    values = struct.unpack_from(f"={len(integers)}q", arguments)
-    for place, (name, value) in enumerate(zip(integers, values, strict=True)):
-        if not value or name in _NUMBERS or name.endswith(("_pitch", "_stride")):
-            continue
-        if value not in number_of:
-            return None
-        found.append((8 * place, number_of[value]))
-    return tuple(found)
-
-
-class Launches:
-    """See `fastxent.backends.contract.Launches`.
-
-    Parameters
-    ----------
-    driver : Driver
-    launches : list of _Launch
-    """
-
-    def __init__(self, driver: Any, launches: list[_Launch]) -> None:
-        self._driver, self._launches = driver, launches
-
-    def repeat(self, addresses: Sequence[int], device: int, stream: int) -> None:
-        """Launch the same for arrays at other addresses, aligned as those were."""
-        for spec, grid, arguments, places in self._launches:
-            given = bytearray(arguments)
-            for at, number in places:
-                _PUT(given, at, addresses[number])
-            self._driver.launch(spec, grid, bytes(given), device, stream)
-
-
-_PUT = struct.Struct("=q").pack_into
+        What the address of an array had beyond its step is part of `beginnings`.
+        """
+        launch, device, stream = self.driver.launch, place.device, place.stream
+        for spec, grid, arguments, pack, addresses in self._launches:
+            values = arguments.copy()
+            for at, number, offset in addresses:
+                values[at] = beginnings[number - 1] + offset
+            launch(spec, grid, pack(*values), device, stream)

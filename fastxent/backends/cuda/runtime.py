@@ -44,21 +44,15 @@ class Runtime:
     Attributes
     ----------
     driver : Driver
-    recordings : dict
-        For callers: what they have recorded.
+    plans : dict
+        What callers keep of their launches.
     """
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
+        self.plans: dict[Any, Any] = {}
         self.capability = functools.cache(self._capability)
-        self.recordings: dict[Any, Any] = {}
         self._tables: dict[tuple[int, tuple[int, ...]], DeviceArray] = {}
-
-    def twin(self, driver: Any) -> Runtime:
-        """The same with another driver, which launches for this one."""
-        other = Runtime(driver)
-        other._tables = self._tables
-        return other
 
     def _capability(self, device: int) -> tuple[int, int]:
         major, minor = self.driver.capability(device)

@@ -57,8 +57,8 @@ def make(variant: Variant, geometry: LoopGeometry) -> Callable[..., None]:
     SIZE, SOFT_SIZE, TARGET_GRAD_SIZE = stored.size, stored_soft.size, stored_target_grad.size
     load, load_soft, store = stored.load, stored_soft.load, stored.store
     store_target_grad = stored_target_grad.store
-    stored_number = storage_of(elements.number_kind)
-    load_number, NUMBER_SIZE = stored_number.load, stored_number.size
+    of_number = storage_of(elements.number_kind)
+    load_number, NUMBER_SIZE = of_number.load, of_number.size
     sums_of = _sums_of(variant)
     bend_of, z_of = elements.bend_of, elements.z_of
     label_of, finish = epilogue.label_of, epilogue.finish

@@ -111,8 +111,8 @@ def _sums(variant: Variant, classes: int) -> Any:
     bend_of, z_of, larger = elements.bend_of, elements.z_of, elements.larger
     shift_of, exp_of = elements.shift_of, elements.exp_of
     mass_of, product_of = elements.mass_of, elements.product_of
-    stored_number = storage_of(elements.number_kind)
-    load_number, NUMBER_SIZE = stored_number.load, stored_number.size
+    of_number = storage_of(elements.number_kind)
+    load_number, NUMBER_SIZE = of_number.load, of_number.size
 
     @register_jitable
     def sums(

@@ -1,0 +1,188 @@
+"""Calls without options on the simulated GPU: the launches of the first are made again."""
+
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("greenlet", reason="the simulated GPU runs on greenlets")
+
+import fastxent as fx
+from fastxent.backends import load
+from fastxent.checks.on_device import outline
+from fastxent.device_array import DeviceArray, Place
+from fastxent.interchange.library import Library
+from gpu.arrays import STREAM, Putter
+from gpu.simulation.driver import SimulatedDriver
+
+
+class Ours:
+    """An array of a library that allocates memory for results."""
+
+    def __init__(self, array):
+        self.array, self.version = array, 0
+
+
+class OurLibrary(Library):
+    def owns(self, value):
+        return isinstance(value, Ours)
+
+    def read(self, value):
+        raise NotImplementedError
+
+    def give(self, result, like):
+        raise NotImplementedError
+
+    def is_on_device(self, value):
+        return True
+
+    def read_on_device(self, value):
+        array = value.array
+        place = Place(0, STREAM, load("cuda").place(0, STREAM).allocator)
+        return DeviceArray(
+            array.address, array.shape, array.dtype, place, value, array.strides, array.writeable
+        )
+
+    def give_on_device(self, result, like, wait):
+        return Ours(result)
+
+    def after_write(self, value):
+        value.version += 1
+
+
+@pytest.fixture
+def put(simulated, monkeypatch):
+    interchange = sys.modules["fastxent.interchange"]
+    monkeypatch.setattr(interchange, "_LIBRARIES", (OurLibrary(), *interchange._LIBRARIES))
+    copier = Putter(load("cuda"))
+    yield lambda array: Ours(copier.array(array))
+    load("cuda").plans.clear()
+
+
+def read(ours):
+    return outline(ours.array).copy()
+
+
+def drawn(rows, classes, seed=0, dtype="float32"):
+    draw = np.random.default_rng(seed)
+    logits = (draw.standard_normal((rows, classes)) * 4).astype(dtype)
+    labels = draw.integers(0, classes, rows)
+    labels[1] = -100
+    return logits, labels
+
+
+def names(launches):
+    return [launch.spec.module for launch in launches]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_every_call_of_a_kind_has_the_bits_of_the_long_way(put, simulated, dtype):
+    for seed in range(3):
+        logits, labels = drawn(4, 40, seed, dtype)
+        # an option at its own default, which is no float here, goes the long way
+        expected = fx.cross_entropy_and_grad(put(logits), put(labels), logit_scale=1)
+        of_long = names(simulated.launches)
+        del simulated.launches[:]
+        loss, grad = fx.cross_entropy_and_grad(put(logits), put(labels))
+        assert names(simulated.launches) == of_long
+        assert {launch.stream for launch in simulated.launches} == {STREAM}
+        del simulated.launches[:]
+        assert len(load("cuda").plans) == 1
+        assert read(loss).tobytes() == read(expected[0]).tobytes()
+        assert read(grad).tobytes() == read(expected[1]).tobytes()
+        assert read(loss).dtype == read(expected[0]).dtype
+        truth = fx.cross_entropy_and_grad(logits, labels, backend="numpy")
+        np.testing.assert_allclose(read(loss), truth[0], rtol=1e-6)
+
+
+def test_loss_alone_and_in_place(put, simulated):
+    for seed in range(2):
+        logits, labels = drawn(3, 9, seed)
+        expected = fx.cross_entropy_and_grad(put(logits), put(labels))
+        loss = fx.cross_entropy(put(logits), put(labels))
+        assert read(loss).tobytes() == read(expected[0]).tobytes()
+        given = put(logits)
+        value, grad = fx.cross_entropy_and_grad(given, put(labels), out=given)
+        assert grad is given
+        assert given.version == 1
+        assert read(grad).tobytes() == read(expected[1]).tobytes()
+        assert read(value).tobytes() == read(expected[0]).tobytes()
+    assert len(load("cuda").plans) == 3
+
+
+def test_what_makes_another_plan(put):
+    logits, labels = drawn(3, 9)
+    plans = load("cuda").plans
+    fx.cross_entropy(put(logits), put(labels))
+    for index, (given, target, options) in enumerate(
+        (
+            (logits[:2], labels[:2], {}),
+            (logits, labels.astype(np.int32), {}),
+            (logits, labels, {"ignore_index": 3}),
+            (logits.astype(float), labels, {}),
+        )
+    ):
+        found = fx.cross_entropy(put(given), put(target), **{"ignore_index": -100} | options)
+        assert len(plans) == index + 2
+        if "ignore_index" not in options:
+            truth = fx.cross_entropy(given, target, backend="numpy")
+            np.testing.assert_allclose(read(found), truth, rtol=1e-6)
+
+
+def test_memory_that_does_not_begin_at_a_vector(put):
+    whole = np.zeros(28, np.float32)
+    logits, labels = drawn(3, 9)
+    expected = fx.cross_entropy_and_grad(put(logits), put(labels))
+    whole[1:] = logits.reshape(-1)
+    there = put(whole).array
+    moved = Ours(DeviceArray(there.address + 4, (3, 9), there.dtype, there.place, there))
+    for _ in range(2):
+        loss, grad = fx.cross_entropy_and_grad(moved, put(labels))
+        np.testing.assert_allclose(read(loss), read(expected[0]), rtol=1e-6)
+        np.testing.assert_allclose(read(grad), read(expected[1]), rtol=1e-5, atol=1e-7)
+    assert len(load("cuda").plans) == 2
+
+
+def test_what_goes_the_long_way(put):
+    logits, labels = drawn(4, 6)
+    truth = fx.cross_entropy_and_grad(logits, labels, backend="numpy")[1]
+    plans = load("cuda").plans
+    out = put(np.zeros_like(logits))
+    soft = put(np.full((4, 6), 1 / 6, np.float32))
+    for given, target, options in (
+        (put(logits), put(labels), {"out": out}),
+        (put(logits), put(labels), {"num_threads": 1}),
+        (put(logits), put(labels), {"ignore_index": -(1 << 60)}),
+        (put(logits), soft, {}),
+        (put(np.asfortranarray(logits)), put(labels), {}),
+        (put(logits[None]), put(labels[None]), {}),
+    ):
+        fx.cross_entropy_and_grad(given, target, **options)
+    assert not plans
+    np.testing.assert_allclose(read(out), truth, rtol=1e-5, atol=1e-7)
+
+
+def test_wrong_arguments_leave_no_plan(put):
+    logits, labels = drawn(4, 6)
+    with pytest.raises(fx.ShapeError, match="class indices"):
+        fx.cross_entropy(put(logits), put(labels[:3]))
+    with pytest.raises(fx.DTypeError, match="integers"):
+        fx.cross_entropy(put(logits.astype(int)), put(labels))
+    assert not load("cuda").plans
+    assert np.isfinite(read(fx.cross_entropy(put(logits), put(labels))))
+
+
+def test_no_rows(put):
+    logits, labels = np.zeros((0, 5), np.float32), np.zeros(0, int)
+    for _ in range(2):
+        assert np.isnan(read(fx.cross_entropy(put(logits), put(labels))))
+
+
+def test_plans_are_those_of_their_driver(put):
+    logits, labels = drawn(3, 5)
+    fx.cross_entropy(put(logits), put(labels))
+    backend = load("cuda")
+    before = backend.driver
+    backend.driver = SimulatedDriver()
+    assert not backend.plans
+    backend.driver = before
