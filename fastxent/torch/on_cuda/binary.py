@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +12,7 @@ from fastxent.device_array import DeviceArray
 from fastxent.on_device.arrays import Arrays
 from fastxent.on_device.binary import build, run
 from fastxent.torch.binary_formula import loss_dtype
-from fastxent.torch.on_cuda.arrays import plain, settled
+from fastxent.torch.on_cuda.arrays import settled
 from fastxent.torch.on_cuda.calls import call, key_of
 
 __all__ = ["binary"]
@@ -44,22 +47,20 @@ def binary(
     losses = torch.empty_like(logits, dtype=dtype) if reduction == "none" else None
     factors = {"weight": weight, "pos_weight": pos_weight, "grad_output": grad_output}
     options = {
-        **{name: settled(factor, name) for name, factor in factors.items()},
         "reduction": reduction,
         "label_smoothing": label_smoothing,
         "num_threads": num_threads,
     }
-    given, labels = settled(logits), settled(target, "target")
 
-    def compute(arrays: Arrays) -> dict[str, DeviceArray]:
-        here = {name: plain(value) for name, value in options.items()}
-        checked = build(arrays, plain(labels), here, None)
-        into, loss = (None if one is None else arrays.read(one, "out") for one in (grad, losses))
-        total = run(arrays, checked, into, loss)
+    def compute(arrays: Arrays, given: Mapping[str, Any]) -> dict[str, DeviceArray]:
+        here = options | {name: given.get(name) for name in factors}
+        checked = build(arrays, given["target"], here, None)
+        total = run(arrays, checked, given.get("grad"), given.get("loss"))
         return {"loss": total} if losses is None else {}
 
     key = key_of("binary", reduction, label_smoothing, num_threads)
-    tensors = given, labels, *(options[name] for name in factors), grad, losses
-    found = call(backend, "logits", key, tensors, compute)
+    inputs = {"logits": logits, "target": target, **factors}
+    tensors = {name: settled(tensor, name) for name, tensor in inputs.items()}
+    found = call(backend, key, {**tensors, "grad": grad, "loss": losses}, compute)
     loss = found["loss"] if losses is None else losses
     return loss if divisor == 1 else loss / divisor, logits.new_empty(0) if grad is None else grad

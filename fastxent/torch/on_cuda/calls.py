@@ -1,20 +1,23 @@
-"""Calls of the backend: computed the first time, repeated for tensors that are the same but for
-their numbers and addresses.
+"""Calls of the backend: decided once, launched for all tensors that differ in their numbers only.
 
-Python needs hundreds of microseconds to check a call and to decide what to launch, and what it
-decides depends on dtypes, shapes, strides, alignments and options alone.
+The checks, the algebra and the choice of kernels take Python longer than a small call takes the
+GPU. They depend on dtypes, shapes, strides, alignments and options, so the first call of its kind
+goes through them with arrays that have no memory, and its launches are made again for every other.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fastxent.backends.contract import Launches
+from fastxent import checks
+from fastxent.backends.contract import ADDRESS_STEP, DeviceBackend
 from fastxent.device_array import DeviceArray, Place
 from fastxent.interchange import home_of
 from fastxent.on_device.arrays import Arrays
@@ -22,161 +25,217 @@ from fastxent.torch.on_cuda.arrays import address_of, new_memory, pick, plain, s
 
 __all__ = ["Compute", "call", "key_of"]
 
-# What is told apart by equality and type.
+# Of the arrays of a call and of what it is given: its results, by name.
+Compute = Callable[[Arrays, Mapping[str, Any]], dict[str, DeviceArray]]
+
+# What options can be and be known again by equality and type.
 _SIMPLE = {bool, float, int, str, type(None)}
 
-# Of the results of a call, by name.
-Compute = Callable[[Arrays], dict[str, DeviceArray]]
+# Integers that cannot be taken for the address of an array without memory.
+_MOST_INTEGER = 1 << 48
 
 # Calls that are kept: shapes that change from step to step must not pile up.
 _MOST_CALLS = 512
 
-# Addresses are alike where they are alike to vectors of this size.
-_VECTOR = 16
+# How memory must be aligned to be as good as other memory, and how PyTorch aligns new memory.
+_VECTOR, _GRANULE = 16, 64
 
-# What PyTorch's allocator aligns to at least, so far apart are arrays that share its memory.
-_LINE = 64
+_TO_TORCH = {
+    np.dtype(name): getattr(torch, name) for name in ("float16", "float32", "float64", "int64")
+} | {np.dtype(np.uint8): torch.uint8, np.dtype(np.bool_): torch.bool}
+
+
+class _NeedsHost(Exception):
+    """A call copies numbers from the host, which have to be copied again each time."""
 
 
 class _Result(NamedTuple):
-    """A result: its memory among all that a call allocates, and how it lies there."""
+    """Result of a call: all of a new array, in its shape or another one.
+
+    Attributes
+    ----------
+    name : str
+    number : int
+        Among the new arrays of the call.
+    shape : tuple of int
+    steps : tuple of int or None
+        Strides in entries, where they are not in C order.
+    dtype : torch.dtype
+    """
 
     name: str
     number: int
     shape: tuple[int, ...]
-    steps: tuple[int, ...]
-    start: int
+    steps: tuple[int, ...] | None
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, name: str, array: DeviceArray, memories: Sequence[Tensor]) -> _Result:
-        number = next(at for at, memory in enumerate(memories) if memory is array.owner)
-        memory = memories[number]
-        steps = tuple(step // array.itemsize for step in array.strides)
-        start = (array.address - memory.data_ptr()) // array.itemsize
-        dtype = torch.bool if array.dtype.kind == "b" else memory.dtype
-        return cls(name, number, array.shape, steps, start, dtype)
+    def of(cls, name: str, number: int, array: DeviceArray) -> _Result:
+        """Describe an array that a call gives."""
+        steps = None
+        if not array.is_dense:
+            steps = tuple(step // array.itemsize for step in array.strides)
+        dtype = _TO_TORCH.get(array.dtype, torch.bfloat16)
+        return cls(name, number, array.shape, steps, dtype)
+
+    def new(self, device: torch.device) -> Tensor:
+        """Memory for it."""
+        if self.steps is None:
+            return new_memory(self.shape, self.dtype, device)
+        memory = new_memory((math.prod(self.shape),), self.dtype, device)
+        return memory.as_strided(self.shape, self.steps)
 
     def within(self, memory: Tensor) -> Tensor:
-        """The result as a tensor that is no view, which an autograd function may give."""
-        if memory.dtype != self.dtype:
-            memory = memory.view(self.dtype)
-        if memory.shape != self.shape or memory.stride() != self.steps:
-            memory = memory.as_strided(self.shape, self.steps, self.start)
-        return memory.new_empty(0).set_(memory) if memory._is_view() else memory
-
-    def is_all_of(self, memory: Tensor) -> bool:
-        """Whether new memory of the result's own shape would do as well."""
-        whole = torch.empty(self.shape, device="meta").stride() == self.steps
-        return whole and self.start == 0 and math.prod(self.shape) == memory.numel()
+        """The memory as a tensor that is no view, which an autograd function may give."""
+        shown = memory.view(self.dtype)
+        if self.steps is None:
+            shown = shown.view(self.shape)
+        else:
+            shown = shown.as_strided(self.shape, self.steps)
+        return memory.new_empty(0, dtype=self.dtype).set_(shown)
 
 
-class _Recorded:
-    """What one call did: its launches, and the memory it allocated.
+class _Plan:
+    """The launches of a call, and the memory that they need.
 
-    What is no result shares one piece of memory when the call is repeated.
+    Parameters
+    ----------
+    launch : callable
+        See `fastxent.backends.contract.DeviceBackend.record`.
+    allocated : list of DeviceArray
+        New arrays of the call; those that are no results share one piece of memory.
+    found : dict
+        The results.
     """
 
-    __slots__ = ("_launches", "_places", "_results", "_scratch")
-
     def __init__(
-        self, launches: Launches, memories: Sequence[Tensor], results: Sequence[_Result]
+        self, launch: Any, allocated: list[DeviceArray], found: Mapping[str, DeviceArray]
     ) -> None:
-        self._launches = launches
+        self._launch = launch
+        number_of = {array.address: number for number, array in enumerate(allocated)}
         self._results = [
-            (one, memories[one.number].shape, memories[one.number].dtype, False)
-            if not one.is_all_of(memories[one.number])
-            else (one, one.shape, one.dtype, True)
-            for one in results
+            _Result.of(name, number_of[array.address], array) for name, array in found.items()
         ]
-        # of each memory: which result it is, or where it begins in what is shared
-        number_of = {one.number: at for at, one in enumerate(results)}
-        self._places: list[tuple[bool, int]] = []
-        self._scratch = 0
-        for number, memory in enumerate(memories):
-            if number in number_of:
-                self._places.append((True, number_of[number]))
-            else:
-                self._places.append((False, self._scratch))
-                self._scratch += -(-memory.nbytes // _LINE) * _LINE
+        self._offsets: list[int] = []
+        self._nbytes = 0
+        results = {result.number for result in self._results}
+        for number, array in enumerate(allocated):
+            self._offsets.append(self._nbytes)
+            if number not in results:
+                self._nbytes += math.ceil(array.nbytes / _GRANULE) * _GRANULE
 
-    def again(self, given: list[int], device: torch.device) -> dict[str, Tensor]:
-        """Launch the same for the tensors at these addresses."""
-        memories = [new_memory(shape, dtype, device) for _, shape, dtype, _ in self._results]
+    def start(self, beginnings: list[int], device: torch.device) -> dict[str, Tensor]:
+        """Launch for the tensors that begin there."""
+        found = {}
         begin = 0
-        if self._scratch:
-            scratch = new_memory((self._scratch,), torch.uint8, device)
-            begin = address_of(scratch)
-        addresses = [
-            address_of(memories[at]) if is_result else begin + at for is_result, at in self._places
-        ]
-        self._launches.repeat(given + addresses, device.index, stream_of(device))
-        return {
-            result.name: memory if is_whole else result.within(memory)
-            for (result, _, _, is_whole), memory in zip(self._results, memories, strict=True)
-        }
+        if self._nbytes:
+            shared = new_memory((self._nbytes,), torch.uint8, device)
+            begin = address_of(shared)
+        given = len(beginnings)
+        beginnings += [begin + offset for offset in self._offsets]
+        for result in self._results:
+            found[result.name] = memory = result.new(device)
+            beginnings[given + result.number] = address_of(memory)
+        self._launch(Place(device.index, stream_of(device)), tuple(beginnings))
+        return found
 
 
 def key_of(verb: str, *options: Any) -> Hashable:
     """All that a call depends on beside its tensors; None where that cannot be told."""
     kinds = tuple(map(type, options))
-    return (verb, options, kinds) if _SIMPLE.issuperset(kinds) else None
+    if not _SIMPLE.issuperset(kinds) or any(
+        kind is int and abs(option) > _MOST_INTEGER
+        for kind, option in zip(kinds, options, strict=True)
+    ):
+        return None
+    return verb, options, kinds
 
 
 def call(
-    backend: str | None,
-    name: str,
-    key: Hashable,
-    tensors: Sequence[Tensor | None],
-    compute: Compute,
+    backend: str | None, key: Hashable, tensors: Mapping[str, Tensor | None], compute: Compute
 ) -> dict[str, Tensor]:
-    """Results by name of a call on these tensors, of which the first one says where.
+    """Results by name of a call on these tensors, the first of which says where.
 
-    `name` is what the first one is called. `key` is all that the call depends on beside the
-    tensors; None where that is not known. `compute` gets the call's arrays.
+    `key` is all that the call depends on beside the tensors; None where that is not known.
+    `compute` gets the arrays of the call, and those of the tensors that there are.
     """
-    first = tensors[0]
-    assert first is not None
-    device, chosen = first.device, pick(backend)
-    addresses = [0 if one is None else address_of(one) for one in tensors]
-    if key is not None:
-        key = (
-            *(key, device),
-            *(
-                None if one is None else (one.dtype, one.shape, one.stride(), address % _VECTOR)
-                for one, address in zip(tensors, addresses, strict=True)
-            ),
-        )
-        known: _Recorded | None = chosen.recordings.get(key)
-        if known is not None:
-            return known.again(addresses, device)
-    arrays = Arrays(home_of(plain(first)), name, backend)
-    memories = _keep_memories(arrays)
-    recorder = None if key is None else chosen.recorder()
-    if recorder is not None:
-        arrays.backend = recorder.backend
-    found = compute(arrays)
-    results = [_Result.of(name, array, memories) for name, array in found.items()]
-    if recorder is not None:
-        launches = recorder.launches([*addresses, *map(address_of, memories)])
-        is_clear = len({one.number for one in results}) == len(results)
-        if launches is not None and is_clear:
-            if len(chosen.recordings) >= _MOST_CALLS:
-                chosen.recordings.clear()
-            chosen.recordings[key] = _Recorded(launches, memories, results)
-    return {result.name: result.within(memories[result.number]) for result in results}
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    device = next(iter(given.values())).device
+    chosen = pick(backend)
+    if key is None:
+        return _computed(chosen, given, compute)
+    beginnings = []
+    layouts = []
+    for tensor in given.values():
+        address = address_of(tensor)
+        distance = address % _VECTOR
+        beginnings.append(address - distance)
+        layouts.append((tensor.dtype, tensor.shape, tensor.stride(), distance))
+    key = key, device, *given, *layouts
+    plans = chosen.plans
+    if key not in plans:
+        if len(plans) >= _MOST_CALLS:
+            plans.clear()
+        plans[key] = _planned(chosen, given, compute)
+    plan: _Plan | None = plans[key]
+    return _computed(chosen, given, compute) if plan is None else plan.start(beginnings, device)
 
 
-def _keep_memories(arrays: Arrays) -> list[Tensor]:
-    """Let the call allocate as it does, and give the list of what it allocates."""
-    given, memories = arrays.place, []
-    allocator = given.allocator
-    assert allocator is not None
+def _read(tensors: Mapping[str, Tensor]) -> dict[str, DeviceArray]:
+    """The tensors as arrays, checked."""
+    first = next(iter(tensors))
+    return {
+        name: checks.as_device_array(plain(tensor), name, first) for name, tensor in tensors.items()
+    }
 
-    def allocate(shape: tuple[int, ...], dtype: Any, place: Place) -> DeviceArray:
-        array = allocator(shape, dtype, place)
-        memories.append(array.owner)
-        return array
 
-    arrays.place = arrays.first.place = Place(given.device, given.stream, allocate)
-    return memories
+def _planned(
+    backend: DeviceBackend, tensors: Mapping[str, Tensor], compute: Compute
+) -> _Plan | None:
+    """Go through a call without memory; None where numbers of the host are copied."""
+    allocated: list[DeviceArray] = []
+    numbers = itertools.count(len(tensors) + 1)
+
+    def allocate(shape: tuple[int, ...], dtype: np.dtype[Any], place: Place) -> DeviceArray:
+        allocated.append(DeviceArray(next(numbers) * ADDRESS_STEP, shape, dtype, place, None))
+        return allocated[-1]
+
+    given = _read(tensors)
+    there = next(iter(given.values())).place
+    place = Place(there.device, there.stream, allocate)
+    for number, array in enumerate(given.values(), start=1):
+        array.address = number * ADDRESS_STEP + array.address % _VECTOR
+        array.place, array.owner = place, None
+    found: dict[str, DeviceArray] = {}
+
+    def run() -> None:
+        found.update(compute(_arrays(backend, given, _OnGPU), given))
+
+    try:
+        launch = backend.record(run)
+    except _NeedsHost:
+        return None
+    return _Plan(launch, allocated, found)
+
+
+class _OnGPU(Arrays):
+    """Arrays of a call that needs nothing of the host."""
+
+    def upload(self, array: Any) -> NoReturn:
+        raise _NeedsHost
+
+
+def _arrays(
+    backend: DeviceBackend, given: Mapping[str, DeviceArray], kind: type[Arrays] = Arrays
+) -> Arrays:
+    name, first = next(iter(given.items()))
+    return kind(home_of(first), name, backend, first)
+
+
+def _computed(
+    backend: DeviceBackend, tensors: Mapping[str, Tensor], compute: Compute
+) -> dict[str, Tensor]:
+    """The call as it is."""
+    given = _read(tensors)
+    found = compute(_arrays(backend, given), given)
+    return {name: _Result.of(name, 0, array).within(array.owner) for name, array in found.items()}

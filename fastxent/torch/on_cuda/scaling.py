@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fastxent.device_array import DeviceArray
 from fastxent.on_device.arrays import Arrays
 from fastxent.torch.arrays import class_axis
-from fastxent.torch.on_cuda.arrays import kind_and_rows, plain, settled
-from fastxent.torch.on_cuda.calls import call
+from fastxent.torch.on_cuda.arrays import kind_and_rows, settled
+from fastxent.torch.on_cuda.calls import call, key_of
 
 __all__ = ["scaled"]
 
@@ -23,19 +26,17 @@ def scaled(grad: Tensor, grad_output: Tensor, is_kept: bool) -> Tensor:
     if not grad.numel():
         return out
     source, into = (grad, out) if grad.dim() else (grad.reshape(1), out.reshape(1))
-    upstream = settled(grad_output)
-    if not upstream.is_contiguous():
-        upstream = upstream.contiguous()
 
-    def compute(arrays: Arrays) -> dict[str, DeviceArray]:
-        kind, rows = kind_and_rows(arrays.first, class_axis(source))
-        factor = arrays.read(plain(upstream), "grad_output").reshape(-1)
-        written = rows
-        if is_kept:
-            _, written = kind_and_rows(arrays.read(plain(into), "out"), class_axis(into))
-        arrays.backend.scale(rows, kind, factor, written)
+    def compute(arrays: Arrays, given: Mapping[str, Any]) -> dict[str, DeviceArray]:
+        kind, rows = kind_and_rows(given["grad"], class_axis(source))
+        _, written = kind_and_rows(given.get("out", given["grad"]), class_axis(source))
+        arrays.backend.scale(rows, kind, given["grad_output"].reshape(-1), written)
         return {}
 
-    tensors = source, upstream, into if is_kept else None
-    call(None, "grad", ("scaled", is_kept), tensors, compute)
+    tensors = {
+        "grad": source,
+        "grad_output": settled(grad_output, "grad_output").contiguous(),
+        "out": into if is_kept else None,
+    }
+    call(None, key_of("scale"), tensors, compute)
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from fastxent.device_array import DeviceArray
 from fastxent.jacobian import JacobianProblem
 from fastxent.on_device.arrays import Arrays
 from fastxent.problem import Problem
-from fastxent.torch.on_cuda.arrays import plain, settled
+from fastxent.torch.on_cuda.arrays import settled
 from fastxent.torch.on_cuda.calls import call, key_of
 
 __all__ = ["softmax", "softmax_backward"]
@@ -26,20 +27,19 @@ def softmax(
     out = torch.empty_like(x)
     if not x.numel():
         return out
-    given = settled(x)
 
-    def compute(arrays: Arrays) -> dict[str, DeviceArray]:
-        first: Any = arrays.first
-        into: Any = arrays.read(out, "out")
+    def compute(arrays: Arrays, given: Mapping[str, Any]) -> dict[str, DeviceArray]:
+        first = given["x"]
         axis = checks.check_axis(dim, checks.check_logits(first, "x"), "x")
         checks.check_view(first, (axis,), "x")
         problem = Problem.of_array(first, axis, num_threads)
-        rows = problem.new_output(into).rows
+        rows = problem.new_output(given["out"]).rows
         outputs = Outputs(log_proba=rows) if is_log else Outputs(proba=rows)
         arrays.backend.softmax(problem, outputs)
         return {}
 
-    call(backend, "x", key_of("softmax", dim, is_log, num_threads), (given, out), compute)
+    tensors = {"x": settled(x), "out": out}
+    call(backend, key_of("softmax", dim, is_log, num_threads), tensors, compute)
     return out
 
 
@@ -55,21 +55,19 @@ def softmax_backward(
     out = torch.empty_like(result)
     if not result.numel():
         return out
-    given, upstream = settled(result), settled(grad)
 
-    def compute(arrays: Arrays) -> dict[str, DeviceArray]:
-        first: Any = arrays.first
-        factor: Any = arrays.read(plain(upstream), "grad")
+    def compute(arrays: Arrays, given: Mapping[str, Any]) -> dict[str, DeviceArray]:
+        first, upstream = given["result"], given["grad"]
         axis = checks.check_axis(dim, checks.check_logits(first, "result"), "result")
         checks.check_view(first, (axis,), "result")
-        checks.check_view(factor, (axis,), "grad")
-        into: Any = arrays.read(out, "out")
+        checks.check_view(upstream, (axis,), "grad")
         problem, placed = JacobianProblem.build(
-            first, factor, axis, num_threads, into, is_log=is_log
+            first, upstream, axis, num_threads, given["out"], is_log=is_log
         )
         arrays.backend.softmax_backward(problem, placed.rows)
         return {}
 
     key = key_of("softmax_backward", dim, is_log, num_threads)
-    call(backend, "result", key, (given, upstream, out), compute)
+    tensors = {"result": settled(result), "grad": settled(grad, "grad"), "out": out}
+    call(backend, key, tensors, compute)
     return out
