@@ -128,6 +128,16 @@ def test_rows_that_begin_anywhere(geometry, kind):
         check(case, run_rows(geometry, case, offset=offset * SIZE[kind], gap=gap))
 
 
+@pytest.mark.parametrize(
+    "geometry", [RowGeometry(96, 1, 2), RowGeometry(160, 1, 1, 2, aligned=False)], ids=str
+)
+def test_threads_that_are_no_power_of_two(geometry):
+    """Fewer warps publish their sums than there are lanes to read them."""
+    variant = Variant("float32", "float32", sides=True)
+    case = case_of(variant, 2, vectors_of(geometry) * 4 - (0 if geometry.aligned else 3))
+    check(case, run_rows(geometry, case, seed=4))
+
+
 @two
 @pytest.mark.parametrize("others", [0, 8])
 def test_arrays_at_other_offsets(geometry, others):
