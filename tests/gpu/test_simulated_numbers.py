@@ -1,4 +1,4 @@
-"""Numbers on the simulated GPU: casts, local arrays, conversions, the power of two within its error."""
+"""Numbers on the simulated GPU: casts, local arrays, conversions, the fast power of two."""
 
 import itertools
 
