@@ -16,6 +16,7 @@ __all__ = [
     "check_in_place_logits",
     "check_memory",
     "check_no_gradient",
+    "check_same_device",
     "check_strided",
     "check_tensor",
     "check_traceable",
@@ -31,12 +32,26 @@ def check_tensor(is_tensor: bool, value: Any, name: str) -> None:
         )
 
 
-def check_device(device: str, name: str) -> None:
-    """Memory of the CPU; "meta" has shapes only, and is as good."""
-    if device.partition(":")[0] not in ("cpu", "meta"):
+def check_device(is_known: bool, device: str, name: str, why_not: str | None) -> None:
+    """Memory that a backend computes in; `why_not` tells why the one for a device cannot run."""
+    if not is_known:
         raise BackendError(
             f"{name} is on device {device!r} and no backend computes there: pass {name}.cpu(), or "
             "use the framework's own loss"
+        )
+    if why_not is not None:
+        raise BackendError(
+            f"{name} is on device {device!r} and the backend for it cannot run: {why_not}; "
+            f"or pass {name}.cpu(), or use the framework's own loss"
+        )
+
+
+def check_same_device(device: str, name: str, other_device: str, other_name: str) -> None:
+    """All tensors of a call in one memory: none is copied from device to device silently."""
+    if device != other_device:
+        raise BackendError(
+            f"{other_name} is on device {other_device!r} and {name} on {device!r}: pass "
+            f"{name}.to({other_name}.device)"
         )
 
 

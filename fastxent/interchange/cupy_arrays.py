@@ -22,6 +22,8 @@ def _allocate(shape: tuple[int, ...], dtype: np.dtype[Any], place: Place) -> Dev
 
 
 class _CuPy(Library):
+    allocates = True
+
     def owns(self, value: Any) -> bool:
         return is_one_of(value, "cupy", "ndarray")
 

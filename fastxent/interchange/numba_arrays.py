@@ -23,6 +23,8 @@ def _allocate(shape: tuple[int, ...], dtype: np.dtype[Any], place: Place) -> Dev
 
 
 class _Numba(Library):
+    allocates = True
+
     def owns(self, value: Any) -> bool:
         module = "numba.cuda.cudadrv.devicearray"
         return is_one_of(value, module, "DeviceNDArray") and not isinstance(value, np.ndarray)

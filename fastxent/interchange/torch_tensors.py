@@ -57,6 +57,8 @@ def shown_as(memory: Any, array: DeviceArray) -> Any:
 
 
 class _Torch(Library):
+    allocates = True
+
     def owns(self, value: Any) -> bool:
         return is_one_of(value, "torch", "Tensor")
 

@@ -14,7 +14,12 @@ from fastxent.device_array import DeviceArray
 from fastxent.interchange import Home
 from fastxent.on_device.arrays import Arrays
 
-__all__ = ["binary_cross_entropy_with_logits", "binary_cross_entropy_with_logits_and_grad"]
+__all__ = [
+    "binary_cross_entropy_with_logits",
+    "binary_cross_entropy_with_logits_and_grad",
+    "build",
+    "run",
+]
 
 _FLOAT64 = np.dtype(np.float64)
 
@@ -27,8 +32,8 @@ def binary_cross_entropy_with_logits(
 ) -> Any:
     """`fastxent.binary_cross_entropy_with_logits`."""
     arrays = Arrays.of_call(home, "logits", backend)
-    call = _build(arrays, target, options, None)
-    return arrays.give(_run(arrays, call, None))
+    call = build(arrays, target, options, None)
+    return arrays.give(run(arrays, call, None))
 
 
 def binary_cross_entropy_with_logits_and_grad(
@@ -37,15 +42,15 @@ def binary_cross_entropy_with_logits_and_grad(
     """`fastxent.binary_cross_entropy_with_logits_and_grad`."""
     arrays = Arrays.of_call(home, "logits", backend)
     into: Any = arrays.read_out(out)
-    call = _build(arrays, target, options, into)
+    call = build(arrays, target, options, into)
     grad = into
     if grad is None:
         grad = arrays.empty_like(call.logits, call.precision.storage)
-    loss = _run(arrays, call, grad)
+    loss = run(arrays, call, grad)
     return arrays.give(loss), arrays.deliver(grad, out)
 
 
-def _build(arrays: Arrays, target: Any, options: dict[str, Any], out: Any) -> BinaryCall:
+def build(arrays: Arrays, target: Any, options: dict[str, Any], out: Any) -> BinaryCall:
     """The checked call, with all arrays on the GPU."""
     first: Any = arrays.first
     there = {
@@ -79,8 +84,8 @@ def _upload(arrays: Arrays, factor: Any) -> Any:
     return arrays.upload(distinct).broadcast_to(factor.shape)
 
 
-def _run(arrays: Arrays, call: BinaryCall, grad: Any) -> Any:
-    """Start the pass; the loss, reduced."""
+def run(arrays: Arrays, call: BinaryCall, grad: Any, loss: Any = None) -> Any:
+    """Start the pass; the loss, reduced, or that of each element, in `loss` or new memory."""
     logits: Any = call.logits
     backend, loss_dtype = arrays.backend, call.precision.loss
     upstream: Any = call.upstream
@@ -89,8 +94,7 @@ def _run(arrays: Arrays, call: BinaryCall, grad: Any) -> Any:
         # without elements the mean is 0 / 0
         divisor = float(logits.size) or np.nan
         upstream = _divided(arrays, upstream, divisor) if grad is not None else 1.0
-    loss: Any = None
-    if call.reduction == "none":
+    if call.reduction == "none" and loss is None:
         loss = arrays.empty_like(logits, loss_dtype)
     problem, outputs = call.problem(upstream, loss, grad, None)
     if loss is not None:

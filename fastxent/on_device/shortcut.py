@@ -81,6 +81,7 @@ def plain_loss(
     types = tuple(map(type, named))
     if (
         library is None
+        or not library.allocates
         or library_of(target) is not library
         or not library.is_on_device(target)
         or not (out is None or (out is given and library.why_not_written() is None))
@@ -96,8 +97,7 @@ def plain_loss(
     logits, labels = library.read_on_device(given), library.read_on_device(target)
     place, there = logits.place, labels.place
     if (
-        place.allocator is None
-        or place.device != there.device
+        place.device != there.device
         or place.stream != there.stream
         or not (logits.is_dense and labels.is_dense and (out is None or logits.writeable))
     ):

@@ -19,9 +19,9 @@ except ImportError as error:
     ) from error
 
 from fastxent.torch.binary import binary_cross_entropy_with_logits
-from fastxent.torch.kernels import empty_cache
 from fastxent.torch.loss import cross_entropy
 from fastxent.torch.modules import BCEWithLogitsLoss, CrossEntropyLoss
+from fastxent.torch.on_cpu.loss import empty_cache
 from fastxent.torch.patching import patch, patched, unpatch
 from fastxent.torch.softmax import log_softmax, softmax
 

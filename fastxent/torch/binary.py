@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import _reduction
 
-from fastxent.checks.torch import check_device, check_memory, check_no_gradient, check_tensor
+from fastxent.checks.torch import check_memory, check_no_gradient
 from fastxent.torch import binary_formula as formula
 from fastxent.torch import binary_operator as operator
+from fastxent.torch.devices import check_tensors, kernels_of
 from fastxent.torch.door import check_binary_call
-from fastxent.torch.eager import graph_is_kept, scaled
+from fastxent.torch.eager import graph_is_kept
 from fastxent.torch.modes import (
     has_tangent,
     is_batched,
@@ -50,7 +51,7 @@ class _BinaryCrossEntropy(torch.autograd.Function):
         grad = target_grad = None
         if needs_grad and ctx.grad is not None and not is_traced:
             is_kept = graph_is_kept()
-            grad = scaled(ctx.grad, grad_output, is_kept)
+            grad = kernels_of(ctx.grad).scaled(ctx.grad, grad_output, is_kept)
             if not is_kept:
                 ctx.grad = None
         elif needs_grad:
@@ -82,7 +83,7 @@ def binary_cross_entropy_with_logits(
     Parameters
     ----------
     input : Tensor of float16, bfloat16, float32 or float64
-        Logits on the CPU, of any shape and layout.
+        Logits on the CPU or a GPU of NVIDIA's, of any shape and layout.
     target : Tensor of the same shape
         Floating-point numbers: the probability of 1, to which the gradient flows too. Integers and
         booleans: 0 or 1.
@@ -124,14 +125,14 @@ def binary_cross_entropy_with_logits(
         reduction = _reduction.legacy_get_string(size_average, reduce)
     check_memory(memory, False)
     named = {"input": input, "target": target, "weight": weight, "pos_weight": pos_weight}
-    for name, tensor in named.items():
-        is_factor = name.endswith("weight")
-        if tensor is None and is_factor:
-            continue
-        check_tensor(isinstance(tensor, Tensor), tensor, name)
-        check_device(tensor.device.type, name)
-        if is_factor:
-            check_no_gradient(tensor.requires_grad, name)
+    given = {
+        name: tensor
+        for name, tensor in named.items()
+        if tensor is not None or not name.endswith("weight")
+    }
+    check_tensors(**given)
+    for name in given.keys() & {"weight", "pos_weight"}:
+        check_no_gradient(given[name].requires_grad, name)
     if isinstance(label_smoothing, Tensor):
         check_no_gradient(label_smoothing.requires_grad, "label_smoothing")
     is_fused = memory == "fast" and reduction != "none" and input.dtype is not torch.float16
@@ -143,7 +144,7 @@ def binary_cross_entropy_with_logits(
         "num_threads": num_threads,
     }
     factors = weight, pos_weight
-    tensors = [one for one in named.values() if one is not None]
+    tensors = list(given.values())
     goes_forward = has_tangent(input, target)
     if not goes_forward and is_eager(*tensors) and not any(map(is_batched, tensors)):
         if torch.is_grad_enabled() and (input.requires_grad or target.requires_grad):

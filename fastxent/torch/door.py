@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastxent.backends import pick
 from fastxent.binary import BinaryCall
 from fastxent.checks import check_axes, raise_bad_binary_target
 from fastxent.checks.torch import check_dtype
 from fastxent.precision import Array
 from fastxent.problem import Problem
 from fastxent.torch.arrays import array_of, class_axis, factor_of, storage_of
+from fastxent.torch.devices import kernels_of
 from fastxent.torch.modes import outside_of_transforms, plain_tensor, shapes_are_known
 from fastxent.torch.settings import Settings
 
@@ -75,7 +75,7 @@ def check_call(
             storage=storage,
             **options,
         )
-        chosen = pick(backend, problem)
+        chosen = kernels_of(logits).pick(backend, problem)
         if looks_at_labels and problem.target is not None and problem.rows:
             problem.with_labels(chosen)
 
@@ -103,7 +103,7 @@ def check_binary_call(
             num_threads=options["num_threads"],
             storage=storage,
         )
-        pick(options["backend"])
+        kernels_of(logits).pick(options["backend"])
         if not target.dtype.is_floating_point and ((values != 0) & (values != 1)).any():
             raise_bad_binary_target(values)
 
@@ -116,6 +116,6 @@ def check_softmax_call(x: Tensor, dim: int, backend: str | None, num_threads: in
     array = _zeros(x, storage, "x")
     if math.prod(array.shape):
         problem = Problem.of_array(array, dim, num_threads, storage=storage)
-        pick(backend, problem)
+        kernels_of(x).pick(backend, problem)
     else:
         check_axes(dim, array, may_be_empty=True)

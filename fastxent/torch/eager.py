@@ -16,12 +16,13 @@ from torch import Tensor
 
 from fastxent.checks.torch import check_in_place_backward, check_in_place_batch
 from fastxent.torch import operators
+from fastxent.torch.contract import Later
+from fastxent.torch.devices import kernels_of
 from fastxent.torch.in_place import check_writable, watch, written
-from fastxent.torch.kernels import Later, forward, plain_forward
 from fastxent.torch.modes import is_batched, transforms_are_active
 from fastxent.torch.settings import Settings
 
-__all__ = ["Call", "graph_is_kept", "run", "scaled"]
+__all__ = ["Call", "graph_is_kept", "run"]
 
 graph_is_kept = torch._C._autograd._get_current_graph_task_keep_graph
 
@@ -50,13 +51,14 @@ class Call:
         self, logits: Tensor, target: Tensor, wants_grad: bool, wants_target_grad: bool
     ) -> Tensor:
         """Loss, with what backward will need as far as it is wanted."""
+        kernels = kernels_of(logits)
         is_fused = self.in_place or operators.is_fused(logits, self.settings.reduction, self.memory)
         if self.is_plain and not self.in_place and (is_fused or not wants_grad):
-            plain = plain_forward(logits, target, self.settings, wants_grad)
+            plain = kernels.plain_forward(logits, target, self.settings, wants_grad)
             if plain is not None:
                 loss, self.grad = plain
                 return loss
-        found = forward(
+        found = kernels.forward(
             *(logits, target, self.weight, self.sample_weight, self.settings),
             wants_grad=wants_grad and is_fused,
             wants_target_grad=wants_target_grad,
@@ -78,12 +80,12 @@ class Call:
         grad = target_grad = None
         if needs_grad:
             grad = (
-                scaled(self.grad, grad_output, is_kept and not self.in_place)
+                _scaled(self.grad, grad_output, is_kept and not self.in_place)
                 if self.grad is not None
                 else self._later_grad(grad_output, saved)
             )
         if self.target_grad is not None:
-            target_grad = scaled(self.target_grad, grad_output, is_kept)
+            target_grad = _scaled(self.target_grad, grad_output, is_kept)
         if self.in_place or not is_kept:
             self.grad = self.target_grad = self.later = None
             self.is_spent = True
@@ -95,7 +97,7 @@ class Call:
         """Gradients for a batch of upstream gradients, as `torch.autograd.grad` can make one."""
         grad, target_grad = self.grad, self.target_grad
         if grad is None and needs_grad:
-            grad = self._later_grad(torch.ones(grad_output.shape, device="cpu"), saved)
+            grad = self._later_grad(_ones_like(grad_output), saved)
         return (
             None if grad is None else _times(grad, grad_output),
             None if target_grad is None else _times(target_grad, grad_output),
@@ -111,13 +113,13 @@ def _times(grad: Tensor, grad_output: Tensor) -> Tensor:
     return (grad * upstream).to(grad.dtype)
 
 
-def scaled(grad: Tensor, grad_output: Tensor, is_kept: bool) -> Tensor:
-    """The gradient times the upstream one; what is not kept is changed itself, and not for 1."""
-    if grad_output.dim() == 0 and grad_output.item() == 1.0:
-        return grad.clone() if is_kept else grad
-    if is_kept:
-        return _times(grad, grad_output)
-    return grad.mul_(grad_output.unsqueeze(1) if grad_output.dim() else grad_output)
+def _ones_like(batched: Tensor) -> Tensor:
+    """Ones of the shape that each of a batch has."""
+    return torch.ones(batched.shape, device=batched.device)
+
+
+def _scaled(grad: Tensor, grad_output: Tensor, is_kept: bool) -> Tensor:
+    return kernels_of(grad).scaled(grad, grad_output, is_kept)
 
 
 class _CrossEntropy(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,14 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import _reduction
 
-from fastxent.checks.torch import (
-    check_device,
-    check_memory,
-    check_no_gradient,
-    check_tensor,
-    check_traceable,
-)
+from fastxent.checks import check_choice, check_normalizer
+from fastxent.checks.torch import check_memory, check_no_gradient, check_traceable
+from fastxent.reduction import REDUCTIONS
 from fastxent.torch import eager, formula, operators
+from fastxent.torch.arrays import class_axis
+from fastxent.torch.devices import check_tensors, is_on_gpu
 from fastxent.torch.door import check_call
 from fastxent.torch.modes import has_tangent, is_eager, needs_grad
 from fastxent.torch.settings import Settings
@@ -54,7 +53,8 @@ def cross_entropy(
     Parameters
     ----------
     input : Tensor of float16, bfloat16, float32 or float64
-        Logits on the CPU, of shape (C,), (N, C) or (N, C, d1, ...), of any layout.
+        Logits on the CPU or a GPU of NVIDIA's, of shape (C,), (N, C) or (N, C, d1, ...), of any
+        layout.
     target : Tensor
         Integers of any dtype: class indices, shape of `input` without axis 1. Floating-point
         numbers or booleans: probabilities, shape of `input`; of numbers the gradient flows to them
@@ -89,10 +89,10 @@ def cross_entropy(
         numbers a row and computes the gradient in backward, from the logits.
     in_place : bool, default False
         Write the gradient over the logits. Their values are gone; see Notes.
-    backend : {"cython", "numba", "numpy"}, optional
-        By default the first of `fastxent.backends()` that can run.
+    backend : {"cython", "numba", "numpy", "cuda"}, optional
+        By default the first of `fastxent.backends()` that can run; for tensors on a GPU "cuda".
     num_threads : int, optional
-        By default fastxent's own limit, and at most `torch.get_num_threads()`.
+        By default fastxent's own limit, and at most `torch.get_num_threads()`. Of the CPU only.
 
     Returns
     -------
@@ -104,9 +104,10 @@ def cross_entropy(
     Raises
     ------
     LabelError
-        A label outside of the classes. Also an ``IndexError``.
+        A label outside of the classes, on the CPU. Also an ``IndexError``.
     ShapeError, OptionError, BackendError
-        A shape or a value does not fit, or the tensors are not on the CPU. Also a ``ValueError``.
+        A shape or a value does not fit, or the tensors are where nothing computes, or not all on
+        one device. Also a ``ValueError``.
     DTypeError
         A dtype that is not computed with. Also a ``TypeError``.
     OutputError, CallOrderError
@@ -128,6 +129,10 @@ def cross_entropy(
 
     Weights, sample weights and options have no gradient; a `weight` that requires one is an error.
 
+    On a GPU nothing waits for the host, so the values of labels and weights are not looked at: a
+    label outside of the classes gives its row a NaN loss and a gradient of 0.
+    `fastxent.check_labels` raises for it, and waits.
+
     Examples
     --------
     >>> import torch
@@ -146,17 +151,25 @@ def cross_entropy(
         reduction = _reduction.legacy_get_string(size_average, reduce)
     if memory != "fast" or in_place:
         check_memory(memory, in_place, getattr(input, "dtype", None) is torch.float16)
+    divisor = None
     if isinstance(normalizer, Tensor):
         check_no_gradient(normalizer.requires_grad, "normalizer")
-        normalizer = normalizer.item()
+        if is_on_gpu(normalizer):
+            # its number stays there: a mean is a sum of rows that weigh less
+            check_normalizer(1.0, check_choice(reduction, "reduction", REDUCTIONS))
+            sample_weight = _divided_rows(input, sample_weight, normalizer)
+            divisor, reduction, normalizer = normalizer.reshape(()), "sum", None
+        else:
+            normalizer = normalizer.item()
     options = label_smoothing, reduction, normalizer, z_loss, softcap, logit_scale, all_ignored
     has_factors = weight is not None or sample_weight is not None
     if has_factors:
-        _check_factors(weight, sample_weight)
+        _check_factors(input, weight, sample_weight)
     settings = Settings(ignore_index, *options, backend, num_threads)
     if not is_eager(input, target) or has_tangent(input, target):
         check_traceable(in_place, aux)
-        return _traced(input, target, weight, sample_weight, settings, memory)
+        loss = _traced(input, target, weight, sample_weight, settings, memory)
+        return loss if divisor is None else _unless_empty(loss, divisor, all_ignored)
     call = eager.Call(
         settings,
         is_plain=not (has_factors or aux) and options == _PLAIN,
@@ -167,15 +180,34 @@ def cross_entropy(
         in_place=in_place,
     )
     loss = eager.run(input, target, call)
+    if divisor is not None:
+        loss = _unless_empty(loss, divisor, all_ignored)
     return (loss, call.found_aux) if call.found_aux is not None and aux else loss
 
 
-def _check_factors(weight: Any, sample_weight: Any) -> None:
-    for factor, name in ((weight, "weight"), (sample_weight, "sample_weight")):
-        if factor is not None:
-            check_tensor(isinstance(factor, Tensor), factor, name)
-            check_device(factor.device.type, name)
-            check_no_gradient(factor.requires_grad, name)
+def _divided_rows(input: Tensor, sample_weight: Tensor | None, normalizer: Tensor) -> Tensor:
+    """Weights of the rows over the denominator of the mean, 0 where that is 0."""
+    factors = {} if sample_weight is None else {"sample_weight": sample_weight}
+    check_tensors(input=input, normalizer=normalizer, **factors)
+    share = torch.where(normalizer == 0, 0.0, 1.0 / normalizer.double()).reshape(())
+    if sample_weight is not None:
+        # a number alone would be rounded to the dtype of the weights
+        return sample_weight.double() * share
+    axis = class_axis(input)
+    return share.expand(input.shape[:axis] + input.shape[axis + 1 :])
+
+
+def _unless_empty(loss: Tensor, divisor: Tensor, all_ignored: str) -> Tensor:
+    """The loss, or what it is where the denominator of the mean is 0."""
+    return torch.where(divisor == 0, math.nan if all_ignored == "nan" else 0.0, loss)
+
+
+def _check_factors(input: Any, weight: Any, sample_weight: Any) -> None:
+    factors = {"weight": weight, "sample_weight": sample_weight}
+    given = {name: factor for name, factor in factors.items() if factor is not None}
+    check_tensors(input=input, **given)
+    for name, factor in given.items():
+        check_no_gradient(factor.requires_grad, name)
 
 
 def _traced(
@@ -186,9 +218,7 @@ def _traced(
     settings: Settings,
     memory: str,
 ) -> Tensor:
-    for tensor, name in ((input, "input"), (target, "target")):
-        check_tensor(isinstance(tensor, Tensor), tensor, name)
-        check_device(tensor.device.type, name)
+    check_tensors(input=input, target=target)
     goes_forward = has_tangent(input, target)
     check_call(input, target, weight, sample_weight, settings, goes_forward)
     settings = settings.numbers()

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastxent.torch import formula, kernels
+from fastxent.torch import formula
 from fastxent.torch.arrays import class_axis
 from fastxent.torch.batching import batched_cross_entropy
+from fastxent.torch.devices import kernels_of
 from fastxent.torch.registration import register
 from fastxent.torch.settings import Settings
 
@@ -66,7 +67,7 @@ def _kernel(
     wants_target_grad: bool,
     **options: Any,
 ) -> _Tensors:
-    found = kernels.forward(
+    found = kernels_of(logits).forward(
         logits,
         target,
         weight,

@@ -28,6 +28,7 @@ from torch.utils._device import DeviceContext
 from fastxent import checks
 from fastxent.errors import FastxentError
 from fastxent.torch.arrays import class_axis
+from fastxent.torch.devices import is_computed_on
 from fastxent.torch.loss import cross_entropy
 from fastxent.torch.modes import has_tangent
 
@@ -51,17 +52,19 @@ class _Patch:
 
 
 def _is_plain(tensor: Any) -> bool:
-    """Whether this is a dense tensor in the memory of the CPU, or what a compiler has for one."""
+    """Whether this is a dense tensor that is computed with, or what a compiler has for one."""
     if type(tensor) not in _PLAIN and not (
         torch.compiler.is_compiling() and isinstance(tensor, (FakeTensor, FunctionalTensor))
     ):
         return False
-    return bool(tensor.device.type == "cpu" and tensor.layout == torch.strided)
+    return bool(is_computed_on(tensor.device) and tensor.layout == torch.strided)
 
 
 def _is_supported(input: Any, target: Any, weight: Any) -> bool:
     """Whether the tensors are such that both compute the same with them."""
     if not (_is_plain(input) and _is_plain(target) and input.dtype in _DTYPES and input.dim()):
+        return False
+    if target.device != input.device:
         return False
     axis = class_axis(input)
     classes = input.shape[axis]
@@ -69,6 +72,7 @@ def _is_supported(input: Any, target: Any, weight: Any) -> bool:
         return False
     if weight is not None and not (
         _is_plain(weight)
+        and weight.device == input.device
         and weight.dtype == input.dtype
         and weight.shape == (classes,)
         and not weight.requires_grad
@@ -151,7 +155,7 @@ def _replacement_of(state: _Patch) -> Callable[..., Any]:
                 loss = cross_entropy(input, target, weight, **options)
             except FastxentError:
                 return original(input, target, *given)
-        if input.dtype in _HALVES and not torch.is_autocast_enabled("cpu"):
+        if input.dtype in _HALVES and not torch.is_autocast_enabled(input.device.type):
             return loss.to(input.dtype)
         return loss
 

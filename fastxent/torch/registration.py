@@ -29,7 +29,8 @@ def register(
     """
     qualified = f"fastxent::{name}"
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
-    torch.library.impl(qualified, "CPU")(kernel)
+    for key in ("CPU", "CUDA"):
+        torch.library.impl(qualified, key)(kernel)
     torch.library.register_fake(qualified)(fake)
     operator: Any = getattr(torch.ops.fastxent, name).default
 

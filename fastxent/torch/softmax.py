@@ -8,12 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastxent.backends import pick
-from fastxent.backends.contract import Outputs
-from fastxent.checks.torch import check_device, check_tensor
-from fastxent.jacobian import JacobianProblem
-from fastxent.problem import Problem
-from fastxent.torch.arrays import array_of, storage_of, team, tensor_of
+from fastxent.torch.devices import check_tensors, kernels_of
 from fastxent.torch.door import check_softmax_call
 from fastxent.torch.modes import has_tangent, is_eager
 from fastxent.torch.registration import register
@@ -21,51 +16,12 @@ from fastxent.torch.registration import register
 __all__ = ["log_softmax", "softmax"]
 
 
-def _team(x: Tensor, dim: int, num_threads: int | None) -> int:
-    is_axis = -x.dim() <= dim < x.dim()  # what is wrong with it, the door says
-    rows = x.numel() // x.shape[dim] if is_axis else 1
-    return team(num_threads, rows, x.numel() * x.itemsize)
+def _softmax(x: Tensor, *options: Any) -> Tensor:
+    return kernels_of(x).softmax(x, *options)
 
 
-def _place(x: Tensor, storage: str | None) -> Any:
-    """Where a result goes that is laid out as the fake kernel says; None for new memory."""
-    return None if x.is_contiguous() else array_of(torch.empty_like(x), storage)
-
-
-def _softmax(
-    x: Tensor, dim: int, is_log: bool, backend: str | None, num_threads: int | None
-) -> Tensor:
-    storage = storage_of(x)
-    if not x.numel():
-        return torch.empty_like(x)
-    array, out = array_of(x, storage), _place(x, storage)
-    problem = Problem.of_array(array, dim, _team(x, dim, num_threads), out, storage)
-    result = problem.new_output(out)
-    outputs = Outputs(log_proba=result.rows) if is_log else Outputs(proba=result.rows)
-    pick(backend, problem).softmax(problem, outputs)
-    return tensor_of(result.deliver(), storage)
-
-
-def _softmax_backward(
-    grad: Tensor,
-    result: Tensor,
-    dim: int,
-    is_log: bool,
-    backend: str | None,
-    num_threads: int | None,
-) -> Tensor:
-    storage = storage_of(result)
-    if not result.numel():
-        return torch.empty_like(result)
-    problem, into = JacobianProblem.build(
-        *(array_of(result, storage), array_of(grad, storage), dim),
-        _team(result, dim, num_threads),
-        _place(result, storage),
-        is_log=is_log,
-        storage=storage,
-    )
-    pick(backend).softmax_backward(problem, into.rows)
-    return tensor_of(into.deliver(), storage)
+def _softmax_backward(grad: Tensor, result: Tensor, *options: Any) -> Tensor:
+    return kernels_of(result).softmax_backward(grad, result, *options)
 
 
 def _fake(x: Tensor, *_: Any) -> Tensor:
@@ -174,7 +130,7 @@ def softmax(
     Parameters
     ----------
     input : Tensor of float16, bfloat16, float32 or float64
-        On the CPU, of any shape and layout.
+        On the CPU or a GPU of NVIDIA's, of any shape and layout.
     dim : int, optional
         The axis of the classes. Without it PyTorch's implicit choice, with its warning.
     dtype : torch.dtype, optional
@@ -218,7 +174,7 @@ def log_softmax(
     Parameters
     ----------
     input : Tensor of float16, bfloat16, float32 or float64
-        On the CPU, of any shape and layout.
+        On the CPU or a GPU of NVIDIA's, of any shape and layout.
     dim : int, optional
         The axis of the classes. Without it PyTorch's implicit choice, with its warning.
     dtype : torch.dtype, optional
@@ -256,8 +212,10 @@ def _normalised(
     backend: str | None,
     num_threads: int | None,
 ) -> Tensor:
-    check_tensor(isinstance(x, Tensor), x, "input")
-    check_device(x.device.type, "input")
+    check_tensors(input=x)
+    if dtype is None and x.is_cuda and torch.is_autocast_enabled("cuda"):
+        # as PyTorch does there, and not on the CPU
+        dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else None
     if dtype is not None:
         x = x.to(dtype)
     if x.dim() == 0:

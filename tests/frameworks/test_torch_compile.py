@@ -8,13 +8,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.func import grad, vmap  # noqa: E402
 
 import fastxent  # noqa: E402
+from fastxent.backends import load  # noqa: E402
 from fastxent.torch import (  # noqa: E402
     CrossEntropyLoss,
     binary_cross_entropy_with_logits,
     cross_entropy,
+    devices,
     log_softmax,
+    operators,
     softmax,
 )
+from fastxent.torch.settings import Settings  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
@@ -109,17 +113,61 @@ def test_meta_and_fake_tensors_have_shapes_only():
         softmax(logits, 1).sum().backward()
 
 
-def test_another_device_is_a_clear_error():
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [("xpu", "no backend computes there"), ("cuda", "cannot run: no driver")],
+)
+def test_another_device_is_a_clear_error(device, reason, monkeypatch):
+    monkeypatch.setattr(type(load("cuda")), "why_not", lambda self, problem=None: "no driver")
+    message = rf"device '{device}' and .*{reason}.*input\.cpu\(\)"
     with FakeTensorMode():
-        logits, target = torch.empty(6, 5, device="cuda"), torch.empty(6, 5, device="cuda")
+        logits, target = torch.empty(6, 5, device=device), torch.empty(6, 5, device=device)
         for function in (cross_entropy, binary_cross_entropy_with_logits):
-            with pytest.raises(fastxent.BackendError, match=r"device 'cuda'.*input\.cpu\(\)"):
+            with pytest.raises(fastxent.BackendError, match=message):
                 function(logits, target)
         for function in (softmax, log_softmax):
-            with pytest.raises(fastxent.BackendError, match="device 'cuda'"):
+            with pytest.raises(fastxent.BackendError, match=message):
                 function(logits, 1)
-        with pytest.raises(fastxent.BackendError, match="target is on device 'cuda'"):
+        with pytest.raises(fastxent.BackendError, match=f"target is on device '{device}'"):
             cross_entropy(torch.empty(6, 5), target)
+
+
+@pytest.mark.parametrize("reason", [None, "no driver"])
+def test_compilers_ask_once_whether_there_is_a_gpu(reason, monkeypatch):
+    monkeypatch.setattr(type(load("cuda")), "why_not", lambda self, problem=None: reason)
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def function(x):
+        return x + 1 if devices.is_computed_on(torch.device("cuda")) else x - 1
+
+    assert function(torch.zeros(())) == (1 if reason is None else -1)
+
+
+def test_shapes_on_a_gpu_need_none(monkeypatch):
+    """What a compiler asks the operators, and what two devices in one call are told."""
+    monkeypatch.setattr(type(load("cuda")), "why_not", lambda self, problem=None: None)
+    with FakeTensorMode():
+        logits = torch.empty(6, 5, device="cuda", dtype=torch.bfloat16)
+        labels = torch.empty(6, dtype=torch.int64, device="cuda")
+        weight = torch.empty(5, device="cuda")
+        for memory in ("fast", "low"):
+            loss = cross_entropy(logits, labels, weight, memory=memory, reduction="sum")
+            assert (loss.device.type, loss.dtype) == ("cuda", torch.float32)
+        # a PyTorch without CUDA has no autograd for it, so its operator is asked for the gradient
+        _, grad, _ = operators.cross_entropy(
+            *(logits, labels, weight, None, None, Settings()),
+            wants_grad=True,
+            wants_target_grad=False,
+        )
+        assert (grad.device.type, grad.dtype, grad.shape) == ("cuda", torch.bfloat16, (6, 5))
+        loss = binary_cross_entropy_with_logits(logits, torch.empty_like(logits), reduction="none")
+        assert (loss.device.type, loss.shape) == ("cuda", (6, 5))
+        assert softmax(logits, 1).device.type == "cuda"
+        for other in ({"target": labels.cpu()}, {"target": labels, "weight": weight.cpu()}):
+            with pytest.raises(fastxent.BackendError, match=r"'cuda:0' and .* on 'cpu': pass"):
+                cross_entropy(logits, **other)
+        with pytest.raises(fastxent.BackendError, match="backend 'numpy' computes on the host"):
+            cross_entropy(logits, labels, backend="numpy")
 
 
 def test_eager_options_are_refused_where_a_call_is_transformed():

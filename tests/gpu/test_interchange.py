@@ -210,6 +210,14 @@ def test_capsules_of_numpy_are_read(dtype):
         assert array.place.device == 3
 
 
+def test_capsules_that_begin_later():
+    values = np.arange(6.0)
+    capsule = dlpack.capsule_of(as_device_array(values), CPU)
+    ((managed, *_),) = dlpack._held.values()
+    managed.tensor.byte_offset, managed.tensor.shape[0] = 16, 4
+    assert same_place(dlpack.from_capsule(capsule, Place(0, 0), None), values[2:])
+
+
 def test_bfloat16_goes_through_capsules():
     bits = np.arange(6, dtype=np.uint16).reshape(2, 3)
     array = as_device_array(bits).view(bfloat16_dtype())

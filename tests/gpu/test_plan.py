@@ -30,14 +30,15 @@ def capacity(spec, size):
 
 
 @pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("target", ["label", "float32"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_length_has_a_kernel_with_room_for_it(kind, aligned):
+def test_every_length_has_a_kernel_with_room_for_it(kind, target, aligned):
     size = SIZES[kind]
     for classes in LENGTHS:
         if aligned and classes > 32 and classes * size % 16:
             continue  # such rows cannot all be aligned
         for dense in (True, False):
-            spec = spec_of(Variant(kind=kind), classes, aligned, dense, HOPPER)
+            spec = spec_of(Variant(kind=kind, target=target), classes, aligned, dense, HOPPER)
             if spec.module == "tile":
                 assert dense
                 assert classes <= 32
@@ -51,7 +52,7 @@ def test_every_length_has_a_kernel_with_room_for_it(kind, aligned):
                 assert capacity(spec, size) < 4 * classes or spec.geometry.threads <= 16
             else:
                 assert spec.module == "two_pass"
-                assert classes * size > (1 << 20 if aligned else 5 << 17)
+                assert classes * size > (1 << 20 if aligned or target == "label" else 5 << 17)
             assert spec.geometry.aligned == aligned
 
 
@@ -94,10 +95,10 @@ def test_before_clusters_long_rows_are_read_twice():
     for kind in KINDS:
         for classes in LENGTHS:
             size = classes * SIZES[kind]
-            for aligned, most in ((True, 1 << 16), (False, 5 << 13)):
+            for aligned in (True, False):
                 spec = spec_of(Variant(kind=kind), classes, aligned, False, TURING)
                 assert spec.cluster == 1
-                assert (spec.module == "two_pass") == (size // 16 * 16 > most)
+                assert (spec.module == "two_pass") == (size // 16 * 16 > 1 << 16)
 
 
 def test_the_lengths_of_the_design():
@@ -114,7 +115,8 @@ def test_the_lengths_of_the_design():
     assert chosen("float32", 128256) == ("row", 512, 1, 8, 8)
     assert chosen("bfloat16", 262144) == ("row", 512, 1, 8, 8)
     assert chosen("float32", 262144) == ("row", 1024, 1, 8, 8)
-    assert chosen("float32", 50257, aligned=False)[0] == "row"
+    assert chosen("bfloat16", 50257, aligned=False) == ("row", 416, 1, 8, 2)
+    assert chosen("float32", 50257, aligned=False) == ("row", 416, 1, 8, 4)
 
 
 def array(shape, strides=None, address=1 << 20, dtype=np.float32):

@@ -24,6 +24,8 @@ class Ours:
 
 
 class OurLibrary(Library):
+    allocates = True
+
     def owns(self, value):
         return isinstance(value, Ours)
 

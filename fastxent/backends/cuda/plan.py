@@ -52,10 +52,10 @@ _FEW_VECTORS = 4
 _LEAST_THREADS, _MOST_THREADS, _ALL_THREADS = 128, 512, 1024
 _WARP = 32
 
-# 16-byte vectors a thread: compiled for 90, with `min_blocks` as below, more of them spill. 8 of
-# half precision do beside probabilities that take as many registers, or under a soft cap.
-_VECTORS = {"aligned": 8, "unaligned": 5}
-_FULL_VECTORS = 5
+# 16-byte vectors a thread. Compiled for 9.0 with `min_blocks` as below, so many do not spill; of
+# unaligned rows beside probabilities 8 do, where side outputs and weights are asked for as well.
+_VECTORS = {"aligned": 8, "unaligned": 8}
+_UNALIGNED_BESIDE_PROBABILITIES = 5
 
 # Registers of a multiprocessor, and those that a thread may have.
 _REGISTERS = 1 << 16
@@ -138,10 +138,11 @@ def _vectors_of(classes: int, size: int) -> int:
 
 
 def _most_vectors(variant: Variant, aligned: bool) -> int:
-    """Vectors a thread, whatever is computed from its target and transform."""
+    """Vectors a thread, whatever is computed from its target."""
     most = _VECTORS["aligned" if aligned else "unaligned"]
-    is_full = variant.transform == "capped" or SIZES.get(variant.target) == 2
-    return min(most, _FULL_VECTORS) if SIZES[variant.kind] == 2 and is_full else most
+    if aligned or variant.target in ("none", "label"):
+        return most
+    return min(most, _UNALIGNED_BESIDE_PROBABILITIES)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -166,6 +167,12 @@ def _row_geometry(
     return None
 
 
+def _most_in_tile(variant: Variant) -> int:
+    """Classes whose numbers a thread can hold, those of its probabilities too."""
+    wide = variant.kind == "float64" and variant.target not in ("none", "label")
+    return _TILE_CLASSES // 2 if wide else _TILE_CLASSES
+
+
 def _min_blocks(variant: Variant, threads: int) -> int:
     """Blocks that leave each thread the registers that this variant needs."""
     rich = (
@@ -188,7 +195,7 @@ def spec_of(
     `dense` and few classes make a tile of them, that the first one begins there.
     """
     size = SIZES[variant.kind]
-    if dense and classes <= _TILE_CLASSES:
+    if dense and classes <= _most_in_tile(variant):
         rows = next(rows for rows in _TILE_ROWS if rows * classes * size <= _TILE_BYTES)
         return KernelSpec("tile", variant, TileGeometry(classes, rows, aligned))
     vectors = _vectors_of(classes, size)
@@ -214,7 +221,7 @@ def _contiguous_spec(
     places = classes * arrays[0].size
     for array in arrays[:2]:
         places |= array.address | (0 if rows == 1 or array.pitch is None else array.pitch)
-    if dense and classes <= _TILE_CLASSES:
+    if dense and classes <= _most_in_tile(variant):
         places = arrays[0].address | arrays[min(1, len(arrays) - 1)].address
         return spec_of(variant, classes, places % _VECTOR == 0, True, capability)
     return spec_of(variant, classes, places % _VECTOR == 0, False, capability)

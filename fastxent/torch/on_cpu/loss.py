@@ -18,9 +18,10 @@ from fastxent.shortcut import mean_loss
 from fastxent.side_outputs import Aux, loss_and_aux
 from fastxent.spare import Spare
 from fastxent.torch.arrays import array_of, class_axis, factor_of, storage_of, team, tensor_of
+from fastxent.torch.contract import Found
 from fastxent.torch.settings import Settings
 
-__all__ = ["Found", "Later", "empty_cache", "forward", "plain_forward"]
+__all__ = ["empty_cache", "forward", "plain_forward"]
 
 
 # From this size on gradients lie in memory of our own, which the next call takes again once they
@@ -30,11 +31,8 @@ _spare = Spare()
 
 
 @dataclass(slots=True)
-class Later:
-    """What a forward pass keeps for a gradient that is computed when it is asked for.
-
-    No tensor: those come back from autograd, which may have kept them elsewhere.
-    """
+class _Later:
+    """What the gradient that is computed later needs beside the tensors of autograd."""
 
     settings: Settings
     backend: Backend
@@ -42,10 +40,7 @@ class Later:
     row_sum: Array
 
     def grad(self, saved: Sequence[Tensor | None], grad_output: Tensor) -> Tensor:
-        """Gradient for an upstream gradient, one number or one a row: one pass for any of them.
-
-        `saved` are logits, target, weight and sample weight.
-        """
+        """Gradient for an upstream gradient, one number or one a row."""
         logits, target, weight, sample_weight = saved
         assert logits is not None
         assert target is not None
@@ -54,17 +49,6 @@ class Later:
         upstream = array_of(grad_output)
         grad = problem.later_grad(self.backend, self.row_max, self.row_sum, upstream)
         return tensor_of(grad, storage_of(logits))
-
-
-@dataclass(slots=True)
-class Found:
-    """What one pass gives; None for what was not asked."""
-
-    loss: Tensor
-    grad: Tensor | None = None
-    target_grad: Tensor | None = None
-    aux: Aux | None = None
-    later: Later | None = None
 
 
 def plain_forward(
@@ -145,7 +129,7 @@ def forward(
     if grad is not None:
         found.grad = tensor_of(grad.deliver(), storage)
     if outputs.row_max is not None and outputs.row_sum is not None:
-        found.later = Later(settings, chosen, outputs.row_max, outputs.row_sum)
+        found.later = _Later(settings, chosen, outputs.row_max, outputs.row_sum)
     if asides is not None:
         _add_asides(found, asides, target, storage)
         if found.target_grad is not None and wants_target_grad and "target_grad" in asked:
