@@ -95,7 +95,7 @@ def renewed(word: int) -> int:
     return word & _WORD
 
 
-_ERROR = 2.0**-22.5
+_ERROR = 2.0**-22  # two units in the last place, as the PTX manual allows
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _INFINITY, _NAN = np.float32(np.inf), np.float32(np.nan)
 
