@@ -24,7 +24,7 @@ class Disassembly(NamedTuple):
     stack, local : int
         Bytes a thread; registers that spill lie on the stack.
     shared : int
-        Bytes a block, with those that the GPU keeps for itself (1,024 from capability 8.0 on).
+        Bytes a block, with those that the GPU keeps for itself (1,024 at 9.0 and 10.0, none at 7.5 and 8.0).
     instructions : tuple of str
         In the order of the code, with modifiers and without operands: ``LDG.E.NA.128``.
     """

@@ -73,7 +73,7 @@ class RowGeometry(NamedTuple):
     cluster : int
         Blocks a row.
     aligned : bool
-        Whether every row of logits and gradient begins at a multiple of 16 bytes.
+        Whether every row of logits and gradient begins and ends at a multiple of 16 bytes.
     min_blocks : int
         Blocks that a multiprocessor must have registers for.
     """
