@@ -30,7 +30,7 @@ BELOW_ADAPTERS = {
     "binary",
     "loss",
 } | DOOR
-BELOW_ADAPTERS |= {"shortcut", "side_outputs"}
+BELOW_ADAPTERS |= {"shortcut", "side_outputs", "on_device."}
 BENCH = {"backends", "backends.contract", "precision", "threads"}
 ALLOWED = {
     "errors": set(),
@@ -38,21 +38,31 @@ ALLOWED = {
     "version": set(),
     "reference.*": {"reference."},
     "device_array": {"precision"},
+    "on_device.*": {"on_device.", "backends", "backends.contract", "binary", "side_outputs"} | DOOR,
     "layout": {"precision"},
     "options": set(),
-    "interchange.*": {"interchange.", "precision"},
-    "checks.*": {"checks.", "errors", "interchange", "layout", "precision"},
+    "interchange.*": {"interchange.", "device_array", "precision"},
+    "checks.*": {"checks.", "device_array", "errors", "interchange", "layout", "precision"},
     "environment": {"checks"},
     "threads": {"checks"},
     "reduction": {"precision"},
     "mass": {"precision"},
     "spare": {"precision"},
-    "problem": {"checks", "layout", "mass", "options", "precision", "reduction", "threads"}
+    "problem": {
+        "checks",
+        "device_array",
+        "layout",
+        "mass",
+        "options",
+        "precision",
+        "reduction",
+        "threads",
+    }
     | {"backends.contract"},
     "jacobian": {"checks", "layout", "precision", "threads"},
     "side_outputs": {"backends.contract", "layout", "precision", "problem"},
     "binary": {"checks", "layout", "precision", "reduction", "threads", "backends.contract"},
-    "backends.contract": {"binary", "jacobian", "precision", "problem"},
+    "backends.contract": {"binary", "device_array", "jacobian", "precision", "problem"},
     "backends": {"checks", "backends.contract", "problem"},
     "backends.*": {
         "backends.contract",
@@ -69,7 +79,16 @@ ALLOWED = {
         "environment",
         "own",
     },
-    "api.*": {"api.", "binary", "backends", "backends.contract", "shortcut", "side_outputs"} | DOOR,
+    "api.*": {
+        "api.",
+        "on_device",
+        "binary",
+        "backends",
+        "backends.contract",
+        "shortcut",
+        "side_outputs",
+    }
+    | DOOR,
     "shortcut": {"backends", "layout", "options", "threads"},
     "loss": {"api", "checks", "options"},
     "cases.*": {"cases.", "precision"},
@@ -87,8 +106,10 @@ ALLOWED = {
 }
 # What goes wrong with a GPU shows when a kernel is launched.
 ALLOWED |= {
-    f"backends.cuda.{module}": ALLOWED["backends.*"] | {"checks"} for module in ("driver", "launch")
+    f"backends.cuda.{module}": ALLOWED["backends.*"] | {"checks"}
+    for module in ("driver", "launch", "layouts", "runtime")
 }
+ALLOWED["backends.cuda.residence"] = ALLOWED["backends.*"] | {"layout"}
 FRAMEWORKS = {"torch", "jax", "sklearn", "scipy", "tensorflow", "keras"}
 FRAMEWORKS |= {"xgboost", "lightgbm", "catboost"}
 # What an adapter may import; the objectives of boosting need nothing of the libraries they serve.
@@ -122,7 +143,7 @@ def rule_for(name):
     if name in ALLOWED:
         return ALLOWED[name]
     packages = ("api", "backends", "bench.peers", "bench.contests", "bench", "cases", "checks")
-    packages += ("interchange", "reference", *ADAPTERS)
+    packages += ("interchange", "on_device", "reference", *ADAPTERS)
     return next((ALLOWED[f"{p}.*"] for p in packages if f"{name}.".startswith(f"{p}.")), None)
 
 

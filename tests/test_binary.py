@@ -184,7 +184,7 @@ def test_layouts_without_a_copy(name, dtype, backend):
         *(given, given_target),
         **(options | {"label_smoothing": 0.1, "reduction": "mean", "num_threads": 1}),
     )
-    problem, _ = call._problem(None, None, None)
+    problem, _ = call.problem(1.0, None, None, None)
     if given.dtype.isnative:
         assert np.may_share_memory(problem.logits, given)
         assert np.may_share_memory(problem.target, given_target)
@@ -206,9 +206,9 @@ def test_dimensions_are_merged_together():
     logits, target = np.zeros((6, 5, 7), order="F"), np.zeros((6, 5, 7), np.int8, order="F")
     options = {"label_smoothing": 0.0, "reduction": "sum", "num_threads": 1, "weight": None}
     call = BinaryCall.build(logits, target, pos_weight=None, **options)
-    assert call._problem(None, None, None)[0].logits.shape == (210,)
+    assert call.problem(1.0, None, None, None)[0].logits.shape == (210,)
     call = BinaryCall.build(logits, target, pos_weight=np.ones(7), **options)
-    assert call._problem(None, None, None)[0].logits.shape == (7, 30)
+    assert call.problem(1.0, None, None, None)[0].logits.shape == (7, 30)
     many = np.zeros((2,) * 12)[::1, ::-1, ::1, ::-1, ::1, ::-1, ::1, ::-1]
     assert loss_of(many, many) == pytest.approx(np.log(2))
 

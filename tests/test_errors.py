@@ -556,7 +556,7 @@ def test_arrays_of_a_gpu_without_a_gpu():
 
     with pytest.raises(fx.BackendError, match=r"GPU need backend 'cuda'.*copy them to the host"):
         fx.cross_entropy(OnDevice(), [0, 1])
-    with pytest.raises(fx.DTypeError, match="target.*lives on a GPU"):
+    with pytest.raises(fx.DTypeError, match=r"target.*lives on a GPU"):
         fx.cross_entropy(LOGITS, OnDevice())
 
 

@@ -74,7 +74,9 @@ def binary_cross_entropy_with_logits(
     without overflow or cancellation for any x. A side without mass contributes 0 even where its
     logarithm is infinite. It equals the `cross_entropy` of the two logits ``[0, x]``.
 
-    Arrays of other libraries are taken and given back as in `cross_entropy`.
+    Arrays of other libraries are taken and given back as in `cross_entropy`. On a GPU an integer
+    target that is neither 0 nor 1 gives NaN and a gradient of 0, and factors have to be of the
+    dtype that computes.
 
     Examples
     --------

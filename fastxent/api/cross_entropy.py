@@ -122,6 +122,13 @@ def cross_entropy(
     are arrays of the library of `logits`, a number is one without dimensions. No derivatives go
     through: `fastxent.torch` and its like do that.
 
+    Arrays on a GPU are computed with there, by the backend "cuda", on their library's current
+    stream: those of PyTorch, CuPy, numba.cuda and JAX, or with ``__cuda_array_interface__`` or
+    DLPack. `target` and `out` must be on the same GPU; weights and `grad_output` may be the host's,
+    and are copied there. The call does not wait, so it cannot look at numbers there: a bad label
+    makes the loss NaN and the gradient of its row 0 (`check_labels` finds it, and waits), and
+    weights on the GPU are taken as they are.
+
     References
     ----------
     .. [1] C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision",

@@ -32,6 +32,11 @@ def check_labels(target: Any, num_classes: int, ignore_index: int | None = -100)
     DTypeError
         `target` is not an array of integers. Also a ``TypeError``.
 
+    Notes
+    -----
+    For labels on a GPU this waits until the GPU has looked at them. A loss does not: there a bad
+    label shows as NaN.
+
     Examples
     --------
     >>> import fastxent as fx

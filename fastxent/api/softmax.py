@@ -136,6 +136,8 @@ def logsumexp(
     ``scipy.special.logsumexp`` gives the same at infinities and NaN. It differs in its default
     axis, None, in that it takes integers and complex numbers, and rounds to half precision.
 
+    For an array on a GPU the result beside a +inf is NaN.
+
     Examples
     --------
     >>> import fastxent as fx

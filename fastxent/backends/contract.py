@@ -292,8 +292,10 @@ class DeviceBackend(Backend, Protocol):
     def wait(self, place: Place, stream: int) -> None:
         """Let what is launched on `place` from now on wait for what `stream` has to do now."""
 
-    def record(self, calls: Callable[[], None]) -> Callable[[Place, tuple[int, ...]], None]:
+    def record(self, calls: Callable[[], None]) -> Callable[[Place, tuple[int, ...]], None] | None:
         """Let verbs note their launches, and launch nothing; give what launches them.
+
+        None where numbers of the host would have to be copied to the GPU.
 
         Array number i of the calls, counted from 1, begins at ``i * ADDRESS_STEP``; the function
         that is given takes a place on the same device, and where the arrays of these numbers begin

@@ -22,6 +22,8 @@ def _allocate(shape: tuple[int, ...], dtype: np.dtype[Any], place: Place) -> Dev
 
 
 class _CuPy(Library):
+    allocates = True
+
     def owns(self, value: Any) -> bool:
         return is_one_of(value, "cupy", "ndarray")
 
@@ -50,7 +52,8 @@ class _CuPy(Library):
     def give_on_device(self, result: DeviceArray, like: Any, wait: Wait) -> Any:
         cupy: Any = sys.modules["cupy"]
         memory = result.owner
-        if result.shape == memory.shape and result.dtype == memory.dtype:
+        laid_out = result.shape, result.strides, result.dtype
+        if laid_out == (memory.shape, memory.strides, memory.dtype):
             return memory
         start = memory.data + (result.address - memory.data.ptr)
         return cupy.ndarray(result.shape, result.dtype, start, result.strides)

@@ -17,7 +17,15 @@ Wait = Callable[[Place, int], None]
 
 
 class Library(ABC):
-    """Arrays of one library, seen from NumPy."""
+    """Arrays of one library, seen from NumPy.
+
+    Attributes
+    ----------
+    allocates : bool
+        Whether the places of its arrays on a GPU have an allocator.
+    """
+
+    allocates = False
 
     @abstractmethod
     def owns(self, value: Any) -> bool:

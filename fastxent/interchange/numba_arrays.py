@@ -23,6 +23,8 @@ def _allocate(shape: tuple[int, ...], dtype: np.dtype[Any], place: Place) -> Dev
 
 
 class _Numba(Library):
+    allocates = True
+
     def owns(self, value: Any) -> bool:
         module = "numba.cuda.cudadrv.devicearray"
         return is_one_of(value, module, "DeviceNDArray") and not isinstance(value, np.ndarray)
@@ -48,7 +50,8 @@ class _Numba(Library):
 
     def give_on_device(self, result: DeviceArray, like: Any, wait: Wait) -> Any:
         memory = result.owner
-        if result.shape == memory.shape and result.dtype == memory.dtype:
+        laid_out = result.shape, result.strides, result.dtype
+        if laid_out == (memory.shape, memory.strides, memory.dtype):
             # who gets it waits for the stream that the caller bound the logits to
             return memory.bind(like.stream)
         cuda: Any = sys.modules["numba.cuda"]

@@ -49,14 +49,16 @@ def shown_as(memory: Any, array: DeviceArray) -> Any:
     dtype = _dtype_of_torch(array.dtype)
     if memory.dtype != dtype:
         memory = memory.view(dtype)
-    if tuple(memory.shape) == array.shape:
-        return memory
     steps = tuple(step // array.itemsize for step in array.strides)
+    if tuple(memory.shape) == array.shape and memory.stride() == steps:
+        return memory
     start = (array.address - memory.data_ptr()) // array.itemsize
     return memory.as_strided(array.shape, steps, memory.storage_offset() + start)
 
 
 class _Torch(Library):
+    allocates = True
+
     def owns(self, value: Any) -> bool:
         return is_one_of(value, "torch", "Tensor")
 

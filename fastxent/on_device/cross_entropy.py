@@ -8,9 +8,8 @@ from fastxent.backends.contract import Outputs
 from fastxent.interchange import Home
 from fastxent.on_device.arrays import Arrays
 from fastxent.on_device.loss import LossOnDevice
-from fastxent.on_device.shortcut import mean_loss
+from fastxent.on_device.shortcut import plain_loss
 from fastxent.options import Options
-from fastxent.shortcut import are_defaults
 
 __all__ = ["cross_entropy", "cross_entropy_and_grad"]
 
@@ -19,8 +18,8 @@ def cross_entropy(
     home: Home, target: Any, options: Options, backend: str | None, num_threads: Any
 ) -> Any:
     """`fastxent.cross_entropy`."""
-    if num_threads is None and are_defaults(options):
-        plain = mean_loss(home, target, options.ignore_index, backend, wants_grad=False)
+    if num_threads is None:
+        plain = plain_loss(home, target, options, backend, wants_grad=False)
         if plain is not None:
             return plain[0]
     arrays = Arrays.of_call(home, "logits", backend)
@@ -39,8 +38,8 @@ def cross_entropy_and_grad(
     out: Any,
 ) -> Any:
     """`fastxent.cross_entropy_and_grad`."""
-    if grad_output is None and num_threads is None and are_defaults(options):
-        plain = mean_loss(home, target, options.ignore_index, backend, wants_grad=True, out=out)
+    if num_threads is None:
+        plain = plain_loss(home, target, options, backend, True, grad_output, out)
         if plain is not None:
             return plain
     arrays = Arrays.of_call(home, "logits", backend)

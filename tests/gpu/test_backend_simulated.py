@@ -1,5 +1,7 @@
 """The GPU backend on a simulated GPU: its verbs for arrays of the device and of the host."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,12 +9,14 @@ pytest.importorskip("greenlet", reason="the simulated GPU runs on greenlets")
 
 import fastxent as fx
 from fastxent.backends import load
-from fastxent.backends.contract import LABEL_CHUNK, BinaryOutputs, HessRule
+from fastxent.backends.contract import LABEL_CHUNK, BinaryOutputs, HessRule, Outputs
+from fastxent.backends.cuda.arguments import pack_of
 from fastxent.binary import BinaryProblem
 from fastxent.device_array import DeviceArray
 from fastxent.jacobian import JacobianProblem
 from fastxent.mass import mass_of
 from fastxent.precision import narrow, precision_of, widen
+from fastxent.problem import Problem
 from gpu.simulation.driver import SimulatedDriver
 
 NUMPY = load("numpy")
@@ -319,3 +323,161 @@ def test_memory_goes_back(cuda, put):
     cuda.driver.free = lambda address, device: (given.append(address), free(address, device))
     fx.softmax_backward(np.ones((2, 40)), np.ones((2, 40)), backend="cuda")
     assert len(given) == 3
+
+
+def problem_on_device(problem, put):
+    """The same problem with its arrays on the device, as they lie."""
+    names = ("logits", "target", "soft", "spike", "background", "gain", "row_scale")
+    values = {name: getattr(problem, name) for name in names}
+    return replace(
+        problem,
+        **{name: put(v) if isinstance(v, np.ndarray) else v for name, v in values.items()},
+    )
+
+
+def outputs_of(problem):
+    """Room for every output that this problem can have."""
+    rows, wide = problem.rows, problem.precision.loss
+    matrix = (rows, problem.classes)
+    out = Outputs(
+        loss=np.zeros(rows, wide),
+        grad=np.zeros(matrix, problem.precision.kernel),
+        hess=np.zeros(matrix, problem.precision.kernel),
+        row_max=np.zeros(rows, problem.precision.compute),
+        row_sum=np.zeros(rows),
+        proba=np.zeros(matrix, problem.precision.kernel),
+        log_prob=np.zeros(rows, wide),
+        argmax=np.zeros(rows, np.int64),
+        entropy=np.zeros(rows, wide),
+    )
+    if problem.soft is not None:
+        out.target_grad = np.zeros(matrix, problem.soft.dtype)
+    return out
+
+
+def wide_of(name, array, problem):
+    """The numbers of an output, to compute with."""
+    kind = problem.precision.kind
+    is_stored = name in ("grad", "hess", "proba", "target_grad")
+    return widen(array, kind if is_stored else array.dtype.name).astype(np.float64)
+
+
+def assert_forward_as_numpy(cuda, put, get, problem, tolerance, **changes):
+    """Forward on the device, where `changes` were made to the problem there, and of NumPy."""
+    truth = outputs_of(problem)
+    NUMPY.forward(problem, truth)
+    there = replace(problem_on_device(problem, put), **changes)
+    given = {name: getattr(truth, name) for name in truth.__slots__}
+    out = Outputs(**{n: None if a is None else put(np.full_like(a, 7)) for n, a in given.items()})
+    out.partial = put(np.zeros(cuda.partial_count(there)))
+    cuda.forward(there, out)
+    found = {name: get(getattr(out, name)) for name, a in given.items() if a is not None}
+    for name, array in found.items():
+        one, other = (wide_of(name, a, problem) for a in (array, given[name]))
+        size = np.abs(other[np.isfinite(other)]).max(initial=1e-9)
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * size, err_msg=name)
+    total = np.nansum(found["loss"].astype(np.float64))
+    assert np.nansum(get(out.partial)) == pytest.approx(total, rel=1e-5)
+    return found
+
+
+TOLERANCE = {"float32": 2e-6, "float64": 4e-15, "float16": 1e-3, "bfloat16": 8e-3}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("target", ["labels", "soft"])
+def test_rows_of_sequences_without_their_last(cuda, put, get, kind, target):
+    """logits[:, :-1]: as many launches as there are sequences, and the results side by side."""
+    classes = 301
+    logits = random((3, 6, classes), kind)[:, :-1]
+    rng = np.random.default_rng(11)
+    labels = rng.integers(0, classes, (3, 5))
+    labels[1, 2] = -100
+    storage = kind if kind in ("float16", "bfloat16") else None
+    options = {"weight": rng.random(classes), "label_smoothing": 0.1, "z_loss": 1e-3}
+    soft = narrow(rng.random(logits.shape).astype(widen(logits, kind).dtype), kind)
+    problem = Problem.build(
+        logits, labels if target == "labels" else soft, storage=storage, **options
+    )
+    problem = problem.with_labels(NUMPY)
+    assert problem.logits.ndim == 3
+    assert_forward_as_numpy(cuda, put, get, problem, TOLERANCE[kind])
+    (first, *_), (launches,) = cuda.driver.launches, {len(cuda.driver.launches)}
+    assert first.spec.module == "row"
+    assert launches == 3
+
+
+@pytest.mark.parametrize("classes", [10, 203])
+def test_a_result_that_lies_otherwise(cuda, put, get, classes):
+    """Logits at a multiple of 16 bytes, the gradient 4 bytes behind one, with gaps."""
+    logits, labels = random((5, classes), "float32"), np.arange(5)
+    problem = Problem.build(logits, labels).with_labels(NUMPY)
+    truth = np.empty_like(logits)
+    NUMPY.forward(problem, Outputs(grad=truth))
+    room = np.full((6, classes + 2), 7, np.float32)
+    grad = put(room[1:, 1 : classes + 1])
+    cuda.forward(problem_on_device(problem, put), Outputs(grad=grad))
+    found = get(grad)
+    np.testing.assert_allclose(found, truth, rtol=0, atol=1e-7)
+    root = np.ndarray(room.shape, room.dtype, found.base)
+    root[1:, 1 : classes + 1] = 7
+    assert (root == 7).all()
+
+
+def test_what_is_known_on_the_device_only(cuda, put, get):
+    """A denominator, weights of rows and the background's total, as addresses."""
+    classes = 40
+    logits, labels = random((6, classes), "float32"), np.array([3, 0, -100, 39, 7, 40])
+    rng = np.random.default_rng(12)
+    weight, row_weight = rng.random(classes), rng.random(6)
+    good = np.where(labels == 40, 1, labels)
+    problem = Problem.build(logits, good, weight=weight, label_smoothing=0.2, reduction="sum")
+    problem = problem.with_labels(NUMPY)
+    truth = outputs_of(problem)
+    NUMPY.forward(problem, truth)
+    there = replace(
+        problem_on_device(problem, put),
+        target=put(labels),
+        background_total=put(np.array([problem.background_total])),
+        row_weight_at=put(row_weight),
+        denominator_at=put(np.array([4.0])),
+        z_loss=0.5,
+    )
+    wide = np.zeros(6, np.float32)
+    out = Outputs(
+        loss=put(wide), lse=put(wide), z_loss=put(wide), correct=put(np.full(6, 9, np.uint8))
+    )
+    out.grad = put(truth.grad)
+    out.argmax = put(truth.argmax)
+    cuda.forward(there, out)
+    lse = truth.row_max + np.log(truth.row_sum)
+    lse[2] = 0
+    np.testing.assert_allclose(get(out.lse), lse, rtol=1e-6)
+    np.testing.assert_allclose(get(out.z_loss), 0.5 * lse**2, rtol=1e-6)
+    loss = (truth.loss + 0.5 * lse**2) * row_weight
+    loss[5] = np.nan
+    np.testing.assert_allclose(get(out.loss), loss, rtol=2e-6)
+    assert np.array_equal(get(out.argmax), truth.argmax)
+    assert np.array_equal(get(out.correct), truth.argmax == labels)
+    grad = get(out.grad)
+    assert not grad[[2, 5]].any()
+    plain = replace(there, denominator_at=None, row_scale=0.25)
+    again = put(np.zeros_like(grad))
+    cuda.forward(plain, Outputs(grad=again))
+    np.testing.assert_allclose(grad, get(again), rtol=1e-6)
+    nothing = replace(there, denominator_at=put(np.zeros(1)))
+    cuda.forward(nothing, Outputs(grad=again))
+    assert not get(again).any()
+
+
+def test_no_launch_without_rows(cuda, put):
+    problem = Problem.build(np.zeros((0, 40), np.float32), np.zeros(0, np.int64))
+    problem = problem_on_device(problem.with_labels(NUMPY), put)
+    assert cuda.partial_count(problem) == 0
+    cuda.forward(problem, Outputs(grad=put(np.zeros((0, 40), np.float32))))
+    assert not cuda.driver.launches
+
+
+def test_names_that_a_kernel_does_not_have_are_found():
+    with pytest.raises(KeyError, match="rowz"):
+        pack_of("row")({"rowz": 1})

@@ -31,14 +31,15 @@ def as_planned(driver, patch):
 
 
 def before_hopper(driver, patch):
-    """No conversion to bfloat16, no clusters."""
+    """A Turing: no clusters."""
+    patch.setattr(plan, "_TILE_ROWS", (64,))
     driver.compute_capability = (7, 5)
 
 
 def in_small_blocks(driver, patch):
     """Few vectors a thread and few threads a block: blocks and clusters for rows of 130 classes."""
     patch.setattr(plan, "_TILE_CLASSES", 0)
-    patch.setattr(plan, "_VECTORS", {"aligned": 1, "unaligned": 1})
+    patch.setattr(plan, "_VECTORS", dict.fromkeys(plan._VECTORS, 1))
     patch.setattr(plan, "_FEW_VECTORS", 1)
     patch.setattr(plan, "_LEAST_THREADS", 32)
     patch.setattr(plan, "_MOST_THREADS", 32)
@@ -53,6 +54,7 @@ def in_two_passes(driver, patch):
 
 def off_the_vectors(driver, patch):
     """Memory that does not begin at a multiple of 16 bytes."""
+    patch.setattr(plan, "_TILE_ROWS", (64,))
     driver.offset = 8
 
 
@@ -60,6 +62,7 @@ def as_they_lie(driver, patch):
     """Arrays with the strides that they have on the host."""
     from gpu.simulation.residence import LaidOut
 
+    patch.setattr(plan, "_TILE_ROWS", (64,))
     patch.setattr(importlib.import_module("fastxent.backends.cuda"), "Residence", LaidOut)
 
 

@@ -210,6 +210,14 @@ def test_capsules_of_numpy_are_read(dtype):
         assert array.place.device == 3
 
 
+def test_capsules_that_begin_later():
+    values = np.arange(6.0)
+    capsule = dlpack.capsule_of(as_device_array(values), CPU)
+    ((managed, *_),) = dlpack._held.values()
+    managed.tensor.byte_offset, managed.tensor.shape[0] = 16, 4
+    assert same_place(dlpack.from_capsule(capsule, Place(0, 0), None), values[2:])
+
+
 def test_bfloat16_goes_through_capsules():
     bits = np.arange(6, dtype=np.uint16).reshape(2, 3)
     array = as_device_array(bits).view(bfloat16_dtype())
@@ -346,6 +354,9 @@ def test_tensors_with_the_layout_of_a_result():
     assert torch.equal(turned, memory.T)
     assert turned.data_ptr() == memory.data_ptr()
     assert torch.equal(shown_as(memory, array[2]), memory[2])
+    square = torch.arange(9).reshape(3, 3)
+    turned = as_device_array(square.numpy()).transpose(1, 0)
+    assert torch.equal(shown_as(square, turned), square.T)
     assert shown_as(memory, array.reshape(2, 10)).shape == (2, 10)
     flags = torch.tensor([0, 1, 1], dtype=torch.uint8)
     as_bool = as_device_array(flags.numpy()).view(np.dtype(bool))

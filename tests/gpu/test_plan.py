@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fastxent.backends.cuda.plan import SIZES, Rows, plan_of, spec_of
+from fastxent.backends.cuda.layouts import Layout
+from fastxent.backends.cuda.plan import SIZES, plan_of, spec_of
 from fastxent.backends.cuda.specs import Variant
 from fastxent.device_array import DeviceArray, Place
 
@@ -29,14 +30,15 @@ def capacity(spec, size):
 
 
 @pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("target", ["label", "float32"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_length_has_a_kernel_with_room_for_it(kind, aligned):
+def test_every_length_has_a_kernel_with_room_for_it(kind, target, aligned):
     size = SIZES[kind]
     for classes in LENGTHS:
         if aligned and classes > 32 and classes * size % 16:
             continue  # such rows cannot all be aligned
         for dense in (True, False):
-            spec = spec_of(Variant(kind=kind), classes, aligned, dense, HOPPER)
+            spec = spec_of(Variant(kind=kind, target=target), classes, aligned, dense, HOPPER)
             if spec.module == "tile":
                 assert dense
                 assert classes <= 32
@@ -50,7 +52,7 @@ def test_every_length_has_a_kernel_with_room_for_it(kind, aligned):
                 assert capacity(spec, size) < 4 * classes or spec.geometry.threads <= 16
             else:
                 assert spec.module == "two_pass"
-                assert classes * size > (1 << 20 if aligned else 5 << 17)
+                assert classes * size > (1 << 20 if aligned or target == "label" else 5 << 17)
             assert spec.geometry.aligned == aligned
 
 
@@ -93,10 +95,10 @@ def test_before_clusters_long_rows_are_read_twice():
     for kind in KINDS:
         for classes in LENGTHS:
             size = classes * SIZES[kind]
-            for aligned, most in ((True, 1 << 16), (False, 5 << 13)):
+            for aligned in (True, False):
                 spec = spec_of(Variant(kind=kind), classes, aligned, False, TURING)
                 assert spec.cluster == 1
-                assert (spec.module == "two_pass") == (size // 16 * 16 > most)
+                assert (spec.module == "two_pass") == (size // 16 * 16 > 1 << 16)
 
 
 def test_the_lengths_of_the_design():
@@ -113,7 +115,8 @@ def test_the_lengths_of_the_design():
     assert chosen("float32", 128256) == ("row", 512, 1, 8, 8)
     assert chosen("bfloat16", 262144) == ("row", 512, 1, 8, 8)
     assert chosen("float32", 262144) == ("row", 1024, 1, 8, 8)
-    assert chosen("float32", 50257, aligned=False)[0] == "row"
+    assert chosen("bfloat16", 50257, aligned=False) == ("row", 416, 1, 8, 2)
+    assert chosen("float32", 50257, aligned=False) == ("row", 416, 1, 8, 4)
 
 
 def array(shape, strides=None, address=1 << 20, dtype=np.float32):
@@ -121,8 +124,13 @@ def array(shape, strides=None, address=1 << 20, dtype=np.float32):
 
 
 def module(rows, classes, *arrays, kind="float32"):
-    plan = plan_of(Variant(kind=kind), rows, classes, [Rows.of(a) for a in arrays], HOPPER)
+    plan = planned(Variant(kind=kind), rows, classes, *arrays)
+    assert len(plan.pieces) == 0
     return plan.spec.module, plan.spec.geometry.aligned
+
+
+def planned(variant, rows, classes, *arrays):
+    return plan_of(variant, rows, classes, tuple(map(Layout.of, arrays)), HOPPER)
 
 
 def test_layouts():
@@ -137,7 +145,6 @@ def test_layouts():
     assert module(8, 1000, dense, dense, array((8, 1000), address=4)) == ("row", True)
     # classes apart, or rows that do not merge
     assert module(8, 1000, array((8, 1000), (4, 32)))[0] == "strided"
-    assert module(8, 1000, array((2, 4, 1000), (64000, 4000, 4)))[0] == "strided"
     assert module(8, 1000, array((2, 4, 1000)), dense) == ("row", True)
     # few classes: a tile if there are no gaps, else a row each
     assert module(8, 10, array((8, 10))) == ("tile", True)
@@ -151,8 +158,36 @@ def test_layouts():
 @pytest.mark.parametrize("classes", [10, 50, 1000, 5000, 60000, 600_000])
 def test_grid_and_partial_sums(classes):
     rows = 1000
-    plan = plan_of(Variant(), rows, classes, [Rows.of(array((rows, classes)))], HOPPER)
+    plan = planned(Variant(), rows, classes, array((rows, classes)))
     geometry = plan.spec.geometry
     rows_a_block = getattr(geometry, "rows", 1)
     assert plan.grid == plan.partials * plan.spec.cluster
     assert plan.partials * rows_a_block >= rows > (plan.partials - 1) * rows_a_block
+
+
+def test_rows_in_several_places_get_a_launch_for_each():
+    shifted = array((3, 2, 4, 1000), (160000, 40000, 4000, 4))
+    dense = array((24, 1000))
+    plan = planned(Variant(), 24, 1000, shifted, dense)
+    assert plan.spec.module == "row"
+    assert plan.spec.geometry.aligned
+    assert plan.rows == 4
+    assert plan.pitches == (1000, 1000)
+    assert plan.pieces == tuple(
+        (i * 160000 + j * 40000, (2 * i + j) * 16000) for i in range(3) for j in range(2)
+    )
+    assert plan.partials == 6 * plan.grid
+    # one of the pieces begins between multiples of 16 bytes
+    odd = array((2, 4, 1000), (40004, 4000, 4))
+    assert not planned(Variant(), 8, 1000, odd).spec.geometry.aligned
+    # too many, too short, classes apart
+    for rows, classes, strides in (
+        (65, 1000, (8000, 4000, 4)),
+        (65, 1000, (16000, 4000, 4)),
+        (4, 60, (4000, 240, 4)),
+        (4, 1000, (16000, 4000, 8)),
+    ):
+        plan = planned(Variant(), 2 * rows, classes, array((rows, 2, classes), strides))
+        assert not plan.pieces
+        merged = strides[0] == 2 * strides[1]
+        assert plan.spec.module == ("row" if merged else "strided")

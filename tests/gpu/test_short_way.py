@@ -24,6 +24,8 @@ class Ours:
 
 
 class OurLibrary(Library):
+    allocates = True
+
     def owns(self, value):
         return isinstance(value, Ours)
 
@@ -79,8 +81,8 @@ def names(launches):
 def test_every_call_of_a_kind_has_the_bits_of_the_long_way(put, simulated, dtype):
     for seed in range(3):
         logits, labels = drawn(4, 40, seed, dtype)
-        # an option at its own default, which is no float here, goes the long way
-        expected = fx.cross_entropy_and_grad(put(logits), put(labels), logit_scale=1)
+        # a limit of the threads of the host goes the long way
+        expected = fx.cross_entropy_and_grad(put(logits), put(labels), num_threads=1)
         of_long = names(simulated.launches)
         del simulated.launches[:]
         loss, grad = fx.cross_entropy_and_grad(put(logits), put(labels))
@@ -153,13 +155,64 @@ def test_what_goes_the_long_way(put):
         (put(logits), put(labels), {"out": out}),
         (put(logits), put(labels), {"num_threads": 1}),
         (put(logits), put(labels), {"ignore_index": -(1 << 60)}),
-        (put(logits), soft, {}),
+        (put(logits), soft, {"weight": np.ones(6)}),
+        (put(logits), soft, {"aux": ("lse",)}),
         (put(np.asfortranarray(logits)), put(labels), {}),
-        (put(logits[None]), put(labels[None]), {}),
     ):
         fx.cross_entropy_and_grad(given, target, **options)
     assert not plans
     np.testing.assert_allclose(read(out), truth, rtol=1e-5, atol=1e-7)
+
+
+OPTIONS = (
+    {"reduction": "none", "ignore_index": 2},
+    {"reduction": "sum", "label_smoothing": 0.1, "grad_output": -2.0},
+    {"z_loss": 0.01, "softcap": 5.0, "logit_scale": 0.5, "normalizer": 3},
+    {"axis": 0, "all_ignored": "zero"},
+)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "+".join(options))
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "probabilities"])
+def test_numbers_and_words_go_the_short_way(put, options, soft):
+    if soft:
+        options = {**options, "ignore_index": None}
+    for seed in range(2):
+        logits, target = drawn(4, 6, seed)
+        if soft:
+            target = np.random.default_rng(seed).dirichlet(np.ones(6), 4).astype(np.float32)
+        elif "ignore_index" in options:
+            target[target == -100] = options["ignore_index"]
+        logits = logits.T.copy() if "axis" in options else logits
+        target = target.T.copy() if "axis" in options and soft else target
+        given = put(logits), put(target)
+        loss, grad = fx.cross_entropy_and_grad(*given, **options)
+        assert len(load("cuda").plans) == 1
+        expected = fx.cross_entropy_and_grad(*given, **options, num_threads=1)
+        assert read(loss).tobytes() == read(expected[0]).tobytes()
+        assert read(grad).tobytes() == read(expected[1]).tobytes()
+        truth = fx.cross_entropy_and_grad(logits, target, **options, backend="numpy")
+        np.testing.assert_allclose(read(loss), truth[0], rtol=2e-6, atol=1e-6)
+        np.testing.assert_allclose(read(grad), truth[1], rtol=2e-6, atol=1e-6)
+
+
+def test_what_takes_more_than_launches(put):
+    logits, labels = drawn(4, 6)
+    for _ in range(2):
+        loss, grad = fx.cross_entropy_and_grad(put(logits), put(labels), normalizer=0.0)
+        assert np.isnan(read(loss))
+        assert not read(grad).any()
+    assert list(load("cuda").plans.values()) == [None]
+
+
+def test_types_of_options_are_not_mistaken(put):
+    logits, labels = put(drawn(4, 6)[0]), put(np.zeros(4, int))
+    fx.cross_entropy(logits, labels, axis=1)
+    with pytest.raises(fx.DTypeError, match="axis"):
+        fx.cross_entropy(logits, labels, axis=1.0)
+    for _ in range(2):
+        with pytest.raises(fx.OptionError, match="label_smoothing"):
+            fx.cross_entropy(logits, labels, label_smoothing=float("nan"))
 
 
 def test_wrong_arguments_leave_no_plan(put):

@@ -1,7 +1,10 @@
 """The simulated machine has the real one's names, and its driver runs what is packed for it."""
 
 import ast
+import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +108,6 @@ def test_copies_are_checked(driver):
 
 def test_kernels_find_the_simulated_numbers_and_the_real_modules_stay():
     import math
-    import sys
 
     twin = load("sums")
     assert twin.np is not np
@@ -114,6 +116,21 @@ def test_kernels_find_the_simulated_numbers_and_the_real_modules_stay():
     assert twin.load_f64 is machine.load_f64
     assert load("jacobian").math is not math
     assert twin not in sys.modules.values()
+
+
+def test_kernels_are_loaded_without_numba():
+    code = """if True:
+        import sys
+        for name in ("numba", "numba.cuda", "llvmlite", "cuda"):
+            sys.modules[name] = None
+        from fastxent.backends.cuda.specs import ARGUMENTS
+        from gpu.simulation.loading import load
+        for module in ARGUMENTS:
+            load(module)
+    """
+    places = [str(Path(fastxent.__file__).parents[1]), str(Path(__file__).parents[1])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_arguments_by_name():

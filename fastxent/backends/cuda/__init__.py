@@ -20,7 +20,7 @@ from fastxent.backends.cuda import (
     verbs_rows,
 )
 from fastxent.backends.cuda.facts import facts
-from fastxent.backends.cuda.recording import Recorder
+from fastxent.backends.cuda.recording import NotRecorded, Recorder
 from fastxent.backends.cuda.residence import Residence
 from fastxent.backends.cuda.runtime import Runtime
 from fastxent.backends.label_summary import summary_of
@@ -196,15 +196,17 @@ class CudaBackend:
 
     def place(self, device: int, stream: int) -> Place:
         """Device and stream, with memory of the backend's own."""
-        return self._here.place(device, stream)
+        found: Place = self._here.place(device, stream)
+        return found
 
     def upload(self, array: Array, place: Place) -> DeviceArray:
         """Copy of a contiguous array of the host in new memory of the place."""
-        return self._here.upload(array, place)
+        there: DeviceArray = self._here.upload(array, place)
+        return there
 
     def download(self, array: DeviceArray) -> Array:
         """Copy of a contiguous array, for the host. This waits for the GPU."""
-        return self._here.download(array)
+        return self._runtime_of_process().download(array)
 
     def device_of(self, address: int) -> int:
         """Number of the device whose memory an address lies in."""
@@ -216,12 +218,14 @@ class CudaBackend:
         """What callers keep of `record`, for as long as it is good."""
         return self._runtime_of_process().plans
 
-    def record(self, calls: Callable[[], None]) -> Callable[[Place, tuple[int, ...]], None]:
+    def record(self, calls: Callable[[], None]) -> Callable[[Place, tuple[int, ...]], None] | None:
         """Let verbs note their launches, and launch nothing; give what launches them."""
         recorder = Recorder(self._runtime_of_process())
         self._own.recorder = recorder
         try:
             calls()
+        except NotRecorded:
+            return None
         finally:
             self._own.recorder = None
         return recorder.replay

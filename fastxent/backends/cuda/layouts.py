@@ -1,21 +1,88 @@
-"""Layout tables: sizes of dimensions and strides of arrays, as kernels for any strides read them.
+"""How arrays lie in memory, together: dimensions that all of them have, and tables for kernels.
 
-All numbers are int64, strides in elements, the outermost dimension first.
+Kernels for any strides read sizes and strides from a table of int64 numbers, strides in elements,
+the outermost dimension first.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
+from itertools import pairwise, product
+from typing import Any, NamedTuple
 
 from fastxent import checks
 from fastxent.device_array import DeviceArray
 
-__all__ = ["element_table", "is_same_piece", "row_table"]
+__all__ = ["Layout", "Pieces", "element_table", "is_same_piece", "pieces_of", "row_table"]
 
 # Leading dimensions that the kernels of rows count through.
 _LEADING = 4
+
+
+class Layout(NamedTuple):
+    """What a plan depends on of an array: all of it but where in memory it is.
+
+    Attributes
+    ----------
+    address : int
+        Bytes from a multiple of 16.
+    itemsize : int
+    shape, strides : tuple of int
+        As those of the array.
+    """
+
+    address: int
+    itemsize: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, array: Any) -> Layout:
+        """That of an array on a GPU."""
+        return cls(array.address & 15, array.itemsize, array.shape, array.strides)
+
+
+class Pieces(NamedTuple):
+    """Arrays cut alike, so that the rows of each piece have one distance.
+
+    Attributes
+    ----------
+    rows : int
+        Of each piece.
+    layouts : tuple of Layout
+        Of each array in any of the pieces: their addresses have all bits that one of them has.
+    offsets : tuple
+        For each piece, in the order of the rows, how many bytes further each array begins.
+    """
+
+    rows: int
+    layouts: tuple[Layout, ...]
+    offsets: tuple[tuple[int, ...], ...]
+
+
+def pieces_of(layouts: Sequence[Layout], most: int) -> Pieces | None:
+    """Cut arrays at all but the innermost of their leading dimensions; None for too many pieces."""
+    if 0 in layouts[0].shape:
+        return None
+    sizes = _common_sizes([layout.shape[:-1] for layout in layouts])
+    outer, rows = sizes[:-1], sizes[-1] if sizes else 1
+    if math.prod(outer) > most:
+        return None
+    steps = [_split(layout.shape[:-1], layout.strides[:-1], sizes) for layout in layouts]
+    within = []
+    for layout, split in zip(layouts, steps, strict=True):
+        address = layout.address
+        for step in split[:-1]:
+            address |= step & 15
+        strides = (split[-1] if split else 0, layout.strides[-1])
+        shape = (rows, layout.shape[-1])
+        within.append(Layout(address, layout.itemsize, shape, strides))
+    offsets = tuple(
+        tuple(sum(i * step for i, step in zip(at, split[:-1], strict=True)) for split in steps)
+        for at in product(*map(range, outer))
+    )
+    return Pieces(rows, tuple(within), offsets)
 
 
 def _common_sizes(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import functools
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from fastxent.backends.cuda.layouts import Layout, pieces_of
 from fastxent.backends.cuda.specs import (
     KernelSpec,
     LoopGeometry,
@@ -23,6 +24,7 @@ from fastxent.backends.cuda.specs import (
     TileGeometry,
     Variant,
 )
+from fastxent.device_array import DeviceArray
 
 __all__ = ["CLUSTERS_FROM", "Plan", "Rows", "plan_of", "spec_of"]
 
@@ -50,15 +52,20 @@ _FEW_VECTORS = 4
 _LEAST_THREADS, _MOST_THREADS, _ALL_THREADS = 128, 512, 1024
 _WARP = 32
 
-# 16-byte vectors a thread: compiled for 90, with `min_blocks` as below, more of them spill. 8 of
-# half precision do beside probabilities that take as many registers, or under a soft cap.
-_VECTORS = {"aligned": 8, "unaligned": 5, "full": 5}
+# 16-byte vectors a thread. Compiled for 9.0 with `min_blocks` as below, so many do not spill; of
+# unaligned rows beside probabilities 8 do, where side outputs and weights are asked for as well.
+_VECTORS = {"aligned": 8, "unaligned": 8}
+_UNALIGNED_BESIDE_PROBABILITIES = 5
 
 # Registers of a multiprocessor, and those that a thread may have.
 _REGISTERS = 1 << 16
 _LEAN, _RICH = 64, 128
 
 _LOOP_THREADS, _STRIDED_THREADS = 512, 128
+
+# Rows of logits[:, :-1] are in as many places as there are sequences. Each gets a launch of its
+# own, if those are few and rows so long that a thread would walk along its own for longer.
+_MOST_PIECES, _WORTH_A_LAUNCH = 64, 512
 
 
 class Rows(NamedTuple):
@@ -81,7 +88,7 @@ class Rows(NamedTuple):
     contiguous: bool
 
     @classmethod
-    def of(cls, array: Any) -> Rows:
+    def of(cls, array: Layout | DeviceArray) -> Rows:
         """The rows of a (rows.., C) array."""
         *leading, classes = array.shape
         *steps, step = array.strides
@@ -95,11 +102,30 @@ class Rows(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """One launch: the kernel, its grid, and how many partial sums of losses it writes."""
+    """How the rows of some arrays are served.
+
+    Attributes
+    ----------
+    spec : KernelSpec
+    grid : int
+        Blocks of each launch.
+    partials : int
+        Partial sums of losses that all launches write together.
+    pitches : tuple of int
+        Elements from row to row of each array; none where a layout table has them.
+    rows : int
+        Of each launch.
+    pieces : tuple
+        Where several leading dimensions do not merge: for each launch, how many bytes further each
+        array begins. Empty for one launch over all rows.
+    """
 
     spec: KernelSpec
     grid: int
     partials: int
+    pitches: tuple[int, ...]
+    rows: int
+    pieces: tuple[tuple[int, ...], ...] = ()
 
 
 def _ceil(number: int, of: int) -> int:
@@ -112,10 +138,11 @@ def _vectors_of(classes: int, size: int) -> int:
 
 
 def _most_vectors(variant: Variant, aligned: bool) -> int:
-    """Vectors a thread, whatever is computed from its target and transform."""
+    """Vectors a thread, whatever is computed from its target."""
     most = _VECTORS["aligned" if aligned else "unaligned"]
-    is_full = variant.transform == "capped" or SIZES.get(variant.target) == 2
-    return min(most, _VECTORS["full"]) if SIZES[variant.kind] == 2 and is_full else most
+    if aligned or variant.target in ("none", "label"):
+        return most
+    return min(most, _UNALIGNED_BESIDE_PROBABILITIES)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -140,6 +167,12 @@ def _row_geometry(
     return None
 
 
+def _most_in_tile(variant: Variant) -> int:
+    """Classes whose numbers a thread can hold, those of its probabilities too."""
+    wide = variant.kind == "float64" and variant.target not in ("none", "label")
+    return _TILE_CLASSES // 2 if wide else _TILE_CLASSES
+
+
 def _min_blocks(variant: Variant, threads: int) -> int:
     """Blocks that leave each thread the registers that this variant needs."""
     rich = (
@@ -162,7 +195,7 @@ def spec_of(
     `dense` and few classes make a tile of them, that the first one begins there.
     """
     size = SIZES[variant.kind]
-    if dense and classes <= _TILE_CLASSES:
+    if dense and classes <= _most_in_tile(variant):
         rows = next(rows for rows in _TILE_ROWS if rows * classes * size <= _TILE_BYTES)
         return KernelSpec("tile", variant, TileGeometry(classes, rows, aligned))
     vectors = _vectors_of(classes, size)
@@ -188,21 +221,49 @@ def _contiguous_spec(
     places = classes * arrays[0].size
     for array in arrays[:2]:
         places |= array.address | (0 if rows == 1 or array.pitch is None else array.pitch)
-    if dense and classes <= _TILE_CLASSES:
+    if dense and classes <= _most_in_tile(variant):
         places = arrays[0].address | arrays[min(1, len(arrays) - 1)].address
         return spec_of(variant, classes, places % _VECTOR == 0, True, capability)
     return spec_of(variant, classes, places % _VECTOR == 0, False, capability)
 
 
 def plan_of(
-    variant: Variant, rows: int, classes: int, arrays: list[Rows], capability: tuple[int, int]
+    variant: Variant,
+    rows: int,
+    classes: int,
+    layouts: tuple[Layout, ...],
+    capability: tuple[int, int],
 ) -> Plan:
-    """The launch for these arrays: the logits first, then the gradient or the softmax, if any."""
+    """Plan for these arrays: the logits first, then the gradient or the softmax, if any."""
+    one = _contiguous_plan(variant, rows, classes, layouts, capability)
+    if one is not None:
+        return one
+    if classes * layouts[0].itemsize >= _WORTH_A_LAUNCH:
+        cut = pieces_of(layouts, _MOST_PIECES)
+        if cut is not None:
+            one = _contiguous_plan(variant, cut.rows, classes, cut.layouts, capability)
+        if one is not None and cut is not None:
+            return one._replace(partials=one.partials * len(cut.offsets), pieces=cut.offsets)
+    return _plan(KernelSpec("strided", variant, LoopGeometry(_STRIDED_THREADS)), rows, ())
+
+
+def _contiguous_plan(
+    variant: Variant,
+    rows: int,
+    classes: int,
+    layouts: tuple[Layout, ...],
+    capability: tuple[int, int],
+) -> Plan | None:
+    arrays = [Rows.of(layout) for layout in layouts]
     spec = _contiguous_spec(variant, rows, classes, arrays, capability)
     if spec is None:
-        spec = KernelSpec("strided", variant, LoopGeometry(_STRIDED_THREADS))
+        return None
+    return _plan(spec, rows, tuple((array.pitch or 0) // array.size for array in arrays))
+
+
+def _plan(spec: KernelSpec, rows: int, pitches: tuple[int, ...]) -> Plan:
     if spec.module in ("tile", "row"):
         partials = _ceil(rows, spec.geometry.rows)
-        return Plan(spec, partials * spec.cluster, partials)
+        return Plan(spec, partials * spec.cluster, partials, pitches, rows)
     blocks = rows if spec.module == "two_pass" else _ceil(rows, _STRIDED_THREADS)
-    return Plan(spec, blocks, blocks)
+    return Plan(spec, blocks, blocks, pitches, rows)

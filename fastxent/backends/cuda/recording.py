@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from fastxent.backends.contract import ADDRESS_STEP
 from fastxent.backends.cuda.arguments import pack_of
@@ -17,7 +17,7 @@ from fastxent.backends.cuda.runtime import Runtime
 from fastxent.backends.cuda.specs import ARGUMENTS, KernelSpec
 from fastxent.device_array import Place
 
-__all__ = ["Recorder"]
+__all__ = ["NotRecorded", "Recorder"]
 
 
 class _Launch(NamedTuple):
@@ -37,6 +37,10 @@ class _Launch(NamedTuple):
     addresses: tuple[tuple[int, int, int], ...]
 
 
+class NotRecorded(Exception):
+    """Something else than a launch was asked for."""
+
+
 class Recorder:
     """Stands for a `Runtime`, and launches nothing.
 
@@ -48,8 +52,12 @@ class Recorder:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.driver, self.capability = runtime.driver, runtime.capability
-        self.place, self.table = runtime.place, runtime.table
+        self.place, self.table, self.plan = runtime.place, runtime.table, runtime.plan
         self._launches: list[_Launch] = []
+
+    def upload(self, *_: Any) -> NoReturn:
+        """Numbers of the host are another's at the next call."""
+        raise NotRecorded
 
     def launch(self, spec: KernelSpec, grid: int, place: Place, given: dict[str, Any]) -> None:
         """Keep a launch."""

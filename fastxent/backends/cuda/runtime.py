@@ -7,13 +7,16 @@ that runs kernels in Python.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from fastxent import checks
 from fastxent.backends.cuda.arguments import pack_of
-from fastxent.backends.cuda.specs import KernelSpec
+from fastxent.backends.cuda.layouts import Layout
+from fastxent.backends.cuda.plan import Plan, plan_of
+from fastxent.backends.cuda.specs import KernelSpec, Variant
 from fastxent.device_array import DeviceArray, Place, Shape
 from fastxent.precision import Array
 
@@ -52,11 +55,19 @@ class Runtime:
         self.driver = driver
         self.plans: dict[Any, Any] = {}
         self.capability = functools.cache(self._capability)
+        self._plan_of = functools.lru_cache(maxsize=4096)(plan_of)
         self._tables: dict[tuple[int, tuple[int, ...]], DeviceArray] = {}
 
     def _capability(self, device: int) -> tuple[int, int]:
         major, minor = self.driver.capability(device)
         return major, minor
+
+    def plan(
+        self, variant: Variant, rows: int, classes: int, arrays: Iterable[Any], device: int
+    ) -> Plan:
+        """`plan_of` for these arrays; calls with arrays of the same layout share it."""
+        layouts = tuple(map(Layout.of, arrays))
+        return self._plan_of(variant, rows, classes, layouts, self.capability(device))
 
     def place(self, device: int, stream: int) -> Place:
         """Device and stream, with memory of the backend's own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from fastxent.backends.contract import KINDS, HessRule, Outputs
 from fastxent.backends.cuda.arguments import address_of, skip_arguments
 from fastxent.backends.cuda.layouts import row_table
-from fastxent.backends.cuda.plan import Plan, Rows, plan_of
+from fastxent.backends.cuda.plan import Plan
 from fastxent.backends.cuda.runtime import Runtime
 from fastxent.backends.cuda.specs import Variant
 from fastxent.device_array import DeviceArray
@@ -20,20 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["backward", "forward", "partial_count", "softmax"]
 
 _FLOAT64 = np.dtype(np.float64)
+_PLAIN_RULE = HessRule()
 
 # Arrays of (rows.., C), in the order in which the layout table has them.
 _MATRICES = ("logits", "grad", "soft", "target_grad", "proba", "hess")
-_RESULTS = ("grad", "proba", "hess", "target_grad")
+_PITCHES = {name: f"{name}_pitch" for name in _MATRICES}
 
-# Outputs of (N,) and the arguments that take their addresses.
-_OF_ROWS = {
-    **{name: name for name in ("loss", "row_max", "row_sum", "log_prob", "argmax", "entropy")},
-    **{"lse": "lse", "z_loss": "z_loss_of", "correct": "correct"},
-}
+_variant = functools.lru_cache(maxsize=1024)(Variant)
 
 
 class RowsCall:
-    """One launch over the rows of a problem.
+    """One pass over the rows of a problem; most of a small call's time is spent here.
 
     Attributes
     ----------
@@ -41,124 +39,107 @@ class RowsCall:
         Of the kernel, by name.
     matrices : dict
         Arrays of (rows.., C) by name: the logits, then the gradient, or the softmax.
+    vectors : dict
+        Arrays of (N,) by the name of their argument.
+    formula : tuple of str
+        `Variant.kind`, `target`, `mass` and `transform`.
     """
+
+    __slots__ = ("_place", "_problem", "_runtime", "arguments", "formula", "matrices", "vectors")
 
     def __init__(self, runtime: Runtime, problem: Problem) -> None:
         self._runtime, self._problem = runtime, problem
         logits: Any = problem.logits
         self._place = logits.place
         self.matrices: dict[str, Any] = {"logits": logits}
-        self.arguments: dict[str, Any] = {"rows": problem.rows, "classes": problem.classes}
-        self._variant = Variant(kind=problem.precision.kind, target="none")
+        self.vectors: dict[str, Any] = {}
+        self.arguments: dict[str, Any] = {"classes": problem.classes, "logit_scale": 1.0}
+        self.formula = (problem.precision.kind, "none", "label", "plain")
 
-    def vary(self, **fields: Any) -> None:
-        """Fields of the variant."""
-        self._variant = self._variant._replace(**fields)
-
-    def put_factor(self, name: str, array_name: str, value: Any) -> None:
-        """A number, or the address of an array with one a row or class."""
+    def _put(self, number: str, array: str, value: Any) -> bool:
+        """A number, or the address of an array: whether it is one."""
         if isinstance(value, DeviceArray):
-            self.arguments[array_name] = value.address
-        else:
-            self.arguments[name] = value
+            self.arguments[array] = value.address
+            return True
+        self.arguments[number] = value
+        return False
 
     def put_formula(self) -> None:
         """Targets, their mass, and the way from logits to z."""
-        problem = self._problem
-        target: Any = problem.target
-        self.put_factor("scale", "row_scale", problem.row_scale)
-        self.put_factor("background_total", "background_total_at", problem.background_total)
-        if problem.soft is not None:
-            self.vary(target=problem.soft_kind)
+        problem, arguments, vectors = self._problem, self.arguments, self.vectors
+        if self._put("scale", "row_scale", problem.row_scale):
+            vectors["row_scale"] = problem.row_scale
+        target, mass, transform = "none", "label", "plain"
+        if problem.soft_kind is not None:
+            target = problem.soft_kind
             self.matrices["soft"] = problem.soft
-        elif target is not None:
-            self.vary(target="label")
-            self.arguments["labels"] = target.address
-            self.arguments["label_kind"] = KINDS.index(target.dtype.name)
-            self.arguments.update(skip_arguments(problem.skip))
-            self.put_factor("spike", "spike_of", problem.spike)
-        self._put_mass()
-        scale, cap = problem.logit_scale, problem.softcap
-        if cap is not None:
-            self.vary(transform="capped")
-        elif scale != 1.0:
-            self.vary(transform="scaled")
-        self.arguments.update(logit_scale=scale, softcap=cap or 0.0, z_loss=problem.z_loss)
-        self.arguments["denominator"] = address_of(problem.denominator_at)
-        self.arguments["row_weight"] = address_of(problem.row_weight_at)
+        elif problem.target is not None:
+            target = "label"
+            vectors["labels"] = problem.target
+            arguments["label_kind"] = KINDS.index(problem.target.dtype.name)
+            arguments.update(skip_arguments(problem.skip))
+            self._put("spike", "spike_of", problem.spike)
+        if problem.background is not None or problem.gain is not None:
+            background = 0.0 if problem.background is None else problem.background
+            gain = 1.0 if problem.gain is None else problem.gain
+            of_classes = self._put("background", "background_of", background)
+            of_classes = self._put("gain", "gain_of", gain) or of_classes
+            mass = "classes" if of_classes else "uniform"
+            self._put("background_total", "background_total_at", problem.background_total)
+        if problem.softcap is not None:
+            transform = "capped"
+            arguments["softcap"] = problem.softcap
+        elif problem.logit_scale != 1.0:
+            transform = "scaled"
+        arguments["logit_scale"] = problem.logit_scale
+        arguments["z_loss"] = problem.z_loss
+        if problem.denominator_at is not None:
+            arguments["denominator"] = problem.denominator_at.address
+        if problem.row_weight_at is not None:
+            vectors["row_weight"] = problem.row_weight_at
+        self.formula = (self.formula[0], target, mass, transform)
 
-    def _put_mass(self) -> None:
-        background: Any = self._problem.background
-        gain: Any = self._problem.gain
-        self.put_factor("background", "background_of", 0.0 if background is None else background)
-        self.put_factor("gain", "gain_of", 1.0 if gain is None else gain)
-        if isinstance(background, DeviceArray) or isinstance(gain, DeviceArray):
-            self.vary(mass="classes")
-        elif background is not None or gain is not None:
-            self.vary(mass="uniform")
+    def put_grad(self, grad: Any) -> None:
+        """Rows of the gradient, or new ones: kernels write them before what lies beside them."""
+        if grad is None:
+            shape = self._problem.rows, self._problem.classes
+            grad = self._place.allocate(shape, self._problem.precision.kernel)
+        # after the logits, before the probabilities of the target
+        self.matrices = {"logits": self._problem.logits, "grad": grad, **self.matrices}
 
-    def put_outputs(self, out: Outputs) -> None:
-        """Addresses of what is written."""
-        for name, argument in _OF_ROWS.items():
-            self.arguments[argument] = address_of(getattr(out, name))
-        written = {name: getattr(out, name) for name in _RESULTS}
-        written = {name: array for name, array in written.items() if array is not None}
-        self.matrices = {"logits": self._problem.logits, **written, **self.matrices}
-
-    def put_scratch_grad(self) -> None:
-        """A gradient that nobody asked for: kernels write it before what comes beside it."""
-        shape = self._problem.rows, self._problem.classes
-        scratch = self._place.allocate(shape, self._problem.precision.kernel)
-        self.matrices = {"logits": self._problem.logits, "grad": scratch, **self.matrices}
-
-    def plan(self) -> Plan:
+    def plan(self, variant: Variant) -> Plan:
         """The kernel for these arrays."""
-        return plan_of(
-            self._variant,
-            self._problem.rows,
-            self._problem.classes,
-            [Rows.of(array) for array in self.matrices.values()],
-            self._runtime.capability(self._place.device),
-        )
+        problem, device = self._problem, self._place.device
+        arrays = self.matrices.values()
+        return self._runtime.plan(variant, problem.rows, problem.classes, arrays, device)
 
-    def run(self, plan: Plan) -> None:
+    def run(self, plan: Plan, partial: DeviceArray | None = None) -> None:
         """Start it."""
         if not plan.grid:
             return
-        given, place = self.arguments, self._place
-        given.setdefault("logit_scale", 1.0)
+        given, runtime, place = self.arguments, self._runtime, self._place
+        given["rows"] = plan.rows
+        given["partial"] = address_of(partial)
         for name, array in self.matrices.items():
             given[name] = array.address
-        if plan.spec.module == "strided":
+        for name, array in self.vectors.items():
+            given[name] = array.address
+        if not plan.pitches:
             numbers = row_table([self.matrices.get(name) for name in _MATRICES])
-            given["layout"] = self._runtime.table(numbers, place)
-        else:
-            for name, array in self.matrices.items():
-                rows = Rows.of(array)
-                assert rows.pitch is not None
-                given[f"{name}_pitch"] = rows.pitch // rows.size
-        self._runtime.launch(plan.spec, plan.grid, place, given)
-
-
-def _forward_call(runtime: Runtime, problem: Problem, out: Outputs) -> RowsCall:
-    call = RowsCall(runtime, problem)
-    call.put_formula()
-    call.put_outputs(out)
-    rule = problem.hess_rule or HessRule()
-    call.arguments.update(hess_factor=rule.factor, hess_floor=rule.floor)
-    if out.hess is not None:
-        call.vary(curvature=rule.kind)
-    elif out.proba is not None:
-        call.vary(curvature="proba")
-    beside = any(array is not None for array in (out.hess, out.proba, out.target_grad))
-    if beside and out.grad is None:
-        call.put_scratch_grad()
-    call.vary(
-        task="grad" if beside or out.grad is not None else "loss",
-        sides=any(array is not None for array in (out.argmax, out.entropy, out.correct)),
-        target_grad=out.target_grad is not None,
-    )
-    return call
+            given["layout"] = runtime.table(numbers, place)
+        for name, pitch in zip(self.matrices, plan.pitches, strict=False):
+            given[_PITCHES[name]] = pitch
+        if not plan.pieces:
+            runtime.launch(plan.spec, plan.grid, place, given)
+            return
+        steps = {name: array.itemsize * plan.rows for name, array in self.vectors.items()}
+        if partial is not None:
+            steps["partial"] = partial.itemsize * (plan.partials // len(plan.pieces))
+        for number, offsets in enumerate(plan.pieces):
+            moved = dict(zip(self.matrices, offsets, strict=True))
+            moved |= {name: number * step for name, step in steps.items()}
+            piece = {name: given[name] + offset for name, offset in moved.items()}
+            runtime.launch(plan.spec, plan.grid, place, {**given, **piece})
 
 
 def forward(runtime: Runtime, problem: Problem, out: Outputs) -> None:
@@ -166,28 +147,64 @@ def forward(runtime: Runtime, problem: Problem, out: Outputs) -> None:
 
     `partial` is another array afterwards, where its size is not that of the kernel that serves.
     """
-    call = _forward_call(runtime, problem, out)
-    plan = call.plan()
-    if out.partial is not None:
-        if out.partial.size != plan.partials:
-            out.partial = out.partial.place.allocate((plan.partials,), _FLOAT64)
-        call.arguments["partial"] = out.partial.address
-    call.run(plan)
+    call = RowsCall(runtime, problem)
+    call.put_formula()
+    curvature = ""
+    if out.hess is not None:
+        rule = problem.hess_rule or _PLAIN_RULE
+        curvature = rule.kind
+        call.matrices["hess"] = out.hess
+        call.arguments.update(hess_factor=rule.factor, hess_floor=rule.floor)
+    if out.proba is not None:
+        curvature = curvature or "proba"
+        call.matrices["proba"] = out.proba
+    if out.target_grad is not None:
+        call.matrices["target_grad"] = out.target_grad
+    task = "loss"
+    if out.grad is not None or curvature or out.target_grad is not None:
+        task = "grad"
+        call.put_grad(out.grad)
+    _put_vectors(call, out)
+    sides = out.argmax is not None or out.entropy is not None or out.correct is not None
+    target_grad = out.target_grad is not None
+    plan = call.plan(_variant(*call.formula, task, sides, target_grad, curvature))
+    if out.partial is not None and out.partial.size != plan.partials:
+        out.partial = out.partial.place.allocate((plan.partials,), _FLOAT64)
+    call.run(plan, out.partial)
+
+
+def _put_vectors(call: RowsCall, out: Outputs) -> None:
+    """The outputs with an entry a row, by the names of their arguments."""
+    for name, array in (
+        ("loss", out.loss),
+        ("row_max", out.row_max),
+        ("row_sum", out.row_sum),
+        ("log_prob", out.log_prob),
+        ("argmax", out.argmax),
+        ("entropy", out.entropy),
+        ("lse", out.lse),
+        ("z_loss_of", out.z_loss),
+        ("correct", out.correct),
+    ):
+        if array is not None:
+            call.vectors[name] = array
 
 
 def partial_count(runtime: Runtime, problem: Problem) -> int:
     """How many sums `forward` writes, the gradient lying as `problem.out`, or as the logits."""
-    grad = problem.logits if problem.out is None else problem.out
-    return _forward_call(runtime, problem, Outputs(grad=grad)).plan().partials
+    call = RowsCall(runtime, problem)
+    call.put_formula()
+    call.put_grad(problem.logits if problem.out is None else problem.out)
+    return call.plan(_variant(*call.formula)).partials
 
 
 def backward(runtime: Runtime, problem: Problem, row_max: Any, row_sum: Any, grad: Any) -> None:
     """Fill `grad` from the row statistics."""
     call = RowsCall(runtime, problem)
     call.put_formula()
-    call.put_outputs(Outputs(row_max=row_max, row_sum=row_sum, grad=grad))
-    call.vary(task="backward")
-    call.run(call.plan())
+    call.put_grad(grad)
+    call.vectors.update(row_max=row_max, row_sum=row_sum)
+    call.run(call.plan(_variant(*call.formula, "backward")))
 
 
 def softmax(runtime: Runtime, problem: Problem, out: Outputs) -> None:
@@ -196,8 +213,7 @@ def softmax(runtime: Runtime, problem: Problem, out: Outputs) -> None:
     asked = {task: array for task, array in tasks.items() if array is not None}
     for task, array in asked.items() or {"loss": None}.items():
         call = RowsCall(runtime, problem)
-        call.put_outputs(
-            Outputs(proba=array, row_max=out.row_max, row_sum=out.row_sum, lse=out.lse)
-        )
-        call.vary(task=task)
-        call.run(call.plan())
+        if array is not None:
+            call.matrices["proba"] = array
+        _put_vectors(call, out)
+        call.run(call.plan(_variant(*call.formula, task)))

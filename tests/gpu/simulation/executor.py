@@ -58,9 +58,7 @@ class Meeting:
             self.cluster.make_ready(waiting)
         else:
             waiting.append(thread)
-            thread.waits_in = self
-            self.cluster.wait()
-            thread.waits_in = None
+            self.cluster.wait(thread, self)
 
     def exchange(self, thread: Thread, index: int, other: int, value: Any, place: Any) -> Any:
         """Leave a value, take the one that another thread left."""
@@ -95,9 +93,7 @@ class Arrivals:
         """Wait until all have arrived as often as this thread."""
         if self.complete < thread.cluster_arrivals:
             self.waiting.append(thread)
-            thread.waits_in = self
-            self.cluster.wait()
-            thread.waits_in = None
+            self.cluster.wait(thread, self)
 
 
 def _named(place: Any) -> str:
@@ -197,11 +193,12 @@ class Cluster:
         else:
             self.ready[:0] = turned
 
-    def wait(self) -> None:
+    def wait(self, thread: Thread, meeting: Meeting | Arrivals) -> None:
         """Let another thread run; back when this one is ready.
 
         Threads begin in the hub: a greenlet inherits the depth of Python's stack where it begins.
         """
+        thread.waits_in = meeting
         ready = self.ready
         if ready and ready[-1]:
             ready.pop().switch()

@@ -56,11 +56,11 @@ def _import(
         return load(name.removeprefix(_KERNELS + "."))
     if name == _KERNELS and names:
         return SimpleNamespace(**{one: load(one) for one in names})
-    module = builtins.__import__(name, namespace, local, names, level)
-    if name == _BACKEND and names and "machine" in names:
-        others = {one: getattr(module, one) for one in names if one != "machine"}
-        return SimpleNamespace(machine=machine, **others)
-    return module
+    if name == _BACKEND and names and "machine" in names:  # never the real one, nor Numba
+        others = tuple(one for one in names if one != "machine")
+        package = builtins.__import__(name, namespace, local, others or ("__name__",), level)
+        return SimpleNamespace(machine=machine, **{one: getattr(package, one) for one in others})
+    return builtins.__import__(name, namespace, local, names, level)
 
 
 _BUILTINS = {**vars(builtins), "__import__": _import}

@@ -197,7 +197,9 @@ class Memory:
 
 
 def _overlap(one: Allocation, other: Allocation) -> bool:
-    return one.start < other.end and other.start < one.end
+    # an empty one has no byte in common with another, but its place in the table
+    same = one.start == other.start
+    return same or (one.start < other.end and other.start < one.end)
 
 
 # Like the memory of a GPU there is only one.

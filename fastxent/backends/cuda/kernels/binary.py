@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numba.cuda.extending import register_jitable
 
-from fastxent.backends.cuda.kernels.numbers import SIZES, block_summer, loader, storer
+from fastxent.backends.cuda.kernels.numbers import SIZES, block_summer, loader
 from fastxent.backends.cuda.kernels.places import quotient
+from fastxent.backends.cuda.kernels.storage import storage_of
 from fastxent.backends.cuda.machine import (
     block,
     cuda,
@@ -89,7 +90,7 @@ def make(variant: BinaryVariant, geometry: LoopGeometry) -> Callable[..., None]:
     size, target_size, compute_size = SIZES[variant.kind], SIZES[variant.target], SIZES[compute]
     load_logit, load_target = loader(variant.kind, compute), loader(variant.target, compute)
     load_factor = loader(compute, compute)
-    store, store_loss = storer(variant.kind), storer(compute)
+    store, store_loss = storage_of(variant.kind).store, storage_of(compute).store
     of_element = _element(variant)
     is_dense, curvature = variant.form == "dense", variant.curvature
     # where memory is without gaps, all loads come before the first store; else each element's

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fastxent.backends.cuda.kernels.numbers import SIZES, block_summer, loader, storer
+from fastxent.backends.cuda.kernels.numbers import SIZES, block_summer, loader
+from fastxent.backends.cuda.kernels.storage import storage_of
 from fastxent.backends.cuda.machine import shared_memory, store_f64, thread
 from fastxent.backends.cuda.specs import ClassFactorsVariant, LoopGeometry
 
@@ -29,7 +30,7 @@ def make(variant: ClassFactorsVariant, geometry: LoopGeometry) -> Callable[..., 
     memory_size = 8 * warps
     block_sum = block_summer(float64, warps)
     weight_size, size = SIZES[variant.weight], SIZES[variant.compute]
-    load_weight, store = loader(variant.weight, "float64"), storer(variant.compute)
+    load_weight, store = loader(variant.weight, "float64"), storage_of(variant.compute).store
     number = float32 if variant.compute == "float32" else float64
 
     def kernel(

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numba.cuda.extending import register_jitable
 
-from fastxent.backends.cuda.kernels.numbers import SIZES, block_summer, loader, storer
+from fastxent.backends.cuda.kernels.numbers import SIZES, block_summer, loader
 from fastxent.backends.cuda.kernels.places import class_stride, coordinates, row_offset
+from fastxent.backends.cuda.kernels.storage import storage_of
 from fastxent.backends.cuda.machine import block, shared_memory, thread
 from fastxent.backends.cuda.specs import JacobianVariant, LoopGeometry
 
@@ -37,7 +38,7 @@ def make(variant: JacobianVariant, geometry: LoopGeometry) -> Callable[..., None
     compute = "float64" if variant.kind == "float64" else "float32"
     number = float64 if compute == "float64" else float32
     size, is_log = SIZES[variant.kind], variant.is_log
-    load, store = loader(variant.kind, compute), storer(variant.kind)
+    load, store = loader(variant.kind, compute), storage_of(variant.kind).store
 
     @register_jitable
     def sum_of(walk: Any, begin: Any, step: Any, classes: Any) -> Any:

@@ -7,14 +7,10 @@ from typing import Any
 import numpy as np
 from numba.cuda.extending import register_jitable
 
+from fastxent.backends.contract import KINDS
+from fastxent.backends.cuda.kernels.storage import storage_of
 from fastxent.backends.cuda.machine import (
     barrier,
-    bits_of_float,
-    float_of_bits,
-    float_of_half,
-    half_of_float,
-    load_f32,
-    load_f64,
     load_i8,
     load_i16,
     load_i32,
@@ -26,28 +22,23 @@ from fastxent.backends.cuda.machine import (
     load_u64,
     shuffle_xor_f32,
     shuffle_xor_f64,
-    store_f32,
-    store_f64,
     store_shared_f64,
-    store_u16,
 )
 
 __all__ = [
     "SIZES",
     "block_leaster",
     "block_summer",
-    "brain_of_float",
     "integer_loader",
     "loader",
-    "storer",
 ]
 
 float32: Any = np.float32
 float64: Any = np.float64
 int32: Any = np.int32
 int64: Any = np.int64
-uint32: Any = np.uint32
 
+FLOATS = KINDS[:4]
 # Bytes of a number of each of contract.KINDS.
 SIZES = {
     **{"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2},
@@ -55,7 +46,7 @@ SIZES = {
     **{"uint32": 4, "int32": 4, "uint64": 8, "int64": 8},
 }
 _LOADS = {
-    **{"float32": load_f32, "float64": load_f64, "uint8": load_u8, "int8": load_i8},
+    **{"uint8": load_u8, "int8": load_i8},
     **{"uint16": load_u16, "int16": load_i16, "uint32": load_u32, "int32": load_i32},
     **{"uint64": load_u64, "int64": load_i64},
 }
@@ -64,24 +55,11 @@ _LOADS = {
 def loader(kind: str, compute: str) -> Any:
     """Give a function of an address: the number of this kind there, as `compute`."""
     number = float32 if compute == "float32" else float64
-    if kind == "float16":
+    read = storage_of(kind).load if kind in FLOATS else _LOADS[kind]
 
-        @register_jitable
-        def load(address: Any) -> Any:
-            return number(float_of_half(load_u16(address)))
-
-    elif kind == "bfloat16":
-
-        @register_jitable
-        def load(address: Any) -> Any:
-            return number(float_of_bits(uint32(load_u16(address) << uint32(16))))
-
-    else:
-        read = _LOADS[kind]
-
-        @register_jitable
-        def load(address: Any) -> Any:
-            return number(read(address))
+    @register_jitable
+    def load(address: Any) -> Any:
+        return number(read(address))
 
     return load
 
@@ -95,45 +73,6 @@ def integer_loader(kind: str) -> Any:
         return int64(read(address))
 
     return load
-
-
-@register_jitable
-def brain_of_float(value: Any) -> Any:
-    """Bits of the nearest bfloat16, ties to even: the conversion of devices before 8.0."""
-    bits = bits_of_float(value)
-    if value != value:
-        return uint32((bits >> uint32(16)) | uint32(0x40))
-    odd = uint32((bits >> uint32(16)) & uint32(1))
-    return uint32(uint32(bits + uint32(0x7FFF) + odd) >> uint32(16))
-
-
-def storer(kind: str) -> Any:
-    """Give a function of an address and a number to compute with, which writes it as this kind."""
-    if kind == "float16":
-
-        @register_jitable
-        def store(address: Any, value: Any) -> None:
-            store_u16(address, half_of_float(value))
-
-    elif kind == "bfloat16":
-
-        @register_jitable
-        def store(address: Any, value: Any) -> None:
-            store_u16(address, brain_of_float(value))
-
-    elif kind == "float32":
-
-        @register_jitable
-        def store(address: Any, value: Any) -> None:
-            store_f32(address, float32(value))
-
-    else:
-
-        @register_jitable
-        def store(address: Any, value: Any) -> None:
-            store_f64(address, float64(value))
-
-    return store
 
 
 def block_summer(number: Any, warps: int, everyone: bool = False) -> Any:

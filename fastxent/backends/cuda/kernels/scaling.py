@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numba.cuda.extending import register_jitable
 
-from fastxent.backends.cuda.kernels.numbers import SIZES, brain_of_float, loader, storer
+from fastxent.backends.cuda.kernels.numbers import SIZES, loader
 from fastxent.backends.cuda.kernels.places import quotient
+from fastxent.backends.cuda.kernels.storage import storage_of
 from fastxent.backends.cuda.machine import (
     bits_of_float,
     block,
@@ -23,6 +24,7 @@ from fastxent.backends.cuda.machine import (
     float_of_half,
     load_i64,
     load_vector,
+    pack_bfloat,
     pack_half,
     store_vector,
     thread,
@@ -89,9 +91,8 @@ def _word(kind: str) -> Any:
 
         @register_jitable
         def of_word(word: Any, factor: Any) -> Any:
-            low = brain_of_float(float_of_bits(uint32(word << uint32(16))) * factor)
-            high = brain_of_float(float_of_bits(uint32(word & uint32(0xFFFF0000))) * factor)
-            return uint32(low | uint32(high << uint32(16)))
+            low = float_of_bits(uint32(word << uint32(16))) * factor
+            return pack_bfloat(low, float_of_bits(uint32(word & uint32(0xFFFF0000))) * factor)
 
     return of_word
 
@@ -104,7 +105,7 @@ def _by_number(variant: ScalingVariant, geometry: LoopGeometry) -> Callable[...,
     words_a_thread = 4 * SCALED_VECTORS_A_THREAD
     compute = _compute(variant.kind)
     load_upstream = loader(variant.upstream, compute)
-    load, store = loader(variant.kind, compute), storer(variant.kind)
+    load, store = loader(variant.kind, compute), storage_of(variant.kind).store
     scaled = _words(variant.kind)
 
     def kernel(
@@ -150,7 +151,7 @@ def _by_element(variant: ScalingVariant, geometry: LoopGeometry) -> Callable[...
     size, upstream_size = SIZES[variant.kind], SIZES[variant.upstream]
     compute = _compute(variant.kind)
     load_upstream = loader(variant.upstream, compute)
-    load, store = loader(variant.kind, compute), storer(variant.kind)
+    load, store = loader(variant.kind, compute), storage_of(variant.kind).store
 
     @register_jitable
     def places(layout: Any, dims: Any, element: Any) -> Any:
