@@ -31,10 +31,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 class _NoPlans(dict):
     """Whatever is looked for, there is no plan of it."""
 
-    def __contains__(self, key):
-        return True
-
-    def __missing__(self, key):
+    def get(self, key, default=None):
         return None
 
 
