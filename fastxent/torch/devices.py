@@ -20,7 +20,8 @@ _KERNELS: dict[str, Kernels] = {"cpu": on_cpu, "meta": on_cpu, "cuda": on_cuda}
 
 def kernels_of(tensor: Tensor) -> Kernels:
     """Kernels of the device where a tensor is."""
-    return _KERNELS[tensor.device.type]
+    # the attribute `device` makes an object and a string of it
+    return _KERNELS["cpu" if tensor.is_cpu else tensor.device.type]
 
 
 def is_on_gpu(tensor: Tensor) -> bool:

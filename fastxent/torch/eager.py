@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastxent.checks.torch import check_in_place_backward, check_in_place_batch
 from fastxent.torch import operators
-from fastxent.torch.contract import Later
+from fastxent.torch.contract import Kernels, Later
 from fastxent.torch.devices import kernels_of
 from fastxent.torch.in_place import check_writable, watch, written
 from fastxent.torch.modes import is_batched, transforms_are_active
@@ -45,13 +45,14 @@ class Call:
     grad: Tensor | None = None
     target_grad: Tensor | None = None
     later: Later | None = None
+    kernels: Kernels | None = None
     is_spent: bool = False
 
     def forward(
         self, logits: Tensor, target: Tensor, wants_grad: bool, wants_target_grad: bool
     ) -> Tensor:
         """Loss, with what backward will need as far as it is wanted."""
-        kernels = kernels_of(logits)
+        self.kernels = kernels = kernels_of(logits)
         is_fused = self.in_place or operators.is_fused(logits, self.settings.reduction, self.memory)
         if self.is_plain and not self.in_place and (is_fused or not wants_grad):
             plain = kernels.plain_forward(logits, target, self.settings, wants_grad)
@@ -77,15 +78,16 @@ class Call:
 
         `saved` are the tensors that autograd has kept, if they are needed.
         """
+        assert self.kernels is not None
         grad = target_grad = None
         if needs_grad:
             grad = (
-                _scaled(self.grad, grad_output, is_kept and not self.in_place)
+                self.kernels.scaled(self.grad, grad_output, is_kept and not self.in_place)
                 if self.grad is not None
                 else self._later_grad(grad_output, saved)
             )
         if self.target_grad is not None:
-            target_grad = _scaled(self.target_grad, grad_output, is_kept)
+            target_grad = self.kernels.scaled(self.target_grad, grad_output, is_kept)
         if self.in_place or not is_kept:
             self.grad = self.target_grad = self.later = None
             self.is_spent = True
@@ -116,10 +118,6 @@ def _times(grad: Tensor, grad_output: Tensor) -> Tensor:
 def _ones_like(batched: Tensor) -> Tensor:
     """Ones of the shape that each of a batch has."""
     return torch.ones(batched.shape, device=batched.device)
-
-
-def _scaled(grad: Tensor, grad_output: Tensor, is_kept: bool) -> Tensor:
-    return kernels_of(grad).scaled(grad, grad_output, is_kept)
 
 
 class _CrossEntropy(torch.autograd.Function):

@@ -31,10 +31,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 class _NoPlans(dict):
     """Whatever is looked for, there is no plan of it."""
 
-    def __contains__(self, key):
-        return True
-
-    def __missing__(self, key):
+    def get(self, key, default=None):
         return None
 
 
@@ -132,7 +129,7 @@ def close(found, expected):
 @pytest.mark.parametrize("shape", [(5,), (7, 5), (3, 5, 4), (2, 5, 3, 2)], ids=len)
 def test_as_pytorch(host, shape, kind):
     weights = (None, torch.tensor([0.5, 2.0, 0.0, 3.0, 0.75], **DOUBLE))
-    product = itertools.product(weights, (0.0, 0.1, 1.0), ("mean", "sum", "none"), ("fast", "low"))
+    product = itertools.product(weights, (0.0, 0.1), ("mean", "sum", "none"), ("fast", "low"))
     for weight, smoothing, reduction, memory in product:
         logits, rows = 4 * torch.randn(shape, **DOUBLE), rows_of(shape)
         target = torch.rand(shape, **DOUBLE)
@@ -288,11 +285,11 @@ def test_softmax_as_pytorch(host, name, dtype):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("kind", ["labels", "probabilities"])
 def test_first_and_second_derivatives(host, kind, reduction, memory):
-    inputs = [(2 * torch.randn(3, 4, 2, **DOUBLE)).requires_grad_()]
-    factors = {"weight": torch.rand(4, **DOUBLE), "sample_weight": torch.rand(3, 2, **DOUBLE)}
-    target = torch.randint(4, (3, 2))
+    inputs = [(2 * torch.randn(2, 3, 2, **DOUBLE)).requires_grad_()]
+    factors = {"weight": torch.rand(3, **DOUBLE), "sample_weight": torch.rand(2, 2, **DOUBLE)}
+    target = torch.randint(3, (2, 2))
     if kind == "probabilities":
-        target = torch.rand(3, 4, 2, **DOUBLE, requires_grad=True)
+        target = torch.rand(2, 3, 2, **DOUBLE, requires_grad=True)
         inputs.append(target)
 
     def loss(logits, target=target):

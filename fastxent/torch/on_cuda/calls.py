@@ -37,6 +37,9 @@ _MOST_INTEGER = 1 << 48
 # Calls that are kept: shapes that change from step to step must not pile up.
 _MOST_CALLS = 512
 
+# What stands for a plan that was not looked for; None is for a call that has none.
+_UNKNOWN: Any = object()
+
 # How memory must be aligned to be as good as other memory, and how PyTorch aligns new memory.
 _VECTOR, _GRANULE = 16, 64
 
@@ -173,11 +176,11 @@ def call(
         layouts.append((tensor.dtype, tensor.shape, tensor.stride(), distance))
     key = key, device, *given, *layouts
     plans = chosen.plans
-    if key not in plans:
+    plan = plans.get(key, _UNKNOWN)
+    if plan is _UNKNOWN:
         if len(plans) >= _MOST_CALLS:
             plans.clear()
-        plans[key] = _planned(chosen, given, compute)
-    plan: _Plan | None = plans[key]
+        plans[key] = plan = _planned(chosen, given, compute)
     return _computed(chosen, given, compute) if plan is None else plan.start(beginnings, device)
 
 
