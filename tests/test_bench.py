@@ -299,7 +299,7 @@ def test_ceilings_are_measured_with_the_kernels(labels):
 
 def fastxent(*arguments):
     command = [sys.executable, "-W", "error", "-m", "fastxent", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_command_measures_one_shape(tmp_path):

@@ -43,7 +43,7 @@ def fastxent(*arguments, without=()):
         command += ["-c", code]
     else:
         command += ["-m", "fastxent", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_version():

@@ -99,7 +99,7 @@ def test_demo_as_a_user_runs_it(tmp_path):
         [sys.executable, "-W", "error", "-m", "fastxent", "demo", "--no-speed", "--out", str(out)],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
@@ -221,7 +221,7 @@ def test_default_binary_training_reaches_the_accuracy(tumours, seed):
 def test_binary_demo_as_a_user_runs_it(tmp_path):
     command = [sys.executable, "-W", "error", "-m", "fastxent", "demo", "--binary", "--no-speed"]
     result = subprocess.run(
-        [*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=240, check=False
+        [*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=600, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert f"epoch {demo.EPOCHS:3d}/{demo.EPOCHS}" in result.stdout

@@ -488,7 +488,7 @@ for _ in range(60):
 stop.set()
 thread.join()
 """
-    done = subprocess.run([sys.executable, "-c", code, backend], timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", code, backend], timeout=300, check=False)
     assert done.returncode == 0
 
 

@@ -32,7 +32,7 @@ def run(code, *, warnings="error", path="", **environment):
         env=CLEAN | settings | {name: str(value) for name, value in environment.items()},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert result.returncode == 0, result.stderr
@@ -223,7 +223,7 @@ FORKS = """
     def child(work):
         pid = os.fork()
         if pid == 0:
-            signal.alarm(30)
+            signal.alarm(200)
             try:
                 work()
             except BaseException as error:

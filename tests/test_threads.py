@@ -28,7 +28,7 @@ def run(code, **environment):
         env=clean | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert result.returncode == 0, result.stderr
@@ -324,7 +324,7 @@ def test_process_pools(backend, method, tmp_path):
             if __name__ == "__main__":
                 expected = [work(seed) for seed in range(4)]
                 with multiprocessing.get_context({method!r}).Pool(2) as pool:
-                    assert pool.map_async(work, range(4)).get(60) == expected
+                    assert pool.map_async(work, range(4)).get(250) == expected
             """
         )
     )
@@ -333,7 +333,7 @@ def test_process_pools(backend, method, tmp_path):
         [sys.executable, str(module)],
         env=environment,
         capture_output=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
