@@ -18,7 +18,11 @@ __all__ = ["collect", "show_config"]
 _PACKAGES = (
     "numpy",
     "numba",
+    "numba-cuda",
+    "cuda-bindings",
     "llvmlite",
+    "cupy-cuda13x",
+    "cupy-cuda12x",
     "scipy",
     "scikit-learn",
     "matplotlib",
