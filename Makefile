@@ -11,7 +11,7 @@ CORE := $(VENV)/.core
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard src_cython/*.pyx src_cython/*.px[di] src_cython/*.?pp src_cython/*.[ch])
 
 .PHONY: help setup demo test test-core test-wheel test-levels test-cuda bench bench-report \
-	bench-large bench-cuda accuracy instructions threads lint format build clean
+	bench-large bench-cuda accuracy cubins instructions threads lint format build clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ accuracy: $(SETUP)  ## Measure the errors of exp, loss and gradient; write docs/
 
 instructions: $(SETUP)  ## Count the instructions an element takes in the compiled loops
 	$(BIN)/python benchmarks/instructions.py
+
+cubins: $(SETUP)  ## Show what the kernels for graphics cards are compiled to; write docs/cuda.md
+	$(BIN)/python benchmarks/cubins.py
 
 threads: $(SETUP)  ## Show how many threads are chosen, and what the choice costs
 	$(BIN)/python benchmarks/threads.py

@@ -13,8 +13,9 @@ functional = torch.nn.functional
 REASON = fx.backends().get("cuda", "there is no such backend")
 if not torch.cuda.is_available():
     REASON = "this PyTorch sees no card"
+if REASON is not None:
+    pytest.skip(f"no card: {REASON}", allow_module_level=True)
 pytestmark = [
-    pytest.mark.skipif(REASON is not None, reason=f"no card: {REASON}"),
     # of PyTorch's tracers, which look at what they trace
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
