@@ -17,7 +17,7 @@ sys.path.pop(0)
 
 @pytest.mark.parametrize("classes", table.CLASSES)
 def test_the_page_says_what_serves_a_row(classes):
-    """Whatever the compilers make of it: the kernel that serves each length, in the page's words."""
+    """In the page's words, whatever the compilers make of it."""
     page = (ROOT / "docs" / "cuda.md").read_text()
     for kind in table.SIZES:
         assert f"| {classes:,} {kind} | {table.shape(table.served(classes, kind))} |" in page
