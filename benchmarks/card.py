@@ -52,8 +52,11 @@ def first_use() -> dict[str, float]:
                 env={**os.environ, "FASTXENT_CACHE_DIR": cache},
                 capture_output=True,
                 text=True,
-                check=True,
+                check=False,
             )
+            if done.returncode:
+                print(f"first use, {name}: failed\n{done.stderr}", file=sys.stderr)
+                return found
             found[name] = float(done.stdout)
     return found
 
@@ -82,6 +85,7 @@ def main(arguments: list[str]) -> int:
     document = CardDocument(facts(device), versions())
     print("\n".join(f"{name} {text}" for name, text in document.versions.items()), flush=True)
     begin = time.monotonic()
+    asked.into.mkdir(parents=True, exist_ok=True)
 
     def progress(doing: str) -> None:
         print(f"{time.monotonic() - begin:5.0f} s  {doing}", file=sys.stderr, flush=True)
@@ -90,15 +94,21 @@ def main(arguments: list[str]) -> int:
         if time.monotonic() - begin > _BUDGET:
             progress(f"{workload.title}: no time is left for it")
             continue
-        document.measurements.append(measure(workload, device, progress))
+        try:
+            document.measurements.append(measure(workload, device, progress))
+        except RuntimeError as error:  # of the driver, or of memory: what was measured is kept
+            progress(f"{workload.title}: failed: {error}")
+        document.save(asked.into / "card.json")
     document.latency = latency(device, progress)
     if not asked.rehearse:
         document.first_use = first_use()
-    asked.into.mkdir(parents=True, exist_ok=True)
     document.save(asked.into / "card.json")
-    (asked.into / "card.md").write_text(page(document))
-    draw(document.measurements, document.card["card"], asked.into / "card.svg")
-    print(page(document))
+    text = page(document)
+    (asked.into / "card.md").write_text(text)
+    print(text)
+    reason = draw(document.measurements, document.card["card"], asked.into / "card.svg")
+    if reason is not None:
+        print(reason)
     wrong = [r for one in document.measurements for r in one.skipped.values() if "WRONG" in r]
     return 1 if wrong else 0
 

@@ -72,7 +72,7 @@ def test_tables_json_and_picture(tmp_path):
     assert kept["measurements"][0]["timings"]["fastxent"]["median"] == 1.25e-3
     assert ["first use, cached", "≤ 0.5 s", "0.70 s", "miss"] in kept["aims"]
     pytest.importorskip("matplotlib")
-    draw(document.measurements, "A card", tmp_path / "card.svg")
+    assert draw(document.measurements, "A card", tmp_path / "card.svg") is None
     assert "fastxent.torch" in (tmp_path / "card.svg").read_text()
 
 
@@ -92,11 +92,19 @@ def test_what_is_wrong_or_fails_is_not_timed(monkeypatch):
     def failing(logits, labels):
         raise RuntimeError("no kernel for this")
 
+    def wrong_at_the_end(logits, labels):
+        truth = logits.detach().softmax(-1)
+        truth[range(len(logits)), labels] -= 1
+        truth[-1, 0] += 0.1
+        return lambda: (logits.sum(), truth)
+
     peers = (CardPeer("wrong", wrong), CardPeer("failing", failing))
+    peers += (CardPeer("wrong at the end", wrong_at_the_end),)
     peers += (CardPeer("missing", wrong, "no-such-package"), CardPeer("large", wrong, None, 1000))
     monkeypatch.setattr(measuring, "PEERS", peers)
-    found = measure(CardWorkload(8, 5, "float32"), "cpu")
+    found = measure(CardWorkload(200, 5, "float32"), "cpu")
     assert set(found.timings) == {COPY}
+    assert found.skipped["wrong at the end"].startswith("WRONG: the gradient is off by 1.0e-01")
     assert found.skipped["wrong"].startswith("WRONG: the gradient is off by")
     assert found.skipped["failing"] == "failed: RuntimeError: no kernel for this"
     assert found.skipped["missing"] == "no-such-package is not installed"

@@ -73,32 +73,46 @@ def measure(
     calls: dict[str, Callable[[], Any]] = {COPY: copy(logits, labels)}
     for peer in PEERS:
         progress(f"{workload.title}: {peer.name} is checked")
-        reason = peer.why_not(workload.classes) or _fault(peer, logits, labels, workload.dtype)
-        if reason is not None:
-            found.skipped[peer.name] = reason
-            continue
-        own = logits.clone() if peer.overwrites else logits
-        calls[peer.name] = peer.prepare(own, labels)
+        call = _prepared(peer, logits, labels, workload.dtype)
+        if isinstance(call, str):
+            found.skipped[peer.name] = call
+        else:
+            calls[peer.name] = call
     progress(f"{workload.title}: {len(calls)} are timed")
     found.timings = interleave(calls, device)
     return found
 
 
-def _fault(peer: CardPeer, logits: Tensor, labels: Tensor, dtype: str) -> str | None:
-    """Why a peer's gradient of some rows is not the reference's, or why there is none."""
-    part, of_part = logits[:_ROWS_CHECKED].clone(), labels[:_ROWS_CHECKED]
-    truth = F.softmax(part.double(), -1)
-    truth[torch.arange(len(part)), of_part] -= 1
+def _prepared(
+    peer: CardPeer, logits: Tensor, labels: Tensor, dtype: str
+) -> Callable[[], Any] | str:
+    """What is timed; why not, where a peer is missing, fails, or has a wrong gradient.
+
+    The first and the last rows of the very call that is timed are checked.
+    """
+    reason = peer.why_not(logits.shape[1])
+    if reason is not None:
+        return reason
     try:
-        grad = peer.prepare(part, of_part)()[-1]
+        call = peer.prepare(logits.clone() if peer.overwrites else logits, labels)
+        grad = call()[-1]
     except Exception as error:  # a peer that fails is reported, whatever it raised
-        return f"failed: {type(error).__name__}: {error}"
+        return f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    for part in (slice(0, _ROWS_CHECKED), slice(-_ROWS_CHECKED, None)):
+        off = _error(grad[part], logits[part], labels[part], len(logits))
+        if not off <= _TOLERANCE[dtype]:
+            return f"WRONG: the gradient is off by {off:.1e} of {_TOLERANCE[dtype]:g}"
+    return call
+
+
+def _error(grad: Tensor, logits: Tensor, labels: Tensor, rows: int) -> float:
+    """Largest error of some rows of a gradient, as a share of its largest entry."""
+    truth = F.softmax(logits.double(), -1)
+    truth[torch.arange(len(logits)), labels] -= 1
     grad = grad.double()
-    # a mean, a sum, or a gradient a row
-    scale = 1 / len(part) if float(grad.abs().max()) < 2 / len(part) else 1.0
-    off = float((grad - scale * truth).abs().max()) / (scale * float(truth.abs().max()))
-    allowed = _TOLERANCE[dtype]
-    return None if off <= allowed else f"WRONG: the gradient is off by {off:.1e} of {allowed:g}"
+    # of a mean, or of a sum
+    scale = 1 / rows if float(grad.abs().max()) < 2 / rows else 1.0
+    return float((grad - scale * truth).abs().max()) / (scale * float(truth.abs().max()))
 
 
 def latency(device: str, progress: Callable[[str], object]) -> dict[str, float]:
@@ -107,10 +121,8 @@ def latency(device: str, progress: Callable[[str], object]) -> dict[str, float]:
     logits, labels = _data(rows, classes, "float32", device)
     found = {}
     for peer in PEERS:
-        if peer.why_not(classes) or _fault(peer, logits, labels, "float32"):
-            continue
         progress(f"a small call: {peer.name}")
-        call = peer.prepare(logits.clone(), labels)
-        call()
-        found[peer.name] = host_seconds(call, device)
+        call = _prepared(peer, logits, labels, "float32")
+        if not isinstance(call, str):
+            found[peer.name] = host_seconds(call, device)
     return found

@@ -118,16 +118,21 @@ def page(document: CardDocument) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def draw(measurements: Sequence[CardMeasurement], title: str, path: Path) -> None:
-    """Draw the share of the copy's bandwidth that everybody reaches, by the number of classes."""
-    from matplotlib.figure import Figure
+def draw(measurements: Sequence[CardMeasurement], title: str, path: Path) -> str | None:
+    """Draw the share of the copy's bandwidth that everybody reaches, by the number of classes.
 
+    Gives the reason where nothing can be drawn.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return "no picture was drawn: matplotlib is not installed"
     dtypes = list(dict.fromkeys(one.workload.dtype for one in measurements))
     figure = Figure(figsize=(5 * len(dtypes), 4), layout="constrained")
     for axes, dtype in zip(figure.subplots(1, len(dtypes), squeeze=False)[0], dtypes, strict=True):
         chosen = [one for one in measurements if one.workload.dtype == dtype]
         for peer in PEERS:
-            points = [(one.workload.classes, one.share(peer.name)) for one in chosen]
+            points = sorted((one.workload.classes, one.share(peer.name)) for one in chosen)
             known = [(classes, share) for classes, share in points if share is not None]
             if known:
                 width = 2.5 if peer.name == OURS else 1.0
@@ -141,3 +146,4 @@ def draw(measurements: Sequence[CardMeasurement], title: str, path: Path) -> Non
     figure.legend(*axes.get_legend_handles_labels(), ncols=4, loc="outside lower center")
     figure.suptitle(title)
     figure.savefig(path)
+    return None

@@ -43,14 +43,15 @@ class CardWorkload:
         return self.classes * ITEMSIZE[self.dtype] % 16 == 0
 
 
+# What matters most comes first, should the time run out.
 _ASKED = {
     # classes: share asked in bfloat16, in float32
-    10: (0.70, 0.80),
-    1000: (0.88, 0.88),
+    128256: (0.92, 0.92),
     32000: (0.92, 0.92),
     50257: (0.85, 0.85),
-    128256: (0.92, 0.92),
+    1000: (0.88, 0.88),
     262144: (0.90, 0.85),
+    10: (0.70, 0.80),
 }
 
 
