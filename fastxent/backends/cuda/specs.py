@@ -298,7 +298,10 @@ ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         (),
     ),
-    "sums": (("partial", "count", "denominator", "zero_when_empty", "total"), ("divisor",)),
+    "sums": (
+        ("partial", "count", "denominator", "zero_when_empty", "bad_row", "total"),
+        ("divisor",),
+    ),
     "class_factors": (
         ("weight", "spike_of", "background_of", "background_total", "gain_of", "classes"),
         ("on_label", "share"),
