@@ -187,12 +187,18 @@ def _min_blocks(variant: Variant, threads: int) -> int:
 
 
 def spec_of(
-    variant: Variant, classes: int, aligned: bool, dense: bool, capability: tuple[int, int]
+    variant: Variant,
+    classes: int,
+    aligned: bool,
+    dense: bool,
+    capability: tuple[int, int],
+    alike: bool = True,
 ) -> KernelSpec:
     """The kernel for rows whose classes are side by side.
 
-    `aligned` says that every row begins and ends at a multiple of 16 bytes, or, where rows are
-    `dense` and few classes make a tile of them, that the first one begins there.
+    `aligned` says that every row of logits begins and ends at a multiple of 16 bytes, and `alike`
+    that those of the result do then; or, where rows are `dense` and few classes make a tile of
+    them, `aligned` says that the first row of each array begins there.
     """
     size = SIZES[variant.kind]
     if dense and classes <= _most_in_tile(variant):
@@ -202,9 +208,14 @@ def spec_of(
     most = _most_vectors(variant, aligned)
     geometry = _row_geometry(vectors, most, size, aligned, capability >= CLUSTERS_FROM)
     if geometry is None:
-        return KernelSpec("two_pass", variant, LoopGeometry(_LOOP_THREADS, aligned))
+        return KernelSpec("two_pass", variant, LoopGeometry(_LOOP_THREADS, aligned, alike))
     blocks = _min_blocks(variant, geometry.threads * geometry.rows)
-    return KernelSpec("row", variant, geometry._replace(min_blocks=blocks))
+    return KernelSpec("row", variant, geometry._replace(min_blocks=blocks, alike=alike))
+
+
+def _steps(array: Rows, rows: int) -> int:
+    """What divides the addresses of all rows."""
+    return array.address | (0 if rows == 1 or array.pitch is None else array.pitch)
 
 
 def _contiguous_spec(
@@ -212,19 +223,24 @@ def _contiguous_spec(
 ) -> KernelSpec | None:
     """The kernel for rows with the classes side by side, None where it needs another layout.
 
-    Vectors are those of the logits, and of the result if it lies alike; in the other arrays they
-    may begin anywhere.
+    The vectors are those of the logits alone, or the order of the sums, and so the bits of the
+    loss, would depend on where a gradient is written. A result that lies alike is written by them;
+    other arrays may begin anywhere. A tile is moved by vectors where all that are stored as the
+    logits can be: each of its threads has a whole row, wherever that is.
     """
     if any(array.pitch is None or not array.contiguous for array in arrays):
         return None
     dense = all(rows == 1 or array.pitch == classes * array.size for array in arrays)
-    places = classes * arrays[0].size
-    for array in arrays[:2]:
-        places |= array.address | (0 if rows == 1 or array.pitch is None else array.pitch)
+    logits, *others = arrays
     if dense and classes <= _most_in_tile(variant):
-        places = arrays[0].address | arrays[min(1, len(arrays) - 1)].address
+        places = logits.address
+        for array in others:
+            places |= array.address if array.size == logits.size else 0
         return spec_of(variant, classes, places % _VECTOR == 0, True, capability)
-    return spec_of(variant, classes, places % _VECTOR == 0, False, capability)
+    aligned = (classes * logits.size | _steps(logits, rows)) % _VECTOR == 0
+    results = [] if variant.task == "loss" else others[:1]
+    alike = all(_steps(result, rows) % _VECTOR == 0 for result in results)
+    return spec_of(variant, classes, aligned, False, capability, alike or not aligned)
 
 
 def plan_of(

@@ -82,7 +82,7 @@ class Vectors(NamedTuple):
 
 
 def vectors_of(variant: Variant, aligned: bool, keeps: bool = True) -> Vectors:
-    """Make the functions of a variant; `aligned` is said of logits and result.
+    """Make the functions of a variant; `aligned` is said of the result.
 
     `keeps` says that there are registers for the probabilities; otherwise they are read again.
     """
