@@ -144,12 +144,19 @@ def make(variant: Variant, geometry: LoopGeometry) -> Callable[..., None]:
         sums = Sums(LOWEST, nothing, nothing, nothing, nothing, NO_CLASS, LOWEST, NO_CLASS)
         first = int64(thread)
         while first < window.vectors:
-            load_chunk(start + window.head * SIZE, first, window.vectors, words)
+            if BACKWARD:
+                # the statistics are known, and the mass is that of the probabilities alone
+                for index in range(WORDS):
+                    words[index] = uint32(0)
+            else:
+                load_chunk(start + window.head * SIZE, first, window.vectors, words)
             if KEPT:
                 near = places.soft + window.head * SIZE
                 load_soft_chunk(near, first, window.vectors, places.soft_whole, soft_words)
             largest = sums.max
-            if CAPPED:
+            if BACKWARD:
+                pass
+            elif CAPPED:
                 for index in range(_CHUNK * LANES):
                     largest = larger(largest, z_of(number_at(words, index), bend[0], bend[1]))
             else:
