@@ -52,10 +52,11 @@ _FEW_VECTORS = 4
 _LEAST_THREADS, _MOST_THREADS, _ALL_THREADS = 128, 512, 1024
 _WARP = 32
 
-# 16-byte vectors a thread. Compiled for 9.0 with `min_blocks` as below, so many do not spill; of
-# unaligned rows beside probabilities 8 do, where side outputs and weights are asked for as well.
-_VECTORS = {"aligned": 8, "unaligned": 8}
-_UNALIGNED_BESIDE_PROBABILITIES = 5
+# 16-byte vectors a thread, by what it holds or computes besides; see `_burdens`. Compiled with
+# `min_blocks` as below, the richest that calls ask for do not spill; with 8 for all, up to 370 words
+# do. Blocks of 1,024 threads, which have 64 registers each, are for rows without any such burden,
+# and spill two dozen words beside a Hessian or side outputs.
+_VECTORS = {0: 8, 1: 8, 2: 5, 3: 5, 4: 3, 5: 3}
 
 # Registers of a multiprocessor, and those that a thread may have.
 _REGISTERS = 1 << 16
@@ -137,19 +138,24 @@ def _vectors_of(classes: int, size: int) -> int:
     return max(1, classes * size // _VECTOR)
 
 
-def _most_vectors(variant: Variant, aligned: bool) -> int:
-    """Vectors a thread, whatever is computed from its target."""
-    most = _VECTORS["aligned" if aligned else "unaligned"]
-    if aligned or variant.target in ("none", "label"):
-        return most
-    return min(most, _UNALIGNED_BESIDE_PROBABILITIES)
+def _burdens(variant: Variant) -> int:
+    """What the formula of a row takes registers for, whatever is computed by it."""
+    burdens = (variant.mass == "classes") + (variant.transform == "capped")
+    if variant.target not in ("none", "label"):
+        # a vector of logits has 8 probabilities, or as many as are not in one vector
+        size = SIZES[variant.kind]
+        burdens += 2 if size == 2 or SIZES[variant.target] != size else 1
+    return burdens
 
 
 @functools.lru_cache(maxsize=1024)
 def _row_geometry(
-    vectors: int, most: int, size: int, aligned: bool, clusters: bool
+    vectors: int, most: int, size: int, aligned: bool, clusters: bool, threads: int
 ) -> RowGeometry | None:
-    """How a row of so many vectors is split; None where it is too long to be held in registers."""
+    """How a row of so many vectors is split; None where it is too long to be held in registers.
+
+    A block that has one row has up to so many `threads`.
+    """
     # before and behind the whole vectors of an unaligned row there is a number for each lane
     least = 0 if aligned else 2 * _VECTOR // size
     for lanes in (8, 16, _WARP):
@@ -158,7 +164,7 @@ def _row_geometry(
     ways = [(1, _MOST_THREADS)]
     if clusters:
         ways += [(cluster, _MOST_THREADS) for cluster in _CLUSTERS]
-        ways += [(_CLUSTERS[-1], _ALL_THREADS)]
+        ways += [(_CLUSTERS[-1], threads)]
     for cluster, limit in ways:
         needed = _ceil(_ceil(vectors, cluster * most), _WARP) * _WARP
         if needed <= limit:
@@ -205,8 +211,10 @@ def spec_of(
         rows = next(rows for rows in _TILE_ROWS if rows * classes * size <= _TILE_BYTES)
         return KernelSpec("tile", variant, TileGeometry(classes, rows, aligned))
     vectors = _vectors_of(classes, size)
-    most = _most_vectors(variant, aligned)
-    geometry = _row_geometry(vectors, most, size, aligned, capability >= CLUSTERS_FROM)
+    burdens = _burdens(variant)
+    most = _VECTORS[burdens + (not aligned)]
+    limit = _MOST_THREADS if burdens or variant.kind == "float64" else _ALL_THREADS
+    geometry = _row_geometry(vectors, most, size, aligned, capability >= CLUSTERS_FROM, limit)
     if geometry is None:
         return KernelSpec("two_pass", variant, LoopGeometry(_LOOP_THREADS, aligned, alike))
     blocks = _min_blocks(variant, geometry.threads * geometry.rows)

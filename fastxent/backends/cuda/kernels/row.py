@@ -108,6 +108,13 @@ def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
         write_vector(p, r, places, words, soft_words, v, k, inside)
         return window
 
+    def larger_one(v: Any, words: Any, bend: Any, largest: Any) -> Any:
+        for j in range(LANES):
+            x = number_at(words, v * LANES + j)
+            largest = larger(largest, z_of(x, bend[0], bend[1]))
+        return largest
+
+    largest_of_vectors = unrolled(larger_one, VECTORS)
     load_soft_vectors, add_vectors = unrolled(load_soft, VECTORS), unrolled(add_one, VECTORS)
     write_vectors = unrolled(write_one, VECTORS)
 
@@ -177,8 +184,7 @@ def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
             largest = LOWEST
             if not BACKWARD:
                 if CAPPED:
-                    for index in range(VECTORS * LANES):
-                        largest = larger(largest, z_of(number_at(words, index), bend[0], bend[1]))
+                    largest = largest_of_vectors(words, bend, largest)
                 else:
                     largest = z_of(largest_of(words, WORDS), bend[0], bend[1])
                 if EDGES > 0:
