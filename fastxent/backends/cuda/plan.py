@@ -34,6 +34,8 @@ _VECTOR = 16
 
 # Least capability with clusters of blocks.
 CLUSTERS_FROM = (9, 0)
+# Least capability with instructions for both kinds of half precision.
+_HALVES_FROM = (8, 0)
 # Blocks a cluster that every such device can run; 16 needs a permission and a free GPC.
 _CLUSTERS = (2, 4, 8)
 
@@ -53,8 +55,8 @@ _LEAST_THREADS, _MOST_THREADS, _ALL_THREADS = 128, 512, 1024
 _WARP = 32
 
 # 16-byte vectors a thread, by what it holds or computes besides; see `_burdens`. Compiled with
-# `min_blocks` as below, the richest that calls ask for do not spill; with 8 for all, up to 370 words
-# do. Blocks of 1,024 threads, which have 64 registers each, are for rows without any such burden,
+# `min_blocks` as below, the richest that calls ask for do not spill; with 8 for all, up to 370
+# words do. Blocks of 1,024 threads, which have 64 registers each, are for rows without any such burden,
 # and spill two dozen words beside a Hessian or side outputs.
 _VECTORS = {0: 8, 1: 8, 2: 5, 3: 5, 4: 3, 5: 3}
 
@@ -179,7 +181,7 @@ def _most_in_tile(variant: Variant) -> int:
     return _TILE_CLASSES // 2 if wide else _TILE_CLASSES
 
 
-def _min_blocks(variant: Variant, threads: int) -> int:
+def _min_blocks(variant: Variant, threads: int, capability: tuple[int, int]) -> int:
     """Blocks that leave each thread the registers that this variant needs."""
     rich = (
         variant.kind == "float64"
@@ -188,6 +190,8 @@ def _min_blocks(variant: Variant, threads: int) -> int:
         or variant.transform == "capped"
         or variant.sides
         or variant.curvature != ""
+        # whose conversions take several instructions there
+        or (SIZES[variant.kind] == 2 and capability < _HALVES_FROM)
     )
     return max(1, _REGISTERS // ((_RICH if rich else _LEAN) * threads))
 
@@ -217,7 +221,7 @@ def spec_of(
     geometry = _row_geometry(vectors, most, size, aligned, capability >= CLUSTERS_FROM, limit)
     if geometry is None:
         return KernelSpec("two_pass", variant, LoopGeometry(_LOOP_THREADS, aligned, alike))
-    blocks = _min_blocks(variant, geometry.threads * geometry.rows)
+    blocks = _min_blocks(variant, geometry.threads * geometry.rows, capability)
     return KernelSpec("row", variant, geometry._replace(min_blocks=blocks, alike=alike))
 
 
