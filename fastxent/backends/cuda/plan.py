@@ -56,8 +56,8 @@ _WARP = 32
 
 # 16-byte vectors a thread, by what it holds or computes besides; see `_burdens`. Compiled with
 # `min_blocks` as below, the richest that calls ask for do not spill; with 8 for all, up to 370
-# words do. Blocks of 1,024 threads, which have 64 registers each, are for rows without any such burden,
-# and spill two dozen words beside a Hessian or side outputs.
+# words do. Blocks of 1,024 threads, which have 64 registers each, are for rows without any such
+# burden, and spill two dozen words beside a Hessian or side outputs.
 _VECTORS = {0: 8, 1: 8, 2: 5, 3: 5, 4: 3, 5: 3}
 
 # Registers of a multiprocessor, and those that a thread may have.
