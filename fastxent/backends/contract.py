@@ -316,10 +316,12 @@ class DeviceBackend(Backend, Protocol):
         class_mass: DeviceArray | None,
         row_mass: DeviceArray | None,
         mass: DeviceArray,
+        bad_row: DeviceArray,
     ) -> None:
         """Write `LabelSummary.mass` to `mass`, float64 of one entry; bad labels do not count.
 
-        `class_mass` and `row_mass` are real numbers of any of `KINDS`.
+        `LabelSummary.bad_row` is written to `bad_row`, int64 of one entry. `class_mass` and
+        `row_mass` are real numbers of any of `KINDS`.
         """
 
     def first_bad_label(self, target: DeviceArray, num_classes: int, skip: int | None) -> int:
@@ -353,11 +355,13 @@ class DeviceBackend(Backend, Protocol):
         divisor: float,
         denominator: DeviceArray | None,
         zero_when_empty: bool,
+        bad_row: DeviceArray | None,
         loss: DeviceArray,
     ) -> None:
         """Write sum(partial) / divisor / denominator to the one entry of `loss`, in its dtype.
 
-        A denominator of 0 gives NaN, or 0 for `zero_when_empty`. The sum of no entries is 0.
+        A denominator of 0 gives NaN, or 0 for `zero_when_empty`, unless `bad_row`, int64 of one
+        entry, has a row (it is not negative). The sum of no entries is 0.
         """
 
     def scale(self, grad: DeviceArray, kind: str, upstream: DeviceArray, out: DeviceArray) -> None:

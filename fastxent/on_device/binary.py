@@ -106,7 +106,7 @@ def run(arrays: Arrays, call: BinaryCall, grad: Any, loss: Any = None) -> Any:
     if logits.size:
         backend.binary(problem, BinaryOutputs(grad=outputs.grad, partial=partial))
     total = arrays.empty((1,), loss_dtype)
-    backend.finish_sum(partial, divisor, None, False, total)
+    backend.finish_sum(partial, divisor, None, False, None, total)
     return total.reshape(())
 
 

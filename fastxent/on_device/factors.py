@@ -15,7 +15,7 @@ from fastxent.reduction import Reduction
 
 __all__ = ["Given", "put_class_factors", "put_row_factors"]
 
-_FLOAT64 = np.dtype(np.float64)
+_FLOAT64, _INT64 = np.dtype(np.float64), np.dtype(np.int64)
 
 
 class Given(NamedTuple):
@@ -65,21 +65,26 @@ def put_class_factors(
     arrays.backend.class_factors(weight, 1.0 - smoothing, smoothing / problem.classes, *found)
 
 
-def put_row_factors(arrays: Arrays, problem: Problem, given: Given) -> float:
+def put_row_factors(
+    arrays: Arrays, problem: Problem, given: Given
+) -> tuple[float, DeviceArray | None]:
     """Give the problem `row_weight_at`, `denominator_at` and `row_scale`.
 
-    Returns what the host knows of the divisor of the losses.
+    Returns what the host knows of the divisor of the losses, and the first row with a bad label, on
+    the GPU, where labels may be all there is to a denominator of 0.
     """
     recipe = problem.reduction
     assert recipe is not None
     rows, shape = problem.rows, recipe.rows_shape
     problem.row_weight_at = _row_weight(arrays, recipe, rows, given.sample_weight)
-    divisor = 1.0
+    divisor, bad_row = 1.0, None
     if recipe.needs_mass and not (problem.target is None and problem.row_weight_at is None):
-        problem.denominator_at = _mass(arrays, problem, recipe, given.weight)
+        problem.denominator_at, bad_row = _mass(arrays, problem, recipe, given.weight)
     else:
         divisor = recipe.denominator(float(rows))
         if divisor == 0.0:
+            if problem.target is not None:
+                _, bad_row = _mass(arrays, problem, recipe, given.weight)
             problem.denominator_at = arrays.upload(np.zeros(1))
             divisor = 1.0
     number, arrays_of_rows = 1.0, []
@@ -94,7 +99,7 @@ def put_row_factors(arrays: Arrays, problem: Problem, given: Given) -> float:
         arrays_of_rows.append(factor.broadcast_to((rows,)))
     number /= divisor
     problem.row_scale = _product(arrays, arrays_of_rows, number, rows)
-    return divisor
+    return divisor, bad_row
 
 
 def _row_weight(
@@ -111,20 +116,21 @@ def _row_weight(
 
 def _mass(
     arrays: Arrays, problem: Problem, recipe: Reduction, weight: DeviceArray | None
-) -> DeviceArray:
-    """Mass of all targets, float64 of one entry."""
+) -> tuple[DeviceArray, DeviceArray | None]:
+    """Mass of all targets, float64 of one entry; of labels the first bad one's row, int64."""
     mass = arrays.empty((1,), _FLOAT64)
     target: Any = problem.target
     if target is None:
         assert problem.row_weight_at is not None
-        arrays.backend.finish_sum(problem.row_weight_at, 1.0, None, False, mass)
-        return mass
+        arrays.backend.finish_sum(problem.row_weight_at, 1.0, None, False, None, mass)
+        return mass, None
     if weight is None and recipe.class_mass is not None:
         weight = arrays.upload(recipe.class_mass)
+    bad_row = arrays.empty((1,), _INT64)
     arrays.backend.label_mass(
-        target, problem.classes, problem.skip, weight, problem.row_weight_at, mass
+        target, problem.classes, problem.skip, weight, problem.row_weight_at, mass, bad_row
     )
-    return mass
+    return mass, bad_row
 
 
 def _product(arrays: Arrays, factors: list[DeviceArray], number: float, rows: int) -> Any:

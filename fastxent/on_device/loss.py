@@ -67,7 +67,7 @@ class LossOnDevice:
             checks.check_out(out, first, others, shape, dtype)
         smoothing = checks.check_label_smoothing(options.label_smoothing)
         put_class_factors(arrays, problem, given.weight, smoothing)
-        self._divisor = put_row_factors(arrays, problem, given)
+        self._divisor, self._bad_row = put_row_factors(arrays, problem, given)
         self.problem = problem
 
     def new_grad(self, out: Any) -> OutputRows:
@@ -98,9 +98,13 @@ class LossOnDevice:
             outputs_of.partial = arrays.empty((backend.partial_count(problem),), _FLOAT64)
             backend.forward(problem, outputs)
             total = arrays.empty((1,), precision.loss)
-            is_zero = recipe.all_ignored == "zero"
             backend.finish_sum(
-                outputs_of.partial, self._divisor, problem.denominator_at, is_zero, total
+                outputs_of.partial,
+                self._divisor,
+                problem.denominator_at,
+                recipe.all_ignored == "zero",
+                self._bad_row,
+                total,
             )
             loss = total.reshape(())
         outputs_of.log_prob = log_prob

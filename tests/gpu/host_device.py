@@ -87,7 +87,7 @@ class HostDevice:
     def binary_partial_count(self, problem):
         return PARTIALS
 
-    def label_mass(self, target, num_classes, skip, class_mass, row_mass, mass):
+    def label_mass(self, target, num_classes, skip, class_mass, row_mass, mass, bad_row):
         labels = seen(target)
         assert target.is_dense
         counted = (labels >= 0) & (labels < num_classes)
@@ -97,6 +97,7 @@ class HostDevice:
         if class_mass is not None:
             weights = weights * real(class_mass)[np.where(counted, labels, 0).astype(int)]
         store(mass, weights[counted].sum())
+        store(bad_row, NUMPY.check_labels(labels, num_classes, skip, None, None, 1).bad_row)
 
     def first_bad_label(self, target, num_classes, skip):
         assert self.may_read
@@ -118,10 +119,11 @@ class HostDevice:
         assert np.shape(product) == row_scale.shape
         store(row_scale, product)
 
-    def finish_sum(self, partial, divisor, denominator, zero_when_empty, loss):
+    def finish_sum(self, partial, divisor, denominator, zero_when_empty, bad_row, loss):
         below = 1.0 if denominator is None else seen(denominator)[0]
         if below == 0:
-            store(loss, 0 if zero_when_empty else np.nan)
+            is_sound = bad_row is None or seen(bad_row)[0] < 0
+            store(loss, 0 if zero_when_empty and is_sound else np.nan)
             return
         with np.errstate(all="ignore"):
             store(loss, seen(partial).sum() / divisor / below)

@@ -99,7 +99,7 @@ def test_label_mass_is_that_of_the_host(cuda, put, get, empty, rows, dtype, clas
     target = rng.integers(0, 12, rows).astype(dtype)
     weights = None if class_kind is None else rng.random(11).astype(class_kind)
     of_rows = None if row_kind is None else rng.random(rows).astype(row_kind)
-    mass = empty((1,), FLOAT64)
+    mass, bad_row = empty((1,), FLOAT64), empty((1,), np.dtype(np.int64))
     cuda.label_mass(
         put(target),
         11,
@@ -107,6 +107,7 @@ def test_label_mass_is_that_of_the_host(cuda, put, get, empty, rows, dtype, clas
         None if weights is None else put(weights),
         None if of_rows is None else put(of_rows),
         mass,
+        bad_row,
     )
     good = (target < 11) & (target != 3)
     factors = np.ones(rows)
@@ -116,6 +117,7 @@ def test_label_mass_is_that_of_the_host(cuda, put, get, empty, rows, dtype, clas
         factors *= of_rows
     assert get(mass)[0] == pytest.approx(factors[good].sum(), rel=1e-14)
     bad = np.flatnonzero(target == 11)
+    assert get(bad_row)[0] == (bad[0] if bad.size else -1)
     cuda.driver.waiting_allowed = True
     assert cuda.first_bad_label(put(target), 11, 3) == (bad[0] if bad.size else -1)
     assert cuda.first_bad_label(put(target), 12, 3) == -1
@@ -154,13 +156,18 @@ def test_row_factors_are_products(cuda, put, get, empty):
 def test_sums_are_divided_and_rounded_once(cuda, put, get, empty):
     partial = np.random.default_rng(3).random(5000)
     loss, wide = empty((1,), FLOAT32), empty((1,), FLOAT64)
-    cuda.finish_sum(put(partial), 8.0, put(np.array([3.0])), False, loss)
-    cuda.finish_sum(put(partial), 8.0, None, False, wide)
+    cuda.finish_sum(put(partial), 8.0, put(np.array([3.0])), False, None, loss)
+    cuda.finish_sum(put(partial), 8.0, None, False, None, wide)
     assert get(loss)[0] == np.float32(partial.sum() / 24)
     assert get(wide)[0] == pytest.approx(partial.sum() / 8, rel=1e-14)
     for zero_when_empty, expected in ((False, np.nan), (True, 0.0)):
-        cuda.finish_sum(put(partial), 1.0, put(np.zeros(1)), zero_when_empty, loss)
-        assert np.array_equal(get(loss), [np.float32(expected)], equal_nan=True)
+        for bad_row in (None, put(np.array([-1]))):
+            cuda.finish_sum(put(partial), 1.0, put(np.zeros(1)), zero_when_empty, bad_row, loss)
+            assert np.array_equal(get(loss), [np.float32(expected)], equal_nan=True)
+        cuda.finish_sum(
+            put(partial), 1.0, put(np.zeros(1)), zero_when_empty, put(np.array([3])), loss
+        )
+        assert np.isnan(get(loss)[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)

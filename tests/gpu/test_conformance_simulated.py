@@ -23,6 +23,7 @@ ROWS = ("tile", "row", "two_pass", "strided")
 # A GPU computes some ten million elements while the simulation computes one. Threads with nothing
 # to do take as long as the others there: most rows, and most elements, of a case in each way.
 MOST = {"in_small_blocks": (9, 650), "in_two_passes": (7, 650), "off_the_vectors": (21, 650)}
+MOST["each_elsewhere"] = (21, 650)
 MOST_OTHERWISE = (37, 650)
 
 
@@ -58,6 +59,30 @@ def off_the_vectors(driver, patch):
     driver.offset = 8
 
 
+def each_elsewhere(driver, patch):
+    """Every array of a call at another place between multiples of 16 bytes."""
+    from fastxent.backends.cuda.residence import Residence
+    from fastxent.backends.cuda.runtime import Runtime
+
+    patch.setattr(plan, "_TILE_ROWS", (64,))
+    allocate, offsets = Runtime._allocate, iter(())
+
+    class FromTheFirst(Residence):
+        """The logits are the first, and the order of their sums depends on where they are."""
+
+        def __init__(self, runtime):
+            nonlocal offsets
+            super().__init__(runtime)
+            offsets = itertools.cycle((0, 12, 0, 6, 4, 2, 8))
+
+    def allocate_elsewhere(self, shape, dtype, place):
+        driver.offset = next(offsets) // dtype.itemsize * dtype.itemsize
+        return allocate(self, shape, dtype, place)
+
+    patch.setattr(Runtime, "_allocate", allocate_elsewhere)
+    patch.setattr(importlib.import_module("fastxent.backends.cuda"), "Residence", FromTheFirst)
+
+
 def as_they_lie(driver, patch):
     """Arrays with the strides that they have on the host."""
     from gpu.simulation.residence import LaidOut
@@ -75,8 +100,8 @@ def a_thread_a_row(driver, patch):
 WAYS = {
     way.__name__: way
     for way in (
-        *(as_planned, in_small_blocks, in_two_passes, off_the_vectors, as_they_lie),
-        *(a_thread_a_row, before_hopper),
+        *(as_planned, in_small_blocks, in_two_passes, off_the_vectors, each_elsewhere),
+        *(as_they_lie, a_thread_a_row, before_hopper),
     )
 }
 EXPECTED = {"in_two_passes": "two_pass", "a_thread_a_row": "strided", "in_small_blocks": "row"}

@@ -78,6 +78,19 @@ def test_all_rows_ignored(put):
         assert not numbers(grad).any()
 
 
+@pytest.mark.parametrize("bad", [[50] * 4, [-100, 50, -100, -100], [-1, 2, -100, 3]])
+@pytest.mark.parametrize("normalizer", [None, 0.0])
+def test_the_loss_of_bad_labels_is_not_that_of_none(put, bad, normalizer):
+    """Nobody counts, in both cases."""
+    for labels, expected in ((bad, np.nan), ([-100] * 4, 0.0)):
+        there = put(LOGITS[:4, :10].copy()), put(np.array(labels))
+        options = {"all_ignored": "zero", "normalizer": normalizer}
+        for _ in range(2):
+            loss, grad = fx.cross_entropy_and_grad(*there, **options)
+            close(numbers(loss), np.float32(expected))
+        assert np.isfinite(numbers(grad)).all()
+
+
 def test_bad_labels(put, simulated, monkeypatch):
     labels = np.array([3, 37, -100, -1, 20], np.int32)
     loss, grad = fx.cross_entropy_and_grad(put(LOGITS), put(labels), reduction="none")

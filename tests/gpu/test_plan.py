@@ -52,7 +52,10 @@ def test_every_length_has_a_kernel_with_room_for_it(kind, target, aligned):
                 assert capacity(spec, size) < 4 * classes or spec.geometry.threads <= 16
             else:
                 assert spec.module == "two_pass"
-                assert classes * size > (1 << 20 if aligned or target == "label" else 5 << 17)
+                most = 1 << 20 if kind != "float64" else 1 << 19
+                if target != "label":  # which take more registers where they have another size
+                    most = 1 << 19 if kind == "float32" and aligned else 1 << 18
+                assert classes * size > most
             assert spec.geometry.aligned == aligned
 
 
@@ -89,6 +92,27 @@ def test_rows_are_split_alike_whatever_is_computed():
                 for spec in specs
             }
             assert len(shapes) == 1
+
+
+def test_what_takes_registers_is_decided_by_the_formula():
+    """Side outputs and the Hessian must not split rows in another way."""
+    soft = Variant("bfloat16", "float32", "classes", "capped")
+    assert spec_of(Variant(), 262144, True, False, HOPPER).threads == 1024
+    for variant, aligned, vectors in (
+        (Variant("float64", "float64"), True, 8),
+        (Variant("float32", "float32"), True, 8),
+        (Variant("float32", "float32"), False, 5),
+        (Variant("bfloat16", "bfloat16"), True, 5),
+        (Variant("bfloat16", "label", "classes", "capped"), True, 5),
+        (soft, True, 3),
+        (soft, False, 3),
+    ):
+        room = 16 * 512 * 8 * vectors // SIZES[variant.kind]
+        kinds = (variant, variant._replace(sides=True, curvature="product"))
+        for one in kinds:
+            spec = spec_of(one, room, aligned, False, HOPPER)
+            assert spec.geometry[:4] == (512, 1, vectors, 8)
+            assert spec_of(one, room + 8, aligned, False, HOPPER).module == "two_pass"
 
 
 def test_before_clusters_long_rows_are_read_twice():
@@ -139,8 +163,10 @@ def test_layouts():
     assert module(8, 1000, dense, array((8, 1000), (8000, 4))) == ("row", True)
     assert module(8, 1001, array((8, 1001))) == ("row", False)
     assert module(1, 1000, array((1, 1000), (5, 4))) == ("row", True)
-    # vectors are moved where both the logits and the result have them
-    assert module(8, 1000, dense, array((8, 1000), address=4)) == ("row", False)
+    # vectors are those of the logits, and the result is written by them if it has them too
+    elsewhere = planned(Variant(), 8, 1000, dense, array((8, 1000), address=4)).spec
+    alike = planned(Variant(), 8, 1000, dense, dense).spec
+    assert elsewhere == alike._replace(geometry=alike.geometry._replace(alike=False))
     assert module(8, 1000, *[array((8, 1000), address=4)] * 2) == ("row", False)
     assert module(8, 1000, dense, dense, array((8, 1000), address=4)) == ("row", True)
     # classes apart, or rows that do not merge
@@ -150,9 +176,28 @@ def test_layouts():
     assert module(8, 10, array((8, 10))) == ("tile", True)
     assert module(8, 10, array((8, 10), address=4)) == ("tile", False)
     assert module(8, 10, array((8, 10), (48, 4))) == ("row", False)
+    few, odd = array((8, 10)), array((8, 10), address=12)
+    assert module(8, 10, few, few, few) == ("tile", True)
+    assert module(8, 10, few, few, odd) == ("tile", False)
+    assert module(8, 10, few, few, array((8, 10), address=3, dtype=np.uint8)) == ("tile", True)
     # one class, or one row: strides that say nothing
     assert module(8, 1, array((8, 1), (4, 99))) == ("tile", True)
     assert module(1, 64, array((1, 64), (12, 4))) == ("row", True)
+
+
+@pytest.mark.parametrize("classes", [1000, 50_000, 600_000])
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_split_alike_wherever_the_gradient_and_the_probabilities_are(kind, classes):
+    """Or the loss alone would not have the bits of the loss with the gradient."""
+    size = np.dtype(kind.replace("bfloat16", "float16"))
+    here, there = (array((2, classes), address=at, dtype=size) for at in (0, 8))
+    variant = Variant(kind=kind, target=kind)
+    alone = planned(variant._replace(task="loss"), 2, classes, here, there).spec
+    assert alone.geometry.aligned
+    for grad in (here, there):
+        both = planned(variant, 2, classes, here, grad, there).spec
+        assert both.geometry._replace(alike=True) == alone.geometry
+        assert both.geometry.alike == (grad is here)
 
 
 @pytest.mark.parametrize("classes", [10, 50, 1000, 5000, 60000, 600_000])

@@ -149,6 +149,16 @@ def test_arrays_at_other_offsets(geometry, others):
 
 
 @two
+@pytest.mark.parametrize("kind", FLOATS)
+def test_where_a_gradient_is_written_changes_no_bit(geometry, kind):
+    case = case_of(Variant(kind, kind), 3, 64 * LANES[kind])
+    together = run_rows(geometry, case)
+    apart = run_rows(geometry._replace(alike=False), case, others=8)
+    for name in ("loss", "row_sum", "grad"):
+        np.testing.assert_array_equal(apart[name], together[name])
+
+
+@two
 @pytest.mark.parametrize("target", KINDS[:5])
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "float64"])
 def test_probabilities(geometry, target, kind):

@@ -71,7 +71,7 @@ def test_shuffles_of_every_type():
     def kernel():
         lane = machine.thread()
         seen[lane] = (
-            machine.shuffle_xor_i32(lane, 1),
+            machine.shuffle_xor_f32(np.float32(lane), 1),
             machine.shuffle_xor_i64(lane << 40, 2),
             machine.shuffle_xor_f64(np.float64(lane) / 3, 4),
         )
@@ -81,20 +81,20 @@ def test_shuffles_of_every_type():
 
 
 def cluster_sum(numbers):
-    shared = machine.shared_memory(4)
+    shared = machine.shared_memory(8)
     thread, rank = machine.thread(), machine.cluster_rank()
     index = machine.block() * 32 + thread
     value = warp_sum(machine.load_f32(numbers + 4 * index))
     if thread == 0:
-        machine.store_shared_f32(shared, value)
+        machine.store_shared_f64(shared, np.float64(value))
     machine.cluster_arrive()
     machine.cluster_wait()
-    total = np.float32(0)
+    total = np.float64(0)
     for other in range(4):
-        total += machine.load_remote_f32(machine.remote_shared(shared, other))
+        total += machine.load_remote_f64(machine.remote_shared(shared, other))
     machine.cluster_arrive()
     if rank == 3 and thread == 31:
-        machine.store_f32(numbers + 4 * 256, total)
+        machine.store_f32(numbers + 4 * 256, np.float32(total))
     machine.cluster_wait()
 
 
@@ -290,7 +290,7 @@ def test_lanes_that_are_apart_are_found():
 
     assert "apart" in fault(shuffles)
     assert "apart" in fault(barriers)
-    assert "warp of 16" in fault(lambda: machine.shuffle_xor_i32(1, 1), threads=16)
+    assert "warp of 16" in fault(lambda: machine.shuffle_xor_i64(1, 1), threads=16)
 
 
 def test_an_error_in_a_kernel_names_the_thread():

@@ -16,22 +16,31 @@ from gpu.simulation.loading import aligned, load, run_kernel
 ROWS = 32
 
 
-def run_tile(case, offset=0, seed=None, given=None):
-    """Outputs by name; `offset` bytes lie between multiples of 16 and all arrays."""
+def run_tile(case, offset=0, seed=None, given=None, offsets=None):
+    """Outputs by name; `offset` bytes lie between multiples of 16 and all arrays.
+
+    Or those of `offsets`, by the name of the array, as far as its numbers can lie there.
+    """
     (rows, classes), variant = case.shape, case.variant
-    geometry = TileGeometry(classes, ROWS, aligned=offset == 0)
+    geometry = TileGeometry(classes, ROWS, aligned=offset == 0 and offsets is None)
+
+    def put(array, name, offset):
+        if offsets is not None:
+            offset = offsets[name] // array.itemsize * array.itemsize
+        return aligned(array, offset)
+
     outputs, shapes = outputs_of(case)
     kinds = written_of(variant)
     matrices = {
-        name: aligned(np.full(shape, 77, stored(0, kinds[name]).dtype), offset)
+        name: put(np.full(shape, 77, stored(0, kinds[name]).dtype), name, offset)
         for name, shape in shapes.items()
     }
     grid = -(-rows // ROWS)
     partial = np.full(grid, np.nan)
     integers = integers_of(case)
-    integers["logits"] = aligned(case.logits, offset)
+    integers["logits"] = put(case.logits, "logits", offset)
     if case.soft is not None:
-        integers["soft"] = aligned(case.soft, offset % 8)
+        integers["soft"] = put(case.soft, "soft", offset % 8)
     if given is not None:
         outputs = dict(given)
     integers |= {**outputs, **matrices}
@@ -102,6 +111,16 @@ def test_tiles_that_begin_anywhere(kind, classes, steps):
     size = 2 if kind.endswith("16") else np.dtype(kind).itemsize
     case = case_of(Variant(kind), 37, classes)
     check(case, run_tile(case, offset=steps * size % 16 or size))
+
+
+@pytest.mark.parametrize("turn", range(6))
+@pytest.mark.parametrize("kind", FLOATS)
+def test_tiles_of_arrays_that_begin_in_different_places(kind, turn):
+    names = ("logits", "grad", "soft", "proba", "hess", "target_grad")
+    places = np.roll([0, 2, 4, 6, 8, 12], turn)
+    variant = Variant(kind, kind, target_grad=True, curvature="product")
+    case = case_of(variant, 37, 3)
+    check(case, run_tile(case, offsets=dict(zip(names, places.tolist(), strict=True))))
 
 
 @pytest.mark.parametrize("module", RUNS)
@@ -241,6 +260,14 @@ def test_threads_hardly_meet_in_a_bank(kind, classes):
         banks = [word % 32 for word in words]
         most = max(banks.count(bank) for bank in banks)
         assert most <= (2 if size < 8 else 4)
+
+
+def test_quotients_about_the_bound_of_32_bits():
+    quotient, bound = load("places").quotient, (1 << 32) - 1
+    near = [0, 1, 7, *range(bound - 2, bound + 3), 1 << 33, 1 << 40]
+    for number in near:
+        for size in near[1:]:
+            assert quotient(np.int64(number), np.int64(size)) == number // size, (number, size)
 
 
 # --- What is compiled --------------------------------------------------------------------------

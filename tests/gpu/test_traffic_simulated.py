@@ -121,6 +121,22 @@ def test_logits_are_read_once_and_the_gradient_is_written_once(
     assert whole <= written <= whole + again
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_of_a_long_row_reads_its_logits_once(simulated, going, kind):
+    """Its statistics are known; of probabilities the mass is not, and they are read twice."""
+    going("in_two_passes")
+    problem = problem_of(5, 650, kind, soft=True, label_smoothing=0.1, reduction="sum")
+    problem = replace(problem, softcap=30.0)
+    out, grad = everything(problem), np.empty_like(problem.logits)
+    load("cuda").forward(problem, out)
+    load("cuda").backward(problem, out.row_max, out.row_sum, grad)
+    moved = simulated.launches[-1].moved
+    # but for the few numbers at the ends of rows
+    assert problem.logits.nbytes <= moved["logits"][0] <= 1.05 * problem.logits.nbytes
+    assert moved["soft"][0] >= 1.9 * problem.logits.nbytes
+    assert grad.tobytes() == out.grad.tobytes()
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("kind", "classes", "soft"),

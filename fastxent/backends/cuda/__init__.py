@@ -250,9 +250,12 @@ class CudaBackend:
         class_mass: DeviceArray | None,
         row_mass: DeviceArray | None,
         mass: DeviceArray,
+        bad_row: DeviceArray,
     ) -> None:
         """Write `LabelSummary.mass` to `mass`, float64 of one entry; bad labels do not count."""
-        verbs_factors.label_mass(self._here, target, num_classes, skip, class_mass, row_mass, mass)
+        verbs_factors.label_mass(
+            self._here, target, num_classes, skip, class_mass, row_mass, mass, bad_row
+        )
 
     def first_bad_label(self, target: DeviceArray, num_classes: int, skip: int | None) -> int:
         """`LabelSummary.bad_row`. This waits for the GPU."""
@@ -283,10 +286,13 @@ class CudaBackend:
         divisor: float,
         denominator: DeviceArray | None,
         zero_when_empty: bool,
+        bad_row: DeviceArray | None,
         loss: DeviceArray,
     ) -> None:
         """Write sum(partial) / divisor / denominator to the one entry of `loss`, in its dtype."""
-        verbs_factors.finish_sum(self._here, partial, divisor, denominator, zero_when_empty, loss)
+        verbs_factors.finish_sum(
+            self._here, partial, divisor, denominator, zero_when_empty, bad_row, loss
+        )
 
     def scale(self, grad: DeviceArray, kind: str, upstream: DeviceArray, out: DeviceArray) -> None:
         """Write the rows `grad` times `upstream`, one real number or one a row, to `out`."""

@@ -28,8 +28,8 @@ __all__ = [  # "cuda" is there for its local arrays
     *("shared_memory", "load_shared_vector", "store_shared_vector"),
     *("load_shared_u16", "load_shared_u32", "load_shared_f32", "load_shared_f64"),
     *("store_shared_u16", "store_shared_u32", "store_shared_f32", "store_shared_f64"),
-    *("remote_shared", "load_remote_f32", "load_remote_f64"),
-    *("shuffle_xor_i32", "shuffle_xor_f32", "shuffle_xor_i64", "shuffle_xor_f64"),
+    *("remote_shared", "load_remote_f64"),
+    *("shuffle_xor_f32", "shuffle_xor_i64", "shuffle_xor_f64"),
     *("renewed", "float_of_bits", "bits_of_float", "double_of_words", "words_of_double"),
     *("float_of_half", "half_of_float", "pack_half", "pack_bfloat"),
     *("max_half_pair", "max_bfloat_pair"),
@@ -219,11 +219,10 @@ store_shared_vector = _instruction(
     (_I32, _U32, _U32, _U32, _U32),
     acts=True,
 )
-# address, for load_remote_*, of the same place in the shared memory of another block of the cluster
+# address, for load_remote_f64, of the same place in the shared memory of another block there
 remote_shared = _instruction(
     _I32, "mapa.shared::cluster.u32 $0, $1, $2;", "address rank", (_I32, _I32)
 )
-load_remote_f32 = _load(_F32, "f32", "shared::cluster", _I32)
 load_remote_f64 = _load(_F64, "f64", "shared::cluster", _I32)
 
 
@@ -232,7 +231,7 @@ load_remote_f64 = _load(_F64, "f64", "shared::cluster", _I32)
 
 def _shuffle(kind: Any) -> Any:
     """All 32 lanes take part: a block's threads are a multiple of 32."""
-    if kind in (_I32, _F32):
+    if kind is _F32:
         text = f"shfl.sync.bfly.b32 $0, $1, $2, 31, {_WHOLE_WARP};"
     else:
         text = (
@@ -244,7 +243,6 @@ def _shuffle(kind: Any) -> Any:
     return _instruction(kind, text, "value mask", (kind, _I32), acts=True, together=True)
 
 
-shuffle_xor_i32 = _shuffle(_I32)
 shuffle_xor_f32 = _shuffle(_F32)
 shuffle_xor_i64 = _shuffle(_I64)
 shuffle_xor_f64 = _shuffle(_F64)

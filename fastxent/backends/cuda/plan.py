@@ -34,6 +34,8 @@ _VECTOR = 16
 
 # Least capability with clusters of blocks.
 CLUSTERS_FROM = (9, 0)
+# Least capability with instructions for both kinds of half precision.
+_HALVES_FROM = (8, 0)
 # Blocks a cluster that every such device can run; 16 needs a permission and a free GPC.
 _CLUSTERS = (2, 4, 8)
 
@@ -52,10 +54,11 @@ _FEW_VECTORS = 4
 _LEAST_THREADS, _MOST_THREADS, _ALL_THREADS = 128, 512, 1024
 _WARP = 32
 
-# 16-byte vectors a thread. Compiled for 9.0 with `min_blocks` as below, so many do not spill; of
-# unaligned rows beside probabilities 8 do, where side outputs and weights are asked for as well.
-_VECTORS = {"aligned": 8, "unaligned": 8}
-_UNALIGNED_BESIDE_PROBABILITIES = 5
+# 16-byte vectors a thread, by what it holds or computes besides; see `_burdens`. Compiled with
+# `min_blocks` as below, the richest that calls ask for do not spill; with 8 for all, up to 370
+# words do. Blocks of 1,024 threads, which have 64 registers each, are for rows without any such
+# burden, and spill two dozen words beside a Hessian or side outputs.
+_VECTORS = {0: 8, 1: 8, 2: 5, 3: 5, 4: 3, 5: 3}
 
 # Registers of a multiprocessor, and those that a thread may have.
 _REGISTERS = 1 << 16
@@ -137,19 +140,24 @@ def _vectors_of(classes: int, size: int) -> int:
     return max(1, classes * size // _VECTOR)
 
 
-def _most_vectors(variant: Variant, aligned: bool) -> int:
-    """Vectors a thread, whatever is computed from its target."""
-    most = _VECTORS["aligned" if aligned else "unaligned"]
-    if aligned or variant.target in ("none", "label"):
-        return most
-    return min(most, _UNALIGNED_BESIDE_PROBABILITIES)
+def _burdens(variant: Variant) -> int:
+    """What the formula of a row takes registers for, whatever is computed by it."""
+    burdens = (variant.mass == "classes") + (variant.transform == "capped")
+    if variant.target not in ("none", "label"):
+        # a vector of logits has 8 probabilities, or as many as are not in one vector
+        size = SIZES[variant.kind]
+        burdens += 2 if size == 2 or SIZES[variant.target] != size else 1
+    return burdens
 
 
 @functools.lru_cache(maxsize=1024)
 def _row_geometry(
-    vectors: int, most: int, size: int, aligned: bool, clusters: bool
+    vectors: int, most: int, size: int, aligned: bool, clusters: bool, threads: int
 ) -> RowGeometry | None:
-    """How a row of so many vectors is split; None where it is too long to be held in registers."""
+    """How a row of so many vectors is split; None where it is too long to be held in registers.
+
+    A block that has one row has up to so many `threads`.
+    """
     # before and behind the whole vectors of an unaligned row there is a number for each lane
     least = 0 if aligned else 2 * _VECTOR // size
     for lanes in (8, 16, _WARP):
@@ -158,7 +166,7 @@ def _row_geometry(
     ways = [(1, _MOST_THREADS)]
     if clusters:
         ways += [(cluster, _MOST_THREADS) for cluster in _CLUSTERS]
-        ways += [(_CLUSTERS[-1], _ALL_THREADS)]
+        ways += [(_CLUSTERS[-1], threads)]
     for cluster, limit in ways:
         needed = _ceil(_ceil(vectors, cluster * most), _WARP) * _WARP
         if needed <= limit:
@@ -173,7 +181,7 @@ def _most_in_tile(variant: Variant) -> int:
     return _TILE_CLASSES // 2 if wide else _TILE_CLASSES
 
 
-def _min_blocks(variant: Variant, threads: int) -> int:
+def _min_blocks(variant: Variant, threads: int, capability: tuple[int, int]) -> int:
     """Blocks that leave each thread the registers that this variant needs."""
     rich = (
         variant.kind == "float64"
@@ -182,29 +190,44 @@ def _min_blocks(variant: Variant, threads: int) -> int:
         or variant.transform == "capped"
         or variant.sides
         or variant.curvature != ""
+        # whose conversions take several instructions there
+        or (SIZES[variant.kind] == 2 and capability < _HALVES_FROM)
     )
     return max(1, _REGISTERS // ((_RICH if rich else _LEAN) * threads))
 
 
 def spec_of(
-    variant: Variant, classes: int, aligned: bool, dense: bool, capability: tuple[int, int]
+    variant: Variant,
+    classes: int,
+    aligned: bool,
+    dense: bool,
+    capability: tuple[int, int],
+    alike: bool = True,
 ) -> KernelSpec:
     """The kernel for rows whose classes are side by side.
 
-    `aligned` says that every row begins and ends at a multiple of 16 bytes, or, where rows are
-    `dense` and few classes make a tile of them, that the first one begins there.
+    `aligned` says that every row of logits begins and ends at a multiple of 16 bytes, and `alike`
+    that those of the result do then; or, where rows are `dense` and few classes make a tile of
+    them, `aligned` says that the first row of each array begins there.
     """
     size = SIZES[variant.kind]
     if dense and classes <= _most_in_tile(variant):
         rows = next(rows for rows in _TILE_ROWS if rows * classes * size <= _TILE_BYTES)
         return KernelSpec("tile", variant, TileGeometry(classes, rows, aligned))
     vectors = _vectors_of(classes, size)
-    most = _most_vectors(variant, aligned)
-    geometry = _row_geometry(vectors, most, size, aligned, capability >= CLUSTERS_FROM)
+    burdens = _burdens(variant)
+    most = _VECTORS[burdens + (not aligned)]
+    limit = _MOST_THREADS if burdens or variant.kind == "float64" else _ALL_THREADS
+    geometry = _row_geometry(vectors, most, size, aligned, capability >= CLUSTERS_FROM, limit)
     if geometry is None:
-        return KernelSpec("two_pass", variant, LoopGeometry(_LOOP_THREADS, aligned))
-    blocks = _min_blocks(variant, geometry.threads * geometry.rows)
-    return KernelSpec("row", variant, geometry._replace(min_blocks=blocks))
+        return KernelSpec("two_pass", variant, LoopGeometry(_LOOP_THREADS, aligned, alike))
+    blocks = _min_blocks(variant, geometry.threads * geometry.rows, capability)
+    return KernelSpec("row", variant, geometry._replace(min_blocks=blocks, alike=alike))
+
+
+def _steps(array: Rows, rows: int) -> int:
+    """What divides the addresses of all rows."""
+    return array.address | (0 if rows == 1 or array.pitch is None else array.pitch)
 
 
 def _contiguous_spec(
@@ -212,19 +235,24 @@ def _contiguous_spec(
 ) -> KernelSpec | None:
     """The kernel for rows with the classes side by side, None where it needs another layout.
 
-    Vectors are those of the logits, and of the result if it lies alike; in the other arrays they
-    may begin anywhere.
+    The vectors are those of the logits alone, or the order of the sums, and so the bits of the
+    loss, would depend on where a gradient is written. A result that lies alike is written by them;
+    other arrays may begin anywhere. A tile is moved by vectors where all that are stored as the
+    logits can be: each of its threads has a whole row, wherever that is.
     """
     if any(array.pitch is None or not array.contiguous for array in arrays):
         return None
     dense = all(rows == 1 or array.pitch == classes * array.size for array in arrays)
-    places = classes * arrays[0].size
-    for array in arrays[:2]:
-        places |= array.address | (0 if rows == 1 or array.pitch is None else array.pitch)
+    logits, *others = arrays
     if dense and classes <= _most_in_tile(variant):
-        places = arrays[0].address | arrays[min(1, len(arrays) - 1)].address
+        places = logits.address
+        for array in others:
+            places |= array.address if array.size == logits.size else 0
         return spec_of(variant, classes, places % _VECTOR == 0, True, capability)
-    return spec_of(variant, classes, places % _VECTOR == 0, False, capability)
+    aligned = (classes * logits.size | _steps(logits, rows)) % _VECTOR == 0
+    results = [] if variant.task == "loss" else others[:1]
+    alike = all(_steps(result, rows) % _VECTOR == 0 for result in results)
+    return spec_of(variant, classes, aligned, False, capability, alike or not aligned)
 
 
 def plan_of(

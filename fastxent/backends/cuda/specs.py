@@ -73,9 +73,11 @@ class RowGeometry(NamedTuple):
     cluster : int
         Blocks a row.
     aligned : bool
-        Whether every row of logits and gradient begins and ends at a multiple of 16 bytes.
+        Whether every row of logits begins and ends at a multiple of 16 bytes.
     min_blocks : int
         Blocks that a multiprocessor must have registers for.
+    alike : bool
+        Whether those of the result, gradient or softmax, do where the logits do.
     """
 
     threads: int
@@ -84,10 +86,14 @@ class RowGeometry(NamedTuple):
     cluster: int = 1
     aligned: bool = True
     min_blocks: int = 1
+    alike: bool = True
 
 
 class TileGeometry(NamedTuple):
-    """A block moves `rows` whole rows of few classes as one piece of memory; a thread a row."""
+    """A block moves `rows` whole rows of few classes as one piece of memory; a thread a row.
+
+    `aligned` says that all arrays stored as the logits begin at multiples of 16 bytes.
+    """
 
     classes: int
     rows: int
@@ -95,10 +101,11 @@ class TileGeometry(NamedTuple):
 
 
 class LoopGeometry(NamedTuple):
-    """A block walks along one row, or each of its threads along its own."""
+    """A block walks along one row, or each of its threads along its own; else as `RowGeometry`."""
 
     threads: int
     aligned: bool = True
+    alike: bool = True
 
 
 class KernelSpec(NamedTuple):
@@ -298,7 +305,10 @@ ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         (),
     ),
-    "sums": (("partial", "count", "denominator", "zero_when_empty", "total"), ("divisor",)),
+    "sums": (
+        ("partial", "count", "denominator", "zero_when_empty", "bad_row", "total"),
+        ("divisor",),
+    ),
     "class_factors": (
         ("weight", "spike_of", "background_of", "background_total", "gain_of", "classes"),
         ("on_label", "share"),

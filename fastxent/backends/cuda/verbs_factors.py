@@ -59,7 +59,7 @@ def _labels(
     class_mass: DeviceArray | None,
     row_mass: DeviceArray | None,
     mass: DeviceArray | None,
-    bad_row: DeviceArray | None,
+    bad_row: DeviceArray,
 ) -> None:
     """Launch the pass over the labels, and the one over what its blocks found."""
     place, chunks = target.place, _ceil(target.size, LABEL_CHUNK)
@@ -99,9 +99,10 @@ def label_mass(
     class_mass: DeviceArray | None,
     row_mass: DeviceArray | None,
     mass: DeviceArray,
+    bad_row: DeviceArray,
 ) -> None:
-    """Write the mass of the labels to `mass`."""
-    _labels(runtime, target, num_classes, skip, class_mass, row_mass, mass, None)
+    """Write the mass of the labels to `mass`, and the first row with a bad one to `bad_row`."""
+    _labels(runtime, target, num_classes, skip, class_mass, row_mass, mass, bad_row)
 
 
 def first_bad_label(
@@ -167,6 +168,7 @@ def finish_sum(
     divisor: float,
     denominator: DeviceArray | None,
     zero_when_empty: bool,
+    bad_row: DeviceArray | None,
     loss: DeviceArray,
 ) -> None:
     """Write the sum, divided."""
@@ -175,6 +177,7 @@ def finish_sum(
         "count": partial.size,
         "denominator": address_of(denominator),
         "zero_when_empty": int(zero_when_empty),
+        "bad_row": address_of(bad_row),
         "total": loss.address,
         "divisor": divisor,
     }

@@ -44,8 +44,8 @@ __all__ = [
     *("shared_memory", "load_shared_vector", "store_shared_vector"),
     *("load_shared_u16", "load_shared_u32", "load_shared_f32", "load_shared_f64"),
     *("store_shared_u16", "store_shared_u32", "store_shared_f32", "store_shared_f64"),
-    *("remote_shared", "load_remote_f32", "load_remote_f64"),
-    *("shuffle_xor_i32", "shuffle_xor_f32", "shuffle_xor_i64", "shuffle_xor_f64"),
+    *("remote_shared", "load_remote_f64"),
+    *("shuffle_xor_f32", "shuffle_xor_i64", "shuffle_xor_f64"),
     *("float_of_bits", "bits_of_float", "double_of_words", "words_of_double"),
     *("float_of_half", "half_of_float", "pack_half", "pack_bfloat"),
     *("max_half_pair", "max_bfloat_pair", "renewed"),
@@ -125,10 +125,6 @@ def shuffle_xor_f32(value: Any, mask: int) -> Any:
 
 def shuffle_xor_f64(value: Any, mask: int) -> Any:
     return _shuffle(value if type(value) is np.float64 else np.float64(value), mask)
-
-
-def shuffle_xor_i32(value: Any, mask: int) -> int:
-    return _shuffle((int(value) + 0x80000000 & _WORD) - 0x80000000, mask)
 
 
 def shuffle_xor_i64(value: Any, mask: int) -> int:
@@ -327,11 +323,6 @@ def _remote(address: int, nbytes: int) -> tuple[Any, int]:
     if rank != me.block.rank:
         shared.remote_arrivals = max(shared.remote_arrivals, me.cluster_arrivals)
     return shared, address
-
-
-def load_remote_f32(address: int) -> Any:
-    shared, address = _remote(address, 4)
-    return shared.f32[address >> 2]
 
 
 def load_remote_f64(address: int) -> Any:

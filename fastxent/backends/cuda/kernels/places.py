@@ -22,9 +22,10 @@ _MOST = 0xFFFFFFFF
 def quotient(number: Any, size: Any) -> Any:
     """`number` // `size` of what is not negative: in 32 bits where they are enough.
 
-    The machine divides neither; 64 bits take it a call of a subroutine.
+    The machine divides neither; 64 bits take it a call of a subroutine. A larger `size` than 32
+    bits hold is as good as the largest that they do, of smaller numbers than that.
     """
-    if number <= _MOST:
+    if number < _MOST:
         return int64(uint32(number) // uint32(min(size, _MOST)))
     return number // size
 

@@ -1,9 +1,10 @@
 """A row for each warp, part of a warp, block or cluster: every logit is read once, into registers.
 
 All loads are in flight before the first number is used; then come maximum, exponentials and sum,
-one exchange among the warps, and the stores. `aligned` means that rows of the logits and of the
-result (gradient, or softmax) begin at multiples of 16 bytes and are whole vectors long. Otherwise
-the vectors are those that lie within the row at multiples of 16 bytes, and the few numbers before
+one exchange among the warps, and the stores. `aligned` means that rows of the logits begin at
+multiples of 16 bytes and are whole vectors long, and `alike` that the result (gradient, or softmax)
+does so too; else its vectors are moved in pieces where they have to be. In rows not aligned the
+vectors are those that lie within the row at multiples of 16 bytes, and the few numbers before
 and behind them are one number more for each of the row's first threads: there have to be as many
 threads in a block as two vectors have numbers.
 """
@@ -44,7 +45,7 @@ def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
     elements, epilogue, results = elements_of(variant), epilogue_of(variant), results_of(variant)
     stored, stored_number = storage_of(variant.kind), storage_of(elements.number_kind)
     # a block of 1024 has no more than 64 registers a thread
-    vectors = vectors_of(variant, geometry.aligned, THREADS <= 512)
+    vectors = vectors_of(variant, geometry.aligned and geometry.alike, THREADS <= 512)
     merge = merge_of(variant, THREADS, CLUSTER)
     cutting = cutting_of(variant.kind, geometry.aligned)
     NUMBER, SIZE, LANES, EDGES = elements.number, stored.size, stored.lanes, cutting.edges
@@ -107,6 +108,13 @@ def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
         write_vector(p, r, places, words, soft_words, v, k, inside)
         return window
 
+    def larger_one(v: Any, words: Any, bend: Any, largest: Any) -> Any:
+        for j in range(LANES):
+            x = number_at(words, v * LANES + j)
+            largest = larger(largest, z_of(x, bend[0], bend[1]))
+        return largest
+
+    largest_of_vectors = unrolled(larger_one, VECTORS)
     load_soft_vectors, add_vectors = unrolled(load_soft, VECTORS), unrolled(add_one, VECTORS)
     write_vectors = unrolled(write_one, VECTORS)
 
@@ -176,8 +184,7 @@ def make(variant: Variant, geometry: RowGeometry) -> Callable[..., None]:
             largest = LOWEST
             if not BACKWARD:
                 if CAPPED:
-                    for index in range(VECTORS * LANES):
-                        largest = larger(largest, z_of(number_at(words, index), bend[0], bend[1]))
+                    largest = largest_of_vectors(words, bend, largest)
                 else:
                     largest = z_of(largest_of(words, WORDS), bend[0], bend[1])
                 if EDGES > 0:

@@ -15,7 +15,7 @@ from numba.cuda.extending import register_jitable
 from fastxent.backends.contract import KINDS
 from fastxent.backends.cuda import machine
 
-__all__ = ["SIZES", "VECTOR", "Storage", "integer_at", "real_at", "storage_of"]
+__all__ = ["SIZES", "VECTOR", "Storage", "integer_at", "storage_of"]
 
 VECTOR = 16  # bytes
 SIZES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, "uint8": 1}
@@ -26,7 +26,6 @@ int32: Any = np.int32
 int64: Any = np.int64
 uint32: Any = np.uint32
 
-_FLOAT32, _FLOAT64, _FLOAT16, _BFLOAT16 = range(4)
 _UINT8, _INT8, _UINT16, _INT16, _UINT32, _INT32, _UINT64, _INT64 = range(4, len(KINDS))
 
 
@@ -322,18 +321,3 @@ def integer_at(array: Any, index: Any, kind: Any) -> Any:
     if kind == _UINT32:
         return int64(machine.load_u32(array + index * 4))
     return int64(machine.load_i64(array + index * 8))
-
-
-@register_jitable
-def real_at(array: Any, index: Any, kind: Any) -> Any:
-    """Number of an array of this kind, a place in KINDS known at run time, as float64."""
-    if kind == _FLOAT32:
-        return float64(machine.load_f32(array + index * 4))
-    if kind == _FLOAT64:
-        return float64(machine.load_f64(array + index * 8))
-    if kind == _FLOAT16:
-        return float64(machine.float_of_half(machine.load_u16(array + index * 2)))
-    if kind == _BFLOAT16:
-        high = uint32(machine.load_u16(array + index * 2) << uint32(16))
-        return float64(machine.float_of_bits(high))
-    return float64(integer_at(array, index, kind))

@@ -14,6 +14,7 @@ from fastxent.backends.cuda.kernels.numbers import block_summer
 from fastxent.backends.cuda.machine import (
     cuda,
     load_f64,
+    load_i64,
     shared_memory,
     store_f32,
     store_f64,
@@ -43,7 +44,13 @@ def make(variant: SumsVariant, geometry: LoopGeometry) -> Callable[..., None]:
     is_single = variant.kind == "float32"
 
     def kernel(
-        partial: Any, count: Any, denominator: Any, zero_when_empty: Any, total: Any, divisor: Any
+        partial: Any,
+        count: Any,
+        denominator: Any,
+        zero_when_empty: Any,
+        bad_row: Any,
+        total: Any,
+        divisor: Any,
     ) -> None:
         t = int64(thread())
         found = float64(0)
@@ -64,7 +71,11 @@ def make(variant: SumsVariant, geometry: LoopGeometry) -> Callable[..., None]:
                 below = load_f64(denominator)
                 result = result / below
             if divisor == 0.0 or below == 0.0:
-                result = float64(0) if zero_when_empty != 0 else _NAN
+                is_zero = zero_when_empty != 0
+                # nothing counted, but a bad label should have
+                if bad_row != 0 and load_i64(bad_row) >= 0:
+                    is_zero = False
+                result = float64(0) if is_zero else _NAN
             if is_single:
                 store_f32(total, float32(result))
             else:

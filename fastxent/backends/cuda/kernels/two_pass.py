@@ -1,7 +1,7 @@
 """A block for each row, of any length: read for the sums, then read again for the results.
 
 The sums are carried along with the largest logit so far, as in https://arxiv.org/abs/1805.02867.
-`aligned` is said of the logits and the result as in `row`. Rows with a skipped label are not read.
+`aligned` and `alike` are said as in `row`. Rows with a skipped label are not read.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def make(variant: Variant, geometry: LoopGeometry) -> Callable[..., None]:
     """Make the kernel."""
     THREADS = geometry.threads
     elements, epilogue, results = elements_of(variant), epilogue_of(variant), results_of(variant)
-    vectors, merge = vectors_of(variant, geometry.aligned), merge_of(variant, THREADS, wide=True)
+    vectors = vectors_of(variant, geometry.aligned and geometry.alike)
+    merge = merge_of(variant, THREADS, wide=True)
     cutting = cutting_of(variant.kind, geometry.aligned, int64)
     stored, stored_number = storage_of(variant.kind), storage_of(elements.number_kind)
     NUMBER, SIZE, LANES, EDGES = elements.number, stored.size, stored.lanes, cutting.edges
@@ -143,12 +144,19 @@ def make(variant: Variant, geometry: LoopGeometry) -> Callable[..., None]:
         sums = Sums(LOWEST, nothing, nothing, nothing, nothing, NO_CLASS, LOWEST, NO_CLASS)
         first = int64(thread)
         while first < window.vectors:
-            load_chunk(start + window.head * SIZE, first, window.vectors, words)
+            if BACKWARD:
+                # the statistics are known, and the mass is that of the probabilities alone
+                for index in range(WORDS):
+                    words[index] = uint32(0)
+            else:
+                load_chunk(start + window.head * SIZE, first, window.vectors, words)
             if KEPT:
                 near = places.soft + window.head * SIZE
                 load_soft_chunk(near, first, window.vectors, places.soft_whole, soft_words)
             largest = sums.max
-            if CAPPED:
+            if BACKWARD:
+                pass
+            elif CAPPED:
                 for index in range(_CHUNK * LANES):
                     largest = larger(largest, z_of(number_at(words, index), bend[0], bend[1]))
             else:

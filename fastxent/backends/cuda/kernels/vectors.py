@@ -17,6 +17,7 @@ from fastxent.backends.cuda.kernels.algebra import elements_of
 from fastxent.backends.cuda.kernels.epilogue import Sums
 from fastxent.backends.cuda.kernels.results import results_of
 from fastxent.backends.cuda.kernels.storage import VECTOR, storage_of
+from fastxent.backends.cuda.kernels.unrolled import unrolled
 from fastxent.backends.cuda.specs import Variant
 
 __all__ = ["Places", "Vectors", "vectors_of"]
@@ -82,7 +83,7 @@ class Vectors(NamedTuple):
 
 
 def vectors_of(variant: Variant, aligned: bool, keeps: bool = True) -> Vectors:
-    """Make the functions of a variant; `aligned` is said of logits and result.
+    """Make the functions of a variant; `aligned` is said of the result.
 
     `keeps` says that there are registers for the probabilities; otherwise they are read again.
     """
@@ -179,8 +180,10 @@ def vectors_of(variant: Variant, aligned: bool, keeps: bool = True) -> Vectors:
                 dot = dot + product_of(here, difference)
         return Sums(largest, total, mass, dot, entropy, argmax, target_max, target_argmax)
 
-    @register_jitable
-    def add_vector(
+    # Of a long formula LLVM would leave loops over the lanes as they are, and words and results in
+    # memory.
+    def add_lane(
+        j: Any,
         p: Any,
         bend: Any,
         shift: Any,
@@ -192,11 +195,11 @@ def vectors_of(variant: Variant, aligned: bool, keeps: bool = True) -> Vectors:
         inside: Any,
         sums: Any,
     ) -> Any:
-        for j in range(LANES):
-            x = number_at(words, v * LANES + j)
-            soft = soft_of(places, soft_words, v * LANES + j, k + j, inside)
-            sums = add(p, bend, shift, k + j, x, soft, inside, sums)
-        return sums
+        x = number_at(words, v * LANES + j)
+        soft = soft_of(places, soft_words, v * LANES + j, k + j, inside)
+        return add(p, bend, shift, k + j, x, soft, inside, sums)
+
+    add_vector = unrolled(add_lane, LANES)
 
     @register_jitable
     def write(p: Any, r: Any, places: Any, k: Any, x: Any, soft: Any) -> None:
@@ -237,6 +240,31 @@ def vectors_of(variant: Variant, aligned: bool, keeps: bool = True) -> Vectors:
             for j in range(LANES):
                 store_target(address + j * TARGET_SIZE, numbers[j] if lives else ZERO)
 
+    def results_of_lane(
+        j: Any,
+        p: Any,
+        r: Any,
+        places: Any,
+        words: Any,
+        soft_words: Any,
+        v: Any,
+        k: Any,
+        inside: Any,
+        found: Any,
+    ) -> Any:
+        main, proba, hess, target = found
+        x = number_at(words, v * LANES + j)
+        soft = soft_of(places, soft_words, v * LANES + j, k + j, inside)
+        # outside no class has a weight to read
+        element = element_of(p, r, int64(k + j if inside else 0), x, soft)
+        main[j] = element.main
+        proba[j] = element.proba
+        hess[j] = element.hess
+        target[j] = element.target_grad
+        return found
+
+    results_of_vector = unrolled(results_of_lane, LANES)
+
     @register_jitable
     def write_vector(
         p: Any,
@@ -250,15 +278,8 @@ def vectors_of(variant: Variant, aligned: bool, keeps: bool = True) -> Vectors:
     ) -> None:
         main, proba = cuda.local.array(LANES, NUMBER), cuda.local.array(LANES, NUMBER)
         hess, target = cuda.local.array(LANES, NUMBER), cuda.local.array(LANES, NUMBER)
-        for j in range(LANES):
-            x = number_at(words, v * LANES + j)
-            soft = soft_of(places, soft_words, v * LANES + j, k + j, inside)
-            # outside no class has a weight to read
-            element = element_of(p, r, int64(k + j if inside else 0), x, soft)
-            main[j] = element.main
-            proba[j] = element.proba
-            hess[j] = element.hess
-            target[j] = element.target_grad
+        found = (main, proba, hess, target)
+        results_of_vector(p, r, places, words, soft_words, v, k, inside, found)
         at = int64(k) * SIZE
         if ALONE or places.result != 0:
             put(places.result + at, main, r.counts, inside, places.result_whole)
