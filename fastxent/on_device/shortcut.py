@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastxent import checks
 from fastxent.backends import pick_on_device
 from fastxent.backends.contract import ADDRESS_STEP, Outputs
 from fastxent.device_array import DeviceArray, Place
 from fastxent.interchange import Home, library_of
 from fastxent.on_device.arrays import Arrays
+from fastxent.on_device.keys import is_known_again
 from fastxent.on_device.loss import LossOnDevice
 from fastxent.options import Options
 
@@ -28,10 +30,6 @@ __all__ = ["plain_loss"]
 # What kernels ask of the beginning of an array, and what every library gives to new ones.
 _ALIGNMENT = 16
 _GRANULE = 256
-
-# Options that a key can hold, and labels that cannot be taken for an address.
-_PLAIN = {float, int, str, bool, type(None)}
-_MOST_LABEL = 1 << 48
 
 # Kinds of calls that are remembered; batches of varying sizes make many.
 _MOST_PLANS = 512
@@ -87,19 +85,18 @@ def plain_loss(
         or not (out is None or (out is given and library.why_not_written() is None))
         or type(aux) is not tuple
         or aux
-        or not _PLAIN.issuperset(types)
-        or (type(options.ignore_index) is int and abs(options.ignore_index) >= _MOST_LABEL)
-        or library.why_not_on_device(given, "logits") is not None
-        or library.why_not_on_device(target, "target") is not None
+        or not all(map(is_known_again, named))
     ):
         return None
     chosen = pick_on_device(backend)
-    logits, labels = library.read_on_device(given), library.read_on_device(target)
+    logits = checks.read_from(library, given, "logits")
+    labels = checks.read_from(library, target, "target")
     place, there = logits.place, labels.place
     if (
         place.device != there.device
         or place.stream != there.stream
-        or not (logits.is_dense and labels.is_dense and (out is None or logits.writeable))
+        or not (logits.is_dense and labels.is_dense)
+        or not (out is None or (logits.writeable and _are_apart(logits, labels)))
     ):
         return None
     distances = logits.address % _ALIGNMENT, labels.address % _ALIGNMENT
@@ -128,6 +125,14 @@ def plain_loss(
         library.after_write(out)
         return value, out
     return value, None if grad is None else home.give_on_device(grad, chosen.wait)
+
+
+def _are_apart(first: DeviceArray, second: DeviceArray) -> bool:
+    """Whether two arrays without gaps have no byte in common."""
+    return (
+        first.address + first.nbytes <= second.address
+        or second.address + second.nbytes <= first.address
+    )
 
 
 def _plan(

@@ -21,18 +21,13 @@ from fastxent.backends.contract import ADDRESS_STEP, DeviceBackend
 from fastxent.device_array import DeviceArray, Place
 from fastxent.interchange import home_of
 from fastxent.on_device.arrays import Arrays
+from fastxent.on_device.keys import is_known_again
 from fastxent.torch.on_cuda.arrays import address_of, new_memory, pick, plain, stream_of
 
 __all__ = ["Compute", "call", "key_of"]
 
 # Of the arrays of a call and of what it is given: its results, by name.
 Compute = Callable[[Arrays, Mapping[str, Any]], dict[str, DeviceArray]]
-
-# What options can be and be known again by equality and type.
-_SIMPLE = {bool, float, int, str, type(None)}
-
-# Integers that cannot be taken for the address of an array without memory.
-_MOST_INTEGER = 1 << 48
 
 # Calls that are kept: shapes that change from step to step must not pile up.
 _MOST_CALLS = 512
@@ -145,13 +140,9 @@ class _Plan:
 
 def key_of(verb: str, *options: Any) -> Hashable:
     """All that a call depends on beside its tensors; None where that cannot be told."""
-    kinds = tuple(map(type, options))
-    if not _SIMPLE.issuperset(kinds) or any(
-        kind is int and abs(option) > _MOST_INTEGER
-        for kind, option in zip(kinds, options, strict=True)
-    ):
+    if not all(map(is_known_again, options)):
         return None
-    return verb, options, kinds
+    return verb, options, tuple(map(type, options))
 
 
 def call(
