@@ -99,9 +99,12 @@ def check_view(array: Any, axes: tuple[int, ...], name: str, like: Any = None) -
                 "row dimensions that do not merge: pass a contiguous copy"
             )
     elif join_axes(array, order_of(array if like is None else like, axes)) is None:
+        cure = "pass a contiguous copy with these axes last"
+        if name == "out":
+            cure = "pass memory in which they are, or no out"
         raise ShapeError(
             f"the axes {axes} of {name}, {shown(array.shape)} with strides {array.strides}, are "
-            "not one in memory: pass a contiguous copy with these axes last"
+            f"not one in memory: {cure}"
         )
 
 

@@ -10,49 +10,13 @@ pytest.importorskip("greenlet", reason="the simulated GPU runs on greenlets")
 import fastxent as fx
 from fastxent.backends import load
 from fastxent.checks.on_device import outline
-from fastxent.device_array import DeviceArray, Place
-from fastxent.interchange.library import Library
+from fastxent.device_array import DeviceArray
 from gpu.arrays import STREAM, Putter
+from gpu.our_library import OurLibrary, Ours
 from gpu.simulation.driver import SimulatedDriver
 
 # A list is no key.
 LONG_WAY = {"aux": []}
-
-
-class Ours:
-    """An array of a library that allocates memory for results."""
-
-    def __init__(self, array):
-        self.array, self.version = array, 0
-
-
-class OurLibrary(Library):
-    allocates = True
-
-    def owns(self, value):
-        return isinstance(value, Ours)
-
-    def read(self, value):
-        raise NotImplementedError
-
-    def give(self, result, like):
-        raise NotImplementedError
-
-    def is_on_device(self, value):
-        return True
-
-    def read_on_device(self, value):
-        array = value.array
-        place = Place(0, STREAM, load("cuda").place(0, STREAM).allocator)
-        return DeviceArray(
-            array.address, array.shape, array.dtype, place, value, array.strides, array.writeable
-        )
-
-    def give_on_device(self, result, like, wait):
-        return Ours(result)
-
-    def after_write(self, value):
-        value.version += 1
 
 
 @pytest.fixture
