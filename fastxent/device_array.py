@@ -125,12 +125,21 @@ class DeviceArray:
         return True
 
     @property
+    def is_aligned(self) -> bool:
+        """Whether all entries lie at multiples of their size."""
+        if not self.size:
+            return True
+        itemsize = self.dtype.itemsize
+        return self.address % itemsize == 0 and all(
+            step % itemsize == 0
+            for size, step in zip(self.shape, self.strides, strict=True)
+            if size > 1
+        )
+
+    @property
     def flags(self) -> _Flags:
         """Layout, in the words of NumPy."""
-        steps = (step for size, step in zip(self.shape, self.strides, strict=True) if size > 1)
-        whole = (self.address, *steps) if self.size else ()
-        aligned = all(step % self.dtype.itemsize == 0 for step in whole)
-        return _Flags(self.is_dense, aligned, self.writeable)
+        return _Flags(self.is_dense, self.is_aligned, self.writeable)
 
     def _like(
         self, shape: Shape, strides: Shape, dtype: np.dtype[Any] | None = None

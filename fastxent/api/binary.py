@@ -48,7 +48,8 @@ def binary_cross_entropy_with_logits(
         By default the first of `fastxent.backends()` that can run. "cuda" copies NumPy arrays to
         the GPU and the results back.
     num_threads : int, optional
-        At least 1; by default `fastxent.get_num_threads()`, fewer for small arrays.
+        At least 1; by default `fastxent.get_num_threads()`, fewer for small arrays. Without meaning
+        for arrays on a GPU.
 
     Returns
     -------

@@ -86,7 +86,8 @@ def cross_entropy(
         By default the first of `fastxent.backends()` that can run. "cuda" copies NumPy arrays to
         the GPU and the results back.
     num_threads : int, optional
-        At least 1; by default `fastxent.get_num_threads()`, fewer for small arrays.
+        At least 1; by default `fastxent.get_num_threads()`, fewer for small arrays. Without meaning
+        for arrays on a GPU.
 
     Returns
     -------

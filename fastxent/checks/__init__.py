@@ -31,6 +31,7 @@ from fastxent.checks.on_device import (
     check_same_device,
     check_view,
     is_on_device,
+    read_from,
 )
 from fastxent.checks.options import (
     check_aux,
@@ -88,4 +89,5 @@ __all__ = [
     "raise_bad_binary_target",
     "raise_bad_label",
     "raise_call_order",
+    "read_from",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 from fastxent.checks.reading import shown
 from fastxent.device_array import DeviceArray
 from fastxent.errors import BackendError, DTypeError, OutputError, ShapeError
-from fastxent.interchange import library_of
+from fastxent.interchange import Library, library_of
 from fastxent.layout import join_axes, order_of, rows_view
 from fastxent.precision import kind_of
 
@@ -24,6 +24,7 @@ __all__ = [
     "check_view",
     "is_on_device",
     "outline",
+    "read_from",
 ]
 
 
@@ -45,6 +46,11 @@ def as_device_array(value: Any, name: str, first_name: str) -> DeviceArray:
             f"{name} is in the host's memory and {first_name} on a GPU: nothing is moved silently; "
             f"pass {name} as an array on that GPU, or {first_name} as one of the host"
         )
+    return read_from(library, value, name)
+
+
+def read_from(library: Library, value: Any, name: str) -> DeviceArray:
+    """Array on a GPU that belongs to this library, as it lies there."""
     reason = library.why_not_on_device(value, name)
     if reason is None:
         try:
@@ -53,7 +59,7 @@ def as_device_array(value: Any, name: str, first_name: str) -> DeviceArray:
             raise DTypeError(f"{name} cannot be read as an array: {error}") from error
         if not array.dtype.isnative:
             reason = f"its dtype {array.dtype} is of foreign byte order, which no GPU has"
-        elif not array.flags.aligned:
+        elif not array.is_aligned:
             reason = f"its entries do not lie at multiples of their size: pass {name}.copy()"
         else:
             return array
@@ -93,9 +99,12 @@ def check_view(array: Any, axes: tuple[int, ...], name: str, like: Any = None) -
                 "row dimensions that do not merge: pass a contiguous copy"
             )
     elif join_axes(array, order_of(array if like is None else like, axes)) is None:
+        cure = "pass a contiguous copy with these axes last"
+        if name == "out":
+            cure = "pass memory in which they are, or no out"
         raise ShapeError(
             f"the axes {axes} of {name}, {shown(array.shape)} with strides {array.strides}, are "
-            "not one in memory: pass a contiguous copy with these axes last"
+            f"not one in memory: {cure}"
         )
 
 

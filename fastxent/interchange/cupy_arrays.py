@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,10 +59,10 @@ class _CuPy(Library):
         start = memory.data + (result.address - memory.data.ptr)
         return cupy.ndarray(result.shape, result.dtype, start, result.strides)
 
-    def compact(self, value: Any) -> Any:
+    def compact(self, value: Any, order: Sequence[int]) -> Any:
         cupy: Any = sys.modules["cupy"]
         with value.device:
-            return cupy.ascontiguousarray(value)
+            return cupy.ascontiguousarray(value.transpose(*order))
 
 
 LIBRARY = _CuPy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -68,8 +69,9 @@ class _Jax(Library):
         jax: Any = sys.modules["jax"]
         return jax.dlpack.from_dlpack(DeviceMemory(result, wait))
 
-    def compact(self, value: Any) -> Any:
-        return value  # they are C-ordered
+    def compact(self, value: Any, order: Sequence[int]) -> Any:
+        jax: Any = sys.modules["jax"]
+        return jax.numpy.transpose(value, tuple(order))
 
 
 LIBRARY = _Jax()

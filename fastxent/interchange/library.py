@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastxent.device_array import DeviceArray, Place
@@ -67,8 +67,11 @@ class Library(ABC):
         """Array of this library with the memory of a new array on a GPU."""
         raise NotImplementedError
 
-    def compact(self, value: Any) -> Any:
-        """C-ordered copy of an array on a GPU, made there; None where the library makes none."""
+    def compact(self, value: Any, order: Sequence[int]) -> Any:
+        """The array on a GPU with its axes in this order, C-ordered, a copy where it is not so.
+
+        None where the library makes none.
+        """
         return None
 
 

@@ -17,7 +17,8 @@ __all__ = ["LIBRARY"]
 
 def _allocate(shape: tuple[int, ...], dtype: np.dtype[Any], place: Place) -> DeviceArray:
     cuda: Any = sys.modules["numba.cuda"]
-    memory = cuda.device_array(shape, dtype, stream=0)
+    with cuda.gpus[place.device]:
+        memory = cuda.device_array(shape, dtype, stream=0)
     address = memory.device_ctypes_pointer.value or 0
     return DeviceArray(address, shape, dtype, place, memory)
 
@@ -43,8 +44,8 @@ class _Numba(Library):
         return True
 
     def read_on_device(self, value: Any) -> DeviceArray:
-        cuda: Any = sys.modules["numba.cuda"]
-        array = from_interface(value, cuda.current_context().device.id)
+        # the memory's device; that of the current context may be another one
+        array = from_interface(value, value.gpu_data.context.device.id)
         array.place.allocator = _allocate
         return array
 
@@ -55,7 +56,8 @@ class _Numba(Library):
             # who gets it waits for the stream that the caller bound the logits to
             return memory.bind(like.stream)
         cuda: Any = sys.modules["numba.cuda"]
-        return cuda.as_cuda_array(DeviceMemory(result, wait), sync=False)
+        with cuda.gpus[result.place.device]:
+            return cuda.as_cuda_array(DeviceMemory(result, wait), sync=False)
 
 
 LIBRARY = _Numba()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,11 @@ class _Torch(Library):
             return f"it is a quantised tensor: pass {name}.dequantize()"
         if value.layout != torch.strided:
             return f"it is a tensor of layout {value.layout}: pass a dense one, {name}.to_dense()"
+        if value.is_neg():
+            return (
+                "it is a view whose signs PyTorch has still to turn in its memory: pass "
+                f"{name}.resolve_neg()"
+            )
         return None
 
     def read(self, value: Any) -> Array:
@@ -118,8 +124,8 @@ class _Torch(Library):
     def give_on_device(self, result: DeviceArray, like: Any, wait: Wait) -> Any:
         return shown_as(result.owner, result)
 
-    def compact(self, value: Any) -> Any:
-        return value.contiguous()
+    def compact(self, value: Any, order: Sequence[int]) -> Any:
+        return value.permute(*order).contiguous()
 
 
 LIBRARY = _Torch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from fastxent.backends import pick_on_device
 from fastxent.backends.contract import DeviceBackend
 from fastxent.device_array import DeviceArray, Place
 from fastxent.interchange import UNKNOWN_DEVICE, Home, library_of
-from fastxent.layout import empty_like
+from fastxent.layout import empty_like, join_axes, order_of
 from fastxent.precision import Array
 
 __all__ = ["Arrays"]
@@ -33,6 +34,7 @@ class Arrays:
         self.home, self._name = home, name
         self.backend, self.first = backend, first
         self.place = first.place = self._with_memory(first)
+        self._stream_of_out = self.place.stream
 
     @classmethod
     def of_call(cls, home: Home, name: str, backend: str | None) -> Arrays:
@@ -54,7 +56,10 @@ class Arrays:
 
     def read(self, value: Any, name: str) -> DeviceArray:
         """Another array of the caller's, on the same device."""
-        array = checks.as_device_array(value, name, self._name)
+        return self._ordered(checks.as_device_array(value, name, self._name), name)
+
+    def _ordered(self, array: DeviceArray, name: str) -> DeviceArray:
+        """The same, after what its own stream has to do with it."""
         there = array.place
         if there is self.place:
             return array
@@ -70,11 +75,30 @@ class Arrays:
         """The same in C order without gaps: a copy by its own library where it is not."""
         array = self.read(value, name)
         if not array.is_dense:
-            library = library_of(value)
-            copy = None if library is None else library.compact(value)
-            if copy is not None:
-                array = self.read(copy, name)
+            array = self._compact(value, name, range(array.ndim)) or array
         return checks.check_dense(array, name)
+
+    def _compact(self, value: Any, name: str, order: Sequence[int]) -> DeviceArray | None:
+        """C-ordered copy with the axes in this order, if the caller's library makes one."""
+        library = library_of(value)
+        copy = None if library is None else library.compact(value, order)
+        return None if copy is None else self.read(copy, name)
+
+    def gathered(
+        self, array: Any, value: Any, name: str, axes: tuple[int, ...], like: Any
+    ) -> DeviceArray:
+        """The same with several axes one in memory, in the order that they have in `like`.
+
+        A copy by the library of `value`, which the array shows, where they are not; what has no
+        such library stays as it is.
+        """
+        joined = order_of(like, axes)
+        if len(axes) > 1 and join_axes(array, joined) is None:
+            order = [axis for axis in range(array.ndim) if axis not in axes] + joined
+            copy = self._compact(value, name, order)
+            array = array if copy is None else copy.transpose(np.argsort(order).tolist())
+        there: DeviceArray = array
+        return there
 
     def read_option(self, value: Any, name: str) -> DeviceArray | None:
         """An array that may be the host's as well, and then is None."""
@@ -85,7 +109,9 @@ class Arrays:
         if out is None:
             return None
         checks.check_is_writable(out)
-        return self.read(out, "out")
+        array = checks.as_device_array(out, "out", self._name)
+        self._stream_of_out = array.place.stream
+        return self._ordered(array, "out")
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
         """New C-ordered array."""
@@ -111,9 +137,14 @@ class Arrays:
         return type(results)(*map(self.give, results))
 
     def deliver(self, result: Any, out: Any) -> Any:
-        """The caller's `out`, which has been written, or else the result."""
+        """The caller's `out`, which has been written, or else the result.
+
+        Who reads `out` on its own stream finds it written there.
+        """
         if out is None:
             return self.give(result)
+        if self._stream_of_out != self.place.stream:
+            self.backend.wait(Place(self.place.device, self._stream_of_out), self.place.stream)
         library = library_of(out)
         if library is not None:
             library.after_write(out)

@@ -114,7 +114,9 @@ def _divided(arrays: Arrays, upstream: Any, divisor: float) -> Any:
     """The upstream gradient of the sum of the elements."""
     if isinstance(upstream, float):
         return upstream / divisor
-    share = arrays.upload(np.array([1.0 / divisor]))
+    # made there: a copy of a number of the host could not be captured in a graph
+    share = arrays.empty((1,), _FLOAT64)
+    arrays.backend.row_factors((1.0 / divisor,), share)
     if upstream.size > 1 and not any(upstream.strides):
         one = DeviceArray(upstream.address, (1, 1), upstream.dtype, arrays.place, upstream.owner)
         return _divided(arrays, one, divisor).reshape(()).broadcast_to(upstream.shape)

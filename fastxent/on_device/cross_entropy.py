@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastxent import checks
 from fastxent.backends.contract import Outputs
 from fastxent.interchange import Home
 from fastxent.on_device.arrays import Arrays
@@ -14,14 +15,20 @@ from fastxent.options import Options
 __all__ = ["cross_entropy", "cross_entropy_and_grad"]
 
 
+def _check_threads(num_threads: Any) -> None:
+    """A number that means nothing on a GPU is to be one all the same."""
+    if num_threads is not None:
+        checks.check_num_threads(num_threads)
+
+
 def cross_entropy(
     home: Home, target: Any, options: Options, backend: str | None, num_threads: Any
 ) -> Any:
     """`fastxent.cross_entropy`."""
-    if num_threads is None:
-        plain = plain_loss(home, target, options, backend, wants_grad=False)
-        if plain is not None:
-            return plain[0]
+    _check_threads(num_threads)
+    plain = plain_loss(home, target, options, backend, wants_grad=False)
+    if plain is not None:
+        return plain[0]
     arrays = Arrays.of_call(home, "logits", backend)
     call = LossOnDevice(arrays, target, options, num_threads)
     loss, aux = call.run(Outputs())
@@ -38,10 +45,10 @@ def cross_entropy_and_grad(
     out: Any,
 ) -> Any:
     """`fastxent.cross_entropy_and_grad`."""
-    if num_threads is None:
-        plain = plain_loss(home, target, options, backend, True, grad_output, out)
-        if plain is not None:
-            return plain
+    _check_threads(num_threads)
+    plain = plain_loss(home, target, options, backend, True, grad_output, out)
+    if plain is not None:
+        return plain
     arrays = Arrays.of_call(home, "logits", backend)
     into = arrays.read_out(out)
     call = LossOnDevice(arrays, target, options, num_threads, grad_output, into)

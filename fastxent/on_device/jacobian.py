@@ -25,6 +25,8 @@ def jacobian_product(
     checks.check_logits(first, name, may_be_scalar=may_be_scalar)
     checks.check_upstream(upstream, grad_name, first, name, None)
     axes = checks.check_axes(axis, first, may_be_empty=False, name=name)
+    upstream = arrays.gathered(upstream, grad, grad_name, axes, first)
+    first = arrays.gathered(first, home.like, name, axes, first)
     if into is None:
         into = arrays.empty_like(first, first.dtype)
     for array, called in ((first, name), (upstream, grad_name), (into, "out")):

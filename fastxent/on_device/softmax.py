@@ -52,7 +52,9 @@ class _Call:
         self.rows_shape = tuple(size for at, size in enumerate(shape) if at not in self.axes)
         self.is_empty = math.prod(shape[at] for at in self.axes) == 0
         if not self.is_empty:
+            first = self.arrays.gathered(first, home.like, "x", self.axes, first)
             checks.check_view(first, self.axes, "x")
+            self.arrays.first = first
 
     def problem(self) -> Problem:
         """Rows of the argument."""

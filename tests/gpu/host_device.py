@@ -116,7 +116,7 @@ class HostDevice:
         product = 1.0
         for factor in factors:
             product = product * (real(factor) if isinstance(factor, DeviceArray) else factor)
-        assert np.shape(product) == row_scale.shape
+        assert np.shape(product) in ((), row_scale.shape)
         store(row_scale, product)
 
     def finish_sum(self, partial, divisor, denominator, zero_when_empty, bad_row, loss):

@@ -10,46 +10,13 @@ pytest.importorskip("greenlet", reason="the simulated GPU runs on greenlets")
 import fastxent as fx
 from fastxent.backends import load
 from fastxent.checks.on_device import outline
-from fastxent.device_array import DeviceArray, Place
-from fastxent.interchange.library import Library
+from fastxent.device_array import DeviceArray
 from gpu.arrays import STREAM, Putter
+from gpu.our_library import OurLibrary, Ours
 from gpu.simulation.driver import SimulatedDriver
 
-
-class Ours:
-    """An array of a library that allocates memory for results."""
-
-    def __init__(self, array):
-        self.array, self.version = array, 0
-
-
-class OurLibrary(Library):
-    allocates = True
-
-    def owns(self, value):
-        return isinstance(value, Ours)
-
-    def read(self, value):
-        raise NotImplementedError
-
-    def give(self, result, like):
-        raise NotImplementedError
-
-    def is_on_device(self, value):
-        return True
-
-    def read_on_device(self, value):
-        array = value.array
-        place = Place(0, STREAM, load("cuda").place(0, STREAM).allocator)
-        return DeviceArray(
-            array.address, array.shape, array.dtype, place, value, array.strides, array.writeable
-        )
-
-    def give_on_device(self, result, like, wait):
-        return Ours(result)
-
-    def after_write(self, value):
-        value.version += 1
+# A list is no key.
+LONG_WAY = {"aux": []}
 
 
 @pytest.fixture
@@ -81,8 +48,7 @@ def names(launches):
 def test_every_call_of_a_kind_has_the_bits_of_the_long_way(put, simulated, dtype):
     for seed in range(3):
         logits, labels = drawn(4, 40, seed, dtype)
-        # a limit of the threads of the host goes the long way
-        expected = fx.cross_entropy_and_grad(put(logits), put(labels), num_threads=1)
+        expected = fx.cross_entropy_and_grad(put(logits), put(labels), **LONG_WAY)
         of_long = names(simulated.launches)
         del simulated.launches[:]
         loss, grad = fx.cross_entropy_and_grad(put(logits), put(labels))
@@ -153,7 +119,9 @@ def test_what_goes_the_long_way(put):
     soft = put(np.full((4, 6), 1 / 6, np.float32))
     for given, target, options in (
         (put(logits), put(labels), {"out": out}),
-        (put(logits), put(labels), {"num_threads": 1}),
+        (put(logits), put(labels), LONG_WAY),
+        (put(logits), put(labels), {"grad_output": float("nan")}),
+        (put(logits), put(labels), {"grad_output": -0.0}),
         (put(logits), put(labels), {"ignore_index": -(1 << 60)}),
         (put(logits), soft, {"weight": np.ones(6)}),
         (put(logits), soft, {"aux": ("lse",)}),
@@ -188,7 +156,7 @@ def test_numbers_and_words_go_the_short_way(put, options, soft):
         given = put(logits), put(target)
         loss, grad = fx.cross_entropy_and_grad(*given, **options)
         assert len(load("cuda").plans) == 1
-        expected = fx.cross_entropy_and_grad(*given, **options, num_threads=1)
+        expected = fx.cross_entropy_and_grad(*given, **options, **LONG_WAY)
         assert read(loss).tobytes() == read(expected[0]).tobytes()
         assert read(grad).tobytes() == read(expected[1]).tobytes()
         truth = fx.cross_entropy_and_grad(logits, target, **options, backend="numpy")
@@ -223,6 +191,76 @@ def test_wrong_arguments_leave_no_plan(put):
         fx.cross_entropy(put(logits.astype(int)), put(labels))
     assert not load("cuda").plans
     assert np.isfinite(read(fx.cross_entropy(put(logits), put(labels))))
+
+
+def test_threads_of_the_host_mean_nothing(put):
+    logits, labels = drawn(4, 6)
+    for num_threads in (None, 1, 4):
+        fx.cross_entropy(put(logits), put(labels), num_threads=num_threads)
+    assert len(load("cuda").plans) == 1
+    with pytest.raises(fx.OptionError, match="num_threads"):
+        fx.cross_entropy(put(logits), put(labels), num_threads=0)
+
+
+def test_the_sign_of_a_zero_is_that_of_the_gradient(put):
+    logits, labels = drawn(4, 6)
+    _, positive = fx.cross_entropy_and_grad(put(logits), put(labels), grad_output=0.0)
+    _, negative = fx.cross_entropy_and_grad(put(logits), put(labels), grad_output=-0.0)
+    counted = labels >= 0
+    signs = np.signbit(read(positive))[counted]
+    assert np.array_equal(np.signbit(read(negative))[counted], ~signs)
+
+
+def test_out_that_shares_memory_with_the_target(put):
+    logits, _ = drawn(4, 6)
+    soft = put(np.abs(logits))
+    both = put(np.zeros(48, np.float32)).array
+    first = Ours(DeviceArray(both.address, (4, 6), both.dtype, both.place, both))
+    for distance in (0, 4, 92):
+        address = both.address + distance
+        second = Ours(DeviceArray(address, (4, 6), both.dtype, both.place, both))
+        with pytest.raises(fx.OutputError, match="out shares memory with target"):
+            fx.cross_entropy_and_grad(first, second, out=first)
+        with pytest.raises(fx.OutputError, match="out shares memory with target"):
+            fx.cross_entropy_and_grad(second, first, out=second)
+    with pytest.raises(fx.OutputError, match="out shares memory with target"):
+        fx.cross_entropy_and_grad(soft, soft, out=soft)
+    assert not load("cuda").plans
+    beside = Ours(DeviceArray(both.address + 96, (4, 6), both.dtype, both.place, both))
+    fx.cross_entropy_and_grad(first, beside, out=first)
+    assert len(load("cuda").plans) == 1
+
+
+@pytest.mark.parametrize("name", ["logits", "target"])
+@pytest.mark.parametrize("wrong", ["moved", "order", "complex", "float8"])
+def test_memory_that_cannot_be_read(put, name, wrong):
+    logits, labels = drawn(4, 6)
+    given = {"logits": put(logits), "target": put(labels.astype(np.int32))}
+    array = given[name].array
+    if wrong == "moved":
+        array.address += 2
+    elif wrong == "order":
+        array.dtype = array.dtype.newbyteorder(">")
+    elif wrong == "complex":
+        array.dtype, array.strides = np.dtype(np.complex64), (8,) * array.ndim
+        array.shape = (4,) * array.ndim
+    else:
+        array.dtype = np.dtype("V4")
+    match = {"moved": "multiples of their size", "order": "foreign byte order"}.get(wrong, name)
+    for _ in range(2):
+        with pytest.raises(fx.DTypeError, match=match):
+            fx.cross_entropy_and_grad(**given)
+    assert not load("cuda").plans
+
+
+def test_an_array_that_its_library_cannot_show(put, monkeypatch):
+    def unknown(_, value):
+        raise TypeError("numbers of float8 are not computed with")
+
+    monkeypatch.setattr(OurLibrary, "read_on_device", unknown)
+    logits, labels = drawn(4, 6)
+    with pytest.raises(fx.DTypeError, match=r"logits cannot be read.*float8"):
+        fx.cross_entropy(put(logits), put(labels))
 
 
 def test_no_rows(put):

@@ -143,7 +143,7 @@ def test_integers_that_look_like_addresses(on_gpu):
 
 
 def test_shapes_that_keep_changing_do_not_pile_up(on_gpu, monkeypatch):
-    monkeypatch.setattr("fastxent.torch.on_cuda.calls._MOST_CALLS", 3)
+    monkeypatch.setattr("fastxent.on_device.recorded._MOST_KEPT", 3)
     for rows in range(1, 6):
         logits, labels = drawn(rows)
         fxt.cross_entropy(logits.detach(), labels)

@@ -86,18 +86,9 @@ class CudaBackend:
         return self._runtime
 
     def why_not(self, problem: Problem | None = None) -> str | None:
-        """A package, the driver or a device is missing, or the device cannot do this."""
+        """A package, the driver or a device is missing; a device that can do one thing can all."""
         reason: str | None = self.driver.why_not()
-        if reason is not None or problem is None:
-            return reason
-        return self._why_not_arrays(problem)
-
-    def _why_not_arrays(self, problem: Problem) -> str | None:
-        for name in ("logits", "soft", "target", "out"):
-            array = getattr(problem, name)
-            if isinstance(array, DeviceArray) and not array.flags.aligned:
-                return f"the entries of {name} do not begin at multiples of their size"
-        return None
+        return reason
 
     def info(self) -> dict[str, str]:
         """Facts for a bug report."""

@@ -7,20 +7,21 @@ goes through them with arrays that have no memory, and its launches are made aga
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastxent import checks
-from fastxent.backends.contract import ADDRESS_STEP, DeviceBackend
+from fastxent.backends.contract import DeviceBackend
 from fastxent.device_array import DeviceArray, Place
 from fastxent.interchange import home_of
 from fastxent.on_device.arrays import Arrays
+from fastxent.on_device.keys import is_known_again
+from fastxent.on_device.recorded import VECTOR, Recorded, keep, recorded
 from fastxent.torch.on_cuda.arrays import address_of, new_memory, pick, plain, stream_of
 
 __all__ = ["Compute", "call", "key_of"]
@@ -28,28 +29,12 @@ __all__ = ["Compute", "call", "key_of"]
 # Of the arrays of a call and of what it is given: its results, by name.
 Compute = Callable[[Arrays, Mapping[str, Any]], dict[str, DeviceArray]]
 
-# What options can be and be known again by equality and type.
-_SIMPLE = {bool, float, int, str, type(None)}
-
-# Integers that cannot be taken for the address of an array without memory.
-_MOST_INTEGER = 1 << 48
-
-# Calls that are kept: shapes that change from step to step must not pile up.
-_MOST_CALLS = 512
-
 # What stands for a plan that was not looked for; None is for a call that has none.
 _UNKNOWN: Any = object()
-
-# How memory must be aligned to be as good as other memory, and how PyTorch aligns new memory.
-_VECTOR, _GRANULE = 16, 64
 
 _TO_TORCH = {
     np.dtype(name): getattr(torch, name) for name in ("float16", "float32", "float64", "int64")
 } | {np.dtype(np.uint8): torch.uint8, np.dtype(np.bool_): torch.bool}
-
-
-class _NeedsHost(Exception):
-    """A call copies numbers from the host, which have to be copied again each time."""
 
 
 class _Result(NamedTuple):
@@ -99,59 +84,41 @@ class _Result(NamedTuple):
 
 
 class _Plan:
-    """The launches of a call, and the memory that they need.
+    """A recorded call whose results are tensors.
 
     Parameters
     ----------
-    launch : callable
-        See `fastxent.backends.contract.DeviceBackend.record`.
-    allocated : list of DeviceArray
-        New arrays of the call; those that are no results share one piece of memory.
-    found : dict
-        The results.
+    recorded : Recorded
+    names : iterable of str
+        Those of its results.
     """
 
-    def __init__(
-        self, launch: Any, allocated: list[DeviceArray], found: Mapping[str, DeviceArray]
-    ) -> None:
-        self._launch = launch
-        number_of = {array.address: number for number, array in enumerate(allocated)}
-        self._results = [
-            _Result.of(name, number_of[array.address], array) for name, array in found.items()
-        ]
-        self._offsets: list[int] = []
-        self._nbytes = 0
-        results = {result.number for result in self._results}
-        for number, array in enumerate(allocated):
-            self._offsets.append(self._nbytes)
-            if number not in results:
-                self._nbytes += math.ceil(array.nbytes / _GRANULE) * _GRANULE
+    def __init__(self, recorded: Recorded, names: Iterable[str]) -> None:
+        self._recorded = recorded
+        named = zip(names, recorded.numbers, recorded.results, strict=True)
+        self._results = [_Result.of(*one) for one in named]
 
     def start(self, beginnings: list[int], device: torch.device) -> dict[str, Tensor]:
         """Launch for the tensors that begin there."""
         found = {}
-        begin = 0
-        if self._nbytes:
-            shared = new_memory((self._nbytes,), torch.uint8, device)
+        begin, nbytes = 0, self._recorded.nbytes
+        if nbytes:
+            shared = new_memory((nbytes,), torch.uint8, device)
             begin = address_of(shared)
         given = len(beginnings)
-        beginnings += [begin + offset for offset in self._offsets]
+        beginnings += self._recorded.beginnings(begin)
         for result in self._results:
             found[result.name] = memory = result.new(device)
             beginnings[given + result.number] = address_of(memory)
-        self._launch(Place(device.index, stream_of(device)), tuple(beginnings))
+        self._recorded.launch(Place(device.index, stream_of(device)), tuple(beginnings))
         return found
 
 
 def key_of(verb: str, *options: Any) -> Hashable:
     """All that a call depends on beside its tensors; None where that cannot be told."""
-    kinds = tuple(map(type, options))
-    if not _SIMPLE.issuperset(kinds) or any(
-        kind is int and abs(option) > _MOST_INTEGER
-        for kind, option in zip(kinds, options, strict=True)
-    ):
+    if not all(map(is_known_again, options)):
         return None
-    return verb, options, kinds
+    return verb, options, tuple(map(type, options))
 
 
 def call(
@@ -171,16 +138,15 @@ def call(
     layouts = []
     for tensor in given.values():
         address = address_of(tensor)
-        distance = address % _VECTOR
+        distance = address % VECTOR
         beginnings.append(address - distance)
         layouts.append((tensor.dtype, tensor.shape, tensor.stride(), distance))
     key = key, device, *given, *layouts
     plans = chosen.plans
     plan = plans.get(key, _UNKNOWN)
     if plan is _UNKNOWN:
-        if len(plans) >= _MOST_CALLS:
-            plans.clear()
-        plans[key] = plan = _planned(chosen, given, compute)
+        plan = _planned(chosen, given, compute)
+        keep(plans, key, plan)
     return _computed(chosen, given, compute) if plan is None else plan.start(beginnings, device)
 
 
@@ -196,43 +162,21 @@ def _planned(
     backend: DeviceBackend, tensors: Mapping[str, Tensor], compute: Compute
 ) -> _Plan | None:
     """Go through a call without memory; None where numbers of the host are copied."""
-    allocated: list[DeviceArray] = []
-    numbers = itertools.count(len(tensors) + 1)
-
-    def allocate(shape: tuple[int, ...], dtype: np.dtype[Any], place: Place) -> DeviceArray:
-        allocated.append(DeviceArray(next(numbers) * ADDRESS_STEP, shape, dtype, place, None))
-        return allocated[-1]
-
     given = _read(tensors)
-    there = next(iter(given.values())).place
-    place = Place(there.device, there.stream, allocate)
-    for number, array in enumerate(given.values(), start=1):
-        array.address = number * ADDRESS_STEP + array.address % _VECTOR
-        array.place, array.owner = place, None
     found: dict[str, DeviceArray] = {}
 
-    def run() -> None:
-        found.update(compute(_arrays(backend, given, _OnGPU), given))
+    def calls(shown: list[DeviceArray]) -> Iterable[DeviceArray]:
+        named = dict(zip(given, shown, strict=True))
+        found.update(compute(_arrays(backend, named), named))
+        return found.values()
 
-    try:
-        launch = backend.record(run)
-    except _NeedsHost:
-        return None
-    return _Plan(launch, allocated, found)
-
-
-class _OnGPU(Arrays):
-    """Arrays of a call that needs nothing of the host."""
-
-    def upload(self, array: Any) -> NoReturn:
-        raise _NeedsHost
+    plan = recorded(backend, given.values(), calls)
+    return None if plan is None else _Plan(plan, found)
 
 
-def _arrays(
-    backend: DeviceBackend, given: Mapping[str, DeviceArray], kind: type[Arrays] = Arrays
-) -> Arrays:
+def _arrays(backend: DeviceBackend, given: Mapping[str, DeviceArray]) -> Arrays:
     name, first = next(iter(given.items()))
-    return kind(home_of(first), name, backend, first)
+    return Arrays(home_of(first), name, backend, first)
 
 
 def _computed(
