@@ -56,12 +56,12 @@ def put_class_factors(
     # spike_of, background_of, background_total and gain_of
     found: list[Any] = [None] * 4
     if problem.target is not None:
-        problem.spike = found[0] = arrays.empty(shape, _FLOAT64)
+        problem.spike = found[0] = arrays.scratch(shape, _FLOAT64)
     else:
-        problem.gain = found[3] = arrays.empty(shape, compute)
+        problem.gain = found[3] = arrays.scratch(shape, compute)
     if smoothing != 0.0:
-        problem.background = found[1] = arrays.empty(shape, compute)
-        problem.background_total = found[2] = arrays.empty((1,), _FLOAT64)
+        problem.background = found[1] = arrays.scratch(shape, compute)
+        problem.background_total = found[2] = arrays.scratch((1,), _FLOAT64)
     arrays.backend.class_factors(weight, 1.0 - smoothing, smoothing / problem.classes, *found)
 
 
@@ -113,7 +113,7 @@ def _mass(
     arrays: Arrays, problem: Problem, recipe: Reduction, weight: DeviceArray | None
 ) -> DeviceArray:
     """Mass of all targets, float64 of one entry."""
-    mass = arrays.empty((1,), _FLOAT64)
+    mass = arrays.scratch((1,), _FLOAT64)
     target: Any = problem.target
     if target is None:
         assert problem.row_weight_at is not None
@@ -134,7 +134,7 @@ def _product(arrays: Arrays, factors: list[DeviceArray], number: float, rows: in
     (first, *others) = factors
     if not others and number == 1.0 and first.dtype == _FLOAT64 and first.is_dense:
         return first
-    product = arrays.empty((rows,), _FLOAT64)
+    product = arrays.scratch((rows,), _FLOAT64)
     numbers = () if number == 1.0 else (number,)
     arrays.backend.row_factors((*factors, *numbers), product)
     return product

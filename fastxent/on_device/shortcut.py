@@ -96,6 +96,8 @@ def plain_loss(
     chosen = pick_on_device(backend)
     logits, labels = library.read_on_device(given), library.read_on_device(target)
     place, there = logits.place, labels.place
+    if not library.keeps_for_graphs:
+        chosen.check_not_captured(place)
     if (
         place.device != there.device
         or place.stream != there.stream

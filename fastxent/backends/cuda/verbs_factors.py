@@ -80,9 +80,9 @@ def _labels(
         runtime.launch(KernelSpec("labels", variant, _MANY), 1, place, given)
         return
     partial = {
-        "mass_partial": place.allocate((max(chunks, 1),), _FLOAT64),
-        "live_partial": place.allocate((max(chunks, 1),), _INT64),
-        "bad_partial": place.allocate((max(chunks, 1),), _INT64),
+        "mass_partial": place.scratch((max(chunks, 1),), _FLOAT64),
+        "live_partial": place.scratch((max(chunks, 1),), _INT64),
+        "bad_partial": place.scratch((max(chunks, 1),), _INT64),
     }
     given |= {name: array.address for name, array in partial.items()}
     runtime.launch(KernelSpec("labels", variant, _MANY), chunks, place, given)
