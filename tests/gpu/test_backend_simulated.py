@@ -411,6 +411,13 @@ def test_recorded_launches_keep_their_tables(cuda, put, monkeypatch):
     assert cuda.driver.events[-1] == ("wait", 9, 7)
 
 
+def test_labels_are_not_checked_while_a_stream_is_captured(cuda, put):
+    labels = put(np.arange(3))
+    cuda.driver.capturing = True
+    with pytest.raises(fx.BackendError, match="cannot be checked"):
+        cuda.first_bad_label(labels, 3, None)
+
+
 def test_memory_of_the_backend_is_refused_while_a_stream_is_captured(cuda, empty):
     cuda.driver.capturing = True
     for allocate in (empty, cuda.place(0, 7).scratch):

@@ -217,4 +217,5 @@ def test_batches_of_all_sizes_share_a_table(put, simulated):
             fx.softmax_backward(x, x)
             call(x, put(SOFT[:rows, :classes].copy()), grad_output=factor, reduction="none")
     tables = [launch.arguments["layout"] for launch in simulated.launches]
-    assert len(set(tables)) == 4
+    # a softmax of 10 and of 9 classes; elements that lie side by side are one dimension
+    assert len(set(tables)) == 3

@@ -104,6 +104,13 @@ class Runtime:
                 "of PyTorch, or call outside the capture"
             )
 
+    def check_may_wait(self, place: Place) -> None:
+        """Refuse to look at labels where the work before is not done but recorded."""
+        if self.driver.is_capturing(place.stream, place.device):
+            checks.raise_backend(
+                "labels cannot be checked while the stream is captured: that waits for the GPU"
+            )
+
     def upload(self, array: Array, place: Place, is_result: bool = False) -> DeviceArray:
         """Copy of a contiguous array of the host in new memory of the place."""
         allocate = place.allocate if is_result else place.scratch

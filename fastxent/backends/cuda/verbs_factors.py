@@ -108,7 +108,9 @@ def first_bad_label(
     runtime: Runtime, target: DeviceArray, num_classes: int, skip: int | None
 ) -> int:
     """First row with a bad label, -1 if there is none; this waits for the GPU."""
-    bad_row = runtime.place(target.place.device, target.place.stream).allocate((1,), _INT64)
+    place = target.place
+    runtime.check_may_wait(place)
+    bad_row = runtime.place(place.device, place.stream).scratch((1,), _INT64)
     _labels(runtime, target, num_classes, skip, None, None, None, bad_row)
     return int(runtime.download(bad_row)[0])
 
