@@ -28,17 +28,32 @@ class Place:
     allocator : callable or None
         Of a shape, a NumPy dtype and this place: new C-ordered memory that belongs to the library
         of the caller's arrays, in the order of the stream. None where only the backend has memory.
+    scratch_allocator : callable or None
+        The same for what is gone when the call returns; None where `allocator` is as good.
     """
 
-    __slots__ = ("allocator", "device", "stream")
+    __slots__ = ("allocator", "device", "scratch_allocator", "stream")
 
-    def __init__(self, device: int, stream: int, allocator: Allocator | None = None) -> None:
-        self.device, self.stream, self.allocator = device, stream, allocator
+    def __init__(
+        self,
+        device: int,
+        stream: int,
+        allocator: Allocator | None = None,
+        scratch_allocator: Allocator | None = None,
+    ) -> None:
+        self.device, self.stream = device, stream
+        self.allocator, self.scratch_allocator = allocator, scratch_allocator
 
     def allocate(self, shape: Shape, dtype: np.dtype[Any]) -> DeviceArray:
         """New C-ordered array, with nothing in it yet."""
         assert self.allocator is not None, "this place was given no memory"
         return self.allocator(shape, dtype, self)
+
+    def scratch(self, shape: Shape, dtype: np.dtype[Any]) -> DeviceArray:
+        """The same for an array that is gone when the call returns."""
+        if self.scratch_allocator is None:
+            return self.allocate(shape, dtype)
+        return self.scratch_allocator(shape, dtype, self)
 
     def __repr__(self) -> str:
         return f"Place(device={self.device}, stream={self.stream:#x})"

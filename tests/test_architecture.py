@@ -107,7 +107,7 @@ ALLOWED = {
 # What goes wrong with a GPU shows when a kernel is launched.
 ALLOWED |= {
     f"backends.cuda.{module}": ALLOWED["backends.*"] | {"checks"}
-    for module in ("driver", "launch", "layouts", "runtime")
+    for module in ("calls", "driver", "launch", "layouts", "memory", "runtime", "tables")
 }
 ALLOWED["backends.cuda.residence"] = ALLOWED["backends.*"] | {"layout"}
 FRAMEWORKS = {"torch", "jax", "sklearn", "scipy", "tensorflow", "keras"}

@@ -126,7 +126,8 @@ def cross_entropy(
     Arrays on a GPU are computed with there, by the backend "cuda", on their library's current
     stream: those of PyTorch, CuPy, numba.cuda and JAX, or with ``__cuda_array_interface__`` or
     DLPack. `target` and `out` must be on the same GPU; weights and `grad_output` may be the host's,
-    and are copied there. The call does not wait, so it cannot look at numbers there: a bad label
+    and are copied there. The call does not wait (but for a copy of more than 16 MB), so it cannot
+    look at numbers there: a bad label
     makes the loss NaN and the gradient of its row 0 (`check_labels` finds it, and waits), and
     weights on the GPU are taken as they are.
 

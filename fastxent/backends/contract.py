@@ -277,10 +277,14 @@ class DeviceBackend(Backend, Protocol):
     def place(self, device: int, stream: int) -> Place:
         """Device and stream, with memory of the backend's own."""
 
-    def upload(self, array: Array, place: Place) -> DeviceArray:
+    def check_not_captured(self, place: Place) -> None:
+        """Refuse work whose memory is given back while a graph goes on using it."""
+
+    def upload(self, array: Array, place: Place, is_result: bool = False) -> DeviceArray:
         """Copy of a contiguous array of the host in new memory of the place.
 
-        `array` may change as soon as this returns.
+        `array` may change as soon as this returns. A result is for the caller, who may keep it and
+        work on it elsewhere; what is none is gone when the call returns.
         """
 
     def download(self, array: DeviceArray) -> Array:

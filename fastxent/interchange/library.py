@@ -23,9 +23,11 @@ class Library(ABC):
     ----------
     allocates : bool
         Whether the places of its arrays on a GPU have an allocator.
+    keeps_for_graphs : bool
+        Whether memory that is given back while a stream is captured stays the graph's.
     """
 
-    allocates = False
+    allocates = keeps_for_graphs = False
 
     @abstractmethod
     def owns(self, value: Any) -> bool:

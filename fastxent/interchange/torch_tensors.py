@@ -58,7 +58,7 @@ def shown_as(memory: Any, array: DeviceArray) -> Any:
 
 
 class _Torch(Library):
-    allocates = True
+    allocates = keeps_for_graphs = True
 
     def owns(self, value: Any) -> bool:
         return is_one_of(value, "torch", "Tensor")

@@ -40,7 +40,10 @@ class Arrays:
     def of_call(cls, home: Home, name: str, backend: str | None) -> Arrays:
         """The first argument, `name`, is that of `home`."""
         chosen = pick_on_device(backend)
-        return cls(home, name, chosen, checks.as_device_array(home.like, name, name))
+        first = checks.as_device_array(home.like, name, name)
+        if home.library is not None and not home.library.keeps_for_graphs:
+            chosen.check_not_captured(first.place)
+        return cls(home, name, chosen, first)
 
     def _device_of(self, array: DeviceArray) -> int:
         device = array.place.device
@@ -117,14 +120,18 @@ class Arrays:
         """New C-ordered array."""
         return self.place.allocate(shape, dtype)
 
+    def scratch(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
+        """New C-ordered array that is gone when the call returns: no part of a result."""
+        return self.place.scratch(shape, dtype)
+
     def empty_like(self, given: Any, dtype: np.dtype[Any]) -> Any:
         """New array laid out as `given`."""
         allocate: Any = self.place.allocate
         return empty_like(given, dtype, allocate)
 
-    def upload(self, array: Array) -> DeviceArray:
-        """Copy of an array of the host."""
-        return self.backend.upload(np.ascontiguousarray(array), self.place)
+    def upload(self, array: Array, is_result: bool = False) -> DeviceArray:
+        """Copy of an array of the host, for the length of the call or for the caller."""
+        return self.backend.upload(np.ascontiguousarray(array), self.place, is_result)
 
     def give(self, result: Any) -> Any:
         """Array of the caller's library; what is None stays so."""

@@ -102,7 +102,7 @@ def run(arrays: Arrays, call: BinaryCall, grad: Any, loss: Any = None) -> Any:
             backend.binary(problem, outputs)
         return loss
     count = backend.binary_partial_count(problem) if logits.size else 0
-    partial = arrays.empty((count,), _FLOAT64)
+    partial = arrays.scratch((count,), _FLOAT64)
     if logits.size:
         backend.binary(problem, BinaryOutputs(grad=outputs.grad, partial=partial))
     total = arrays.empty((1,), loss_dtype)
@@ -115,12 +115,12 @@ def _divided(arrays: Arrays, upstream: Any, divisor: float) -> Any:
     if isinstance(upstream, float):
         return upstream / divisor
     # made there: a copy of a number of the host could not be captured in a graph
-    share = arrays.empty((1,), _FLOAT64)
+    share = arrays.scratch((1,), _FLOAT64)
     arrays.backend.row_factors((1.0 / divisor,), share)
     if upstream.size > 1 and not any(upstream.strides):
         one = DeviceArray(upstream.address, (1, 1), upstream.dtype, arrays.place, upstream.owner)
         return _divided(arrays, one, divisor).reshape(()).broadcast_to(upstream.shape)
-    result = arrays.empty(upstream.shape, upstream.dtype)
+    result = arrays.scratch(upstream.shape, upstream.dtype)
     if upstream.size:
         flat = upstream.reshape(1, -1) if upstream.is_dense else upstream
         kind = upstream.dtype.name

@@ -56,12 +56,12 @@ def put_class_factors(
     # spike_of, background_of, background_total and gain_of
     found: list[Any] = [None] * 4
     if problem.target is not None:
-        problem.spike = found[0] = arrays.empty(shape, _FLOAT64)
+        problem.spike = found[0] = arrays.scratch(shape, _FLOAT64)
     else:
-        problem.gain = found[3] = arrays.empty(shape, compute)
+        problem.gain = found[3] = arrays.scratch(shape, compute)
     if smoothing != 0.0:
-        problem.background = found[1] = arrays.empty(shape, compute)
-        problem.background_total = found[2] = arrays.empty((1,), _FLOAT64)
+        problem.background = found[1] = arrays.scratch(shape, compute)
+        problem.background_total = found[2] = arrays.scratch((1,), _FLOAT64)
     arrays.backend.class_factors(weight, 1.0 - smoothing, smoothing / problem.classes, *found)
 
 
@@ -118,7 +118,7 @@ def _mass(
     arrays: Arrays, problem: Problem, recipe: Reduction, weight: DeviceArray | None
 ) -> tuple[DeviceArray, DeviceArray | None]:
     """Mass of all targets, float64 of one entry; of labels the first bad one's row, int64."""
-    mass = arrays.empty((1,), _FLOAT64)
+    mass = arrays.scratch((1,), _FLOAT64)
     target: Any = problem.target
     if target is None:
         assert problem.row_weight_at is not None
@@ -126,7 +126,7 @@ def _mass(
         return mass, None
     if weight is None and recipe.class_mass is not None:
         weight = arrays.upload(recipe.class_mass)
-    bad_row = arrays.empty((1,), _INT64)
+    bad_row = arrays.scratch((1,), _INT64)
     arrays.backend.label_mass(
         target, problem.classes, problem.skip, weight, problem.row_weight_at, mass, bad_row
     )
@@ -140,7 +140,7 @@ def _product(arrays: Arrays, factors: list[DeviceArray], number: float, rows: in
     (first, *others) = factors
     if not others and number == 1.0 and first.dtype == _FLOAT64 and first.is_dense:
         return first
-    product = arrays.empty((rows,), _FLOAT64)
+    product = arrays.scratch((rows,), _FLOAT64)
     numbers = () if number == 1.0 else (number,)
     arrays.backend.row_factors((*factors, *numbers), product)
     return product

@@ -95,7 +95,7 @@ class LossOnDevice:
             backend.forward(problem, outputs)
             loss = outputs_of.loss.reshape(recipe.rows_shape)
         else:
-            outputs_of.partial = arrays.empty((backend.partial_count(problem),), _FLOAT64)
+            outputs_of.partial = arrays.scratch((backend.partial_count(problem),), _FLOAT64)
             backend.forward(problem, outputs)
             total = arrays.empty((1,), precision.loss)
             backend.finish_sum(

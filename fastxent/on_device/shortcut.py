@@ -57,6 +57,8 @@ def plain_loss(
     logits = checks.read_from(library, given, "logits")
     labels = checks.read_from(library, target, "target")
     place, there = logits.place, labels.place
+    if not library.keeps_for_graphs:
+        chosen.check_not_captured(place)
     if (
         place.device != there.device
         or place.stream != there.stream

@@ -93,7 +93,7 @@ def logsumexp(home: Home, axis: Any, backend: str | None, num_threads: Any) -> A
         precision = precision_of(first.dtype)
         assert precision is not None  # check_logits has passed
         nothing = np.full(call.rows_shape, -np.inf, precision.loss)
-        return arrays.give(arrays.upload(nothing).reshape(call.rows_shape))
+        return arrays.give(arrays.upload(nothing, is_result=True).reshape(call.rows_shape))
     problem = call.problem()
     lse: Any = arrays.empty((problem.rows,), problem.precision.loss)
     arrays.backend.softmax(problem, Outputs(lse=lse))

@@ -1,6 +1,6 @@
 /* What stands for NVIDIA's driver where there is none: device memory is the host's, and every call
  * that matters is told on standard output. Stream 0x77 is one that is captured, and a launch on 0x66
- * fails. */
+ * fails. The first device has memory pools, the second one has none. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdint.h>
@@ -8,10 +8,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_CONTEXT = 201, NOT_FOUND = 500, LAUNCH_FAILED = 719 };
+enum {
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    INVALID_CONTEXT = 201,
+    NOT_FOUND = 500,
+    NOT_READY = 600,
+    LAUNCH_FAILED = 719
+};
 
-static void *current = (void *)0x9000; /* of another library */
-static int capture_mode = 0;
+static void *const others = (void *)0x9000; /* context of another library */
+static void *current = (void *)0x9000;
+static int capture_mode = 0, is_past = 1;
 
 #define TELL(...) (printf(__VA_ARGS__), putchar('\n'), fflush(stdout))
 
@@ -26,6 +34,8 @@ int cuDeviceGetName(char *name, int length, int device) {
 
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     *value = attribute == 75 ? 9 : attribute == 76 ? 0 : attribute == 16 ? 132 : -1;
+    if (attribute == 115)
+        *value = device == 40;
     return 0;
 }
 
@@ -42,7 +52,7 @@ int cuCtxPushCurrent_v2(void *context) {
 
 int cuCtxPopCurrent_v2(void **context) {
     *context = current;
-    current = (void *)0x9000;
+    current = others;
     return 0;
 }
 
@@ -57,6 +67,16 @@ int cuMemAlloc_v2(uint64_t *address, size_t size) {
     if (size > 1000000)
         return OUT_OF_MEMORY;
     return *address = (uint64_t)(uintptr_t)malloc(size), 0;
+}
+
+int cuMemAllocAsync(uint64_t *address, size_t size, void *stream) {
+    TELL("allocate %zu on %p in mode %d", size, stream, capture_mode);
+    return *address = (uint64_t)(uintptr_t)malloc(size), 0;
+}
+
+int cuMemFreeAsync(uint64_t address, void *stream) {
+    TELL("free on %p in mode %d", stream, capture_mode);
+    return free((void *)(uintptr_t)address), 0;
 }
 
 int cuPointerGetAttribute(void *value, int attribute, uint64_t address) {
@@ -84,10 +104,13 @@ int cuStreamSynchronize(void *stream) { return TELL("synchronize %p", stream), 0
 
 int cuStreamIsCapturing(void *stream, int *status) {
     *status = stream == (void *)0x77;
-    return current == NULL ? INVALID_CONTEXT : 0;
+    return current == others ? INVALID_CONTEXT : 0;
 }
 
 int cuEventCreate(void **event, unsigned flags) { return *event = (void *)0x55, 0; }
+int cuEventQuery(void *event) { return TELL("query in mode %d", capture_mode), NOT_READY * !is_past; }
+int cuEventSynchronize(void *event) { return TELL("wait on the host in mode %d", capture_mode), 0; }
+int stand_in_is_past(int now) { return is_past = now; }
 int cuEventRecord(void *event, void *stream) { return TELL("record on %p", stream), 0; }
 
 int cuStreamWaitEvent(void *stream, void *event, unsigned flags) {

@@ -65,7 +65,10 @@ class HostDevice:
         memory = np.full(max(np.prod(shape, dtype=int) * dtype.itemsize, 1), 0xAB, np.uint8)
         return DeviceArray(memory.ctypes.data, shape, dtype, place, memory)
 
-    def upload(self, array, place):
+    def check_not_captured(self, place):
+        """No stream is captured."""
+
+    def upload(self, array, place, is_result=False):
         assert array.flags.c_contiguous
         there = place.allocate(array.shape, array.dtype)
         seen(there)[...] = array

@@ -10,6 +10,7 @@ pytest.importorskip("greenlet", reason="the simulated GPU runs on greenlets")
 import fastxent as fx
 from fastxent.backends import load
 from fastxent.backends.contract import LABEL_CHUNK, BinaryOutputs, HessRule, Outputs
+from fastxent.backends.cuda import runtime, tables
 from fastxent.backends.cuda.arguments import pack_of
 from fastxent.binary import BinaryProblem
 from fastxent.device_array import DeviceArray
@@ -31,6 +32,16 @@ class NeverWaits(SimulatedDriver):
     def download(self, *arguments):
         assert self.waiting_allowed
         super().download(*arguments)
+
+    def synchronize(self, *_):
+        assert self.waiting_allowed
+
+    def wait_on_host(self, event):
+        assert self.waiting_allowed
+
+    def upload(self, address, array, stream, device):
+        assert self.waiting_allowed or array.nbytes <= 1 << 24
+        super().upload(address, array, stream, device)
 
 
 @pytest.fixture
@@ -323,13 +334,102 @@ def test_a_new_layout_is_refused_while_a_stream_is_captured(cuda, put):
 
 
 def test_memory_goes_back(cuda, put):
-    """What a call allocates is free after it."""
+    """What a call allocates is free after it, in the order of the stream."""
     cuda.driver.waiting_allowed = True
     given = []
     free = cuda.driver.free
-    cuda.driver.free = lambda address, device: (given.append(address), free(address, device))
+
+    def note(address, device, stream):
+        given.append(stream)
+        free(address, device, stream)
+
+    cuda.driver.free = note
     fx.softmax_backward(np.ones((2, 40)), np.ones((2, 40)), backend="cuda")
-    assert len(given) == 3
+    assert given == [0, 0, 0]
+
+
+def test_a_child_process_leaves_the_memory_of_its_parent(cuda, empty, monkeypatch):
+    given = []
+    monkeypatch.setattr(cuda.driver, "free", lambda *arguments: given.append(arguments))
+    array, other = empty((3,), FLOAT32), empty((3,), FLOAT32)
+    address = array.address
+    with monkeypatch.context() as child:
+        child.setattr(runtime.os, "getpid", lambda: -1)
+        del other
+    assert given == []
+    del array
+    assert given == [(address, 0, None)]
+
+
+def strided(put, classes):
+    return put(np.asfortranarray(random((6, 2 * classes), "float32"))[:, ::2])
+
+
+def test_tables_are_ordered_behind_their_copies(cuda, put):
+    """Streams wait for the copy until it is done, and only then."""
+    driver = cuda.driver
+    grad, upstream = strided(put, 11), put(np.ones(6, np.float32))
+    driver.running = True
+    for stream in (7, 8):
+        for array in (grad, upstream):
+            array.place = cuda.place(0, stream)
+        cuda.scale(grad, "float32", upstream, grad)
+    assert driver.events == [("wait", 7, 7), ("wait", 8, 7)]
+    driver.running = False
+    cuda.scale(grad, "float32", upstream, grad)
+    driver.running = True
+    cuda.scale(grad, "float32", upstream, grad)
+    assert len(driver.events) == 2
+
+
+def test_tables_are_few_but_those_of_graphs_stay(cuda, put, monkeypatch):
+    monkeypatch.setattr(tables, "MOST_TABLES", 3)
+    driver, freed = cuda.driver, []
+    free = driver.free
+    upstream = put(np.ones(6, np.float32))
+    arrays = [strided(put, classes) for classes in range(3, 11)]
+
+    def scale(array):
+        cuda.scale(array, "float32", upstream, array)
+        return driver.launches[-1].arguments["layout"]
+
+    def note(address, device, stream):
+        freed.append(address)
+        free(address, device, stream)
+
+    monkeypatch.setattr(driver, "free", note)
+    first = scale(arrays[0])
+    driver.capturing = driver.running = driver.waiting_allowed = True
+    assert scale(arrays[0]) == first
+    driver.capturing = driver.running = driver.waiting_allowed = False
+    given = [scale(array) for array in arrays[1:]]
+    assert freed == given[:-3]
+    assert scale(arrays[-2]) == given[-2]
+
+
+def test_recorded_launches_keep_their_tables(cuda, put, monkeypatch):
+    monkeypatch.setattr(tables, "MOST_TABLES", 1)
+    grad, upstream = strided(put, 11), put(np.ones(6, np.float32))
+    replay = cuda.record(lambda: cuda.scale(grad, "float32", upstream, grad))
+    other = strided(put, 12)
+    cuda.scale(other, "float32", upstream, other)
+    cuda.driver.running = True
+    replay(cuda.place(0, 9), ())  # a table that was given back would be a fault
+    assert cuda.driver.events[-1] == ("wait", 9, 7)
+
+
+def test_labels_are_not_checked_while_a_stream_is_captured(cuda, put):
+    labels = put(np.arange(3))
+    cuda.driver.capturing = True
+    with pytest.raises(fx.BackendError, match="cannot be checked"):
+        cuda.first_bad_label(labels, 3, None)
+
+
+def test_memory_of_the_backend_is_refused_while_a_stream_is_captured(cuda, empty):
+    cuda.driver.capturing = True
+    for allocate in (empty, cuda.place(0, 7).scratch):
+        with pytest.raises(fx.BackendError, match="only PyTorch keeps memory for a graph"):
+            allocate((3,), FLOAT32)
 
 
 def problem_on_device(problem, put):

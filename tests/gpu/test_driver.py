@@ -189,6 +189,18 @@ def test_reason(there, words):
     assert Driver(bindings(**there)).why_not() == words
 
 
+@pytest.mark.usefixtures("all_installed")
+def test_first_device_that_can_do_it():
+    assert Driver(bindings(capabilities=((6, 1), (7, 0), (8, 0), (9, 0)))).first_device() == 2
+
+
+def test_kernels_are_not_loaded_on_an_older_card(monkeypatch):
+    there = Driver(bindings(capabilities=((9, 0), (6, 1))))
+    monkeypatch.setattr(there, "is_capturing", lambda stream, device: False)
+    with pytest.raises(fastxent.BackendError, match=r"Card has compute capability 6\.1, and 7\.5"):
+        there.launch(None, 1, b"", 1, 0)
+
+
 def test_packages_that_are_missing(monkeypatch):
     for package, module in (("numba-cuda", "numba_cuda"), ("cuda-bindings", "cuda.bindings")):
         monkeypatch.setattr(driver, "_is_installed", lambda name, missing=module: name != missing)
@@ -281,7 +293,6 @@ def test_memory(library):
         assert (back == source).all()
         driver.free(address, 1)
         large = driver.allocate(80_000, 0)
-        driver.upload(large, np.zeros(10_000), 0x5, 0)
         driver.upload(large, np.zeros(0), 0x5, 0)
         driver.download(np.zeros(0), large, 0x5, 0)
         driver.allocate(0, 0)
@@ -293,14 +304,82 @@ def test_memory(library):
     here = "within 0x2800"
     assert told(library, code) == [
         *("within 0x2900", "allocate 800 in mode 2"),
+        "within 0x2900",  # is it captured?
         *("within 0x2900", "upload 800 on 0x5"),
+        *("within 0x2900", "record on 0x5"),
+        *("within 0x2900", "query in mode 2"),
+        *("within 0x2900", "destroy 0x55"),
         *("within 0x2900", "download 800 on 0x6", "synchronize 0x6"),
         *("within 0x2900", "free in mode 2"),
         *(here, "allocate 80000 in mode 2"),
-        *(here, "upload 80000 on 0x5", "synchronize 0x5"),
         *(here, "allocate 1 in mode 2"),
         *(here, "allocate 10000000 in mode 2"),
         "Card 40 has no 10000000 bytes of memory left",
+    ]
+
+
+def test_memory_of_a_stream_comes_and_goes_in_its_order(library):
+    code = """
+        for device in (0, 1):
+            driver.free(driver.allocate(80, device, 0x5), device, 0x5)
+        driver.free(driver.allocate(80, 0), 0)
+    """
+    here, plain = "within 0x2800", ("allocate 80 in mode 2", "free in mode 2")
+    in_order = "allocate 80 on 0x5 in mode 2", "free on 0x5 in mode 2"
+    assert told(library, code) == [
+        *(here, in_order[0], here, in_order[1]),
+        *("within 0x2900", plain[0], "within 0x2900", plain[1]),  # no pools there
+        *(here, plain[0], here, plain[1]),
+    ]
+
+
+def test_what_is_uploaded_is_kept_until_it_is_there(library):
+    """Pieces that the driver takes over without a wait; only a very large array waits."""
+    code = """
+        import ctypes, weakref
+        set_past = ctypes.CDLL("libcuda.so.1").stand_in_is_past
+        there = driver.allocate(800_000, 0)
+        for is_past in (0, 1):
+            set_past(is_past)
+            driver.upload(there, np.arange(20_000.0), 0x5, 0)
+            print(len(driver._sources), "kept")
+        back = np.empty(20_000)
+        driver.download(back, there, 0x5, 0)
+        assert (back == np.arange(20_000.0)).all()
+    """
+    lines = [line for line in told(library, code) if not line.startswith("within")]
+    uploads = ["upload 65536 on 0x5", "upload 65536 on 0x5", "upload 28928 on 0x5"]
+    assert lines == [
+        "allocate 800000 in mode 2",
+        *(*uploads, "record on 0x5", "query in mode 2", "1 kept"),
+        *(*uploads, "record on 0x5", *["query in mode 2", "destroy 0x55"] * 2, "0 kept"),
+        *("download 160000 on 0x5", "synchronize 0x5"),
+    ]
+    code = """
+        from fastxent.backends.cuda import memory
+        memory._MOST_IN_PIECES = 799
+        driver.upload(driver.allocate(800, 0), np.zeros(100), 0x5, 0)
+    """
+    assert told(library, code)[-2:] == ["upload 800 on 0x5", "synchronize 0x5"]
+
+
+def test_events(library):
+    code = """
+        import ctypes
+        set_past = ctypes.CDLL("libcuda.so.1").stand_in_is_past
+        set_past(0)
+        event = driver.record(0x5, 0)
+        print(driver.is_past(event))
+        driver.wait_for(0x6, event)
+        driver.wait_on_host(event)
+        print(driver.is_past(event))
+        driver.wait_for(0x6, event)
+        driver.wait_on_host(event)
+    """
+    lines = [line for line in told(library, code) if not line.startswith("within")]
+    assert lines == [
+        *("record on 0x5", "query in mode 2", "False", "wait on 0x6 for 0x55"),
+        *("wait on the host in mode 2", "destroy 0x55", "True"),
     ]
 
 
@@ -309,7 +388,7 @@ def test_streams(library):
         driver.synchronize(0x6, 0)
         driver.wait(0x6, 0x5, 0)
         driver.wait(0x6, 0x6, 0)
-        print(driver.is_capturing(0), driver.is_capturing(0x6), driver.is_capturing(0x77))
+        print(*(driver.is_capturing(stream, 0) for stream in (0, 0x6, 0x77)))
         try:
             driver.upload(0, np.zeros(1), 0x77, 0)
         except fastxent.BackendError as error:
@@ -318,8 +397,12 @@ def test_streams(library):
     *lines, refusal = told(library, code)
     assert lines == [
         *("within 0x2800", "synchronize 0x6"),
-        *("within 0x2800", "record on 0x5", "wait on 0x6 for 0x55", "destroy 0x55"),
+        *("within 0x2800", "record on 0x5"),
+        *("within 0x2800", "wait on 0x6 for 0x55"),
+        *("within 0x2800", "destroy 0x55"),
+        *["within 0x2800"] * 3,
         "False False True",
+        "within 0x2800",
     ]
     assert "cannot be copied to the GPU while the stream is captured" in refusal
 
@@ -345,18 +428,19 @@ def test_kernels(library):
         attempt(KernelSpec("missing", None, LoopGeometry(32)), 0)
         attempt(loop, 0x66)
     """
-    refusal, *lines = told(library, code)
+    context, refusal, *lines = told(library, code)
+    assert context == "within 0x2900"
     assert "run the call once before the capture" in refusal
     here, load = "within 0x2900", "load some code in mode 2"
     row = "launch 0x3000 of 3 1 1 x 128 1 1, shared 0, on (nil): 16 bytes, 5 6"
     assert lines == [
-        *("compile loop (9, 0)", here, load, "function fastxent_loop"),
+        *(here, "compile loop (9, 0)", here, load, "function fastxent_loop"),
         *(here, "launch 0x3000 of 3 1 1 x 96 1 1, shared 0, on 0x6: 16 bytes, 5 6"),
         *(here, "launch 0x3000 of 3 1 1 x 96 1 1, shared 0, on 0x77: 16 bytes, 5 6"),
-        *("compile row (9, 0)", here, load, "function fastxent_row", here, row),
-        *("compile row (9, 0)", here, load, "function fastxent_row", "attribute 14 is 1"),
+        *(here, "compile row (9, 0)", here, load, "function fastxent_row", here, row),
+        *(here, "compile row (9, 0)", here, load, "function fastxent_row", "attribute 14 is 1"),
         *(here, row),
-        *("compile missing (9, 0)", here, load, "function fastxent_missing"),
+        *(here, "compile missing (9, 0)", here, load, "function fastxent_missing"),
         "cuModuleGetFunction: named symbol not found (CUDA error 500)",
         *(here, "launch 0x3000 of 3 1 1 x 96 1 1, shared 0, on 0x66: 16 bytes, 5 6"),
         "cuLaunchKernel: another error (CUDA error 719)",

@@ -21,9 +21,13 @@ ALL = ("lse", "log_prob", "argmax", "correct", "entropy", "z_loss")
 
 @pytest.fixture
 def put(simulated, monkeypatch):
-    """Copies arrays to the simulated GPU, from which nothing may be read back."""
-    monkeypatch.setattr(simulated, "download", waits)
+    """Copies arrays to the simulated GPU, which nothing may wait for."""
+    for name in WAITING:
+        monkeypatch.setattr(simulated, name, waits)
     return Putter(load("cuda"))
+
+
+WAITING = ("download", "synchronize", "wait_on_host")
 
 
 def waits(*_):
@@ -106,17 +110,13 @@ def test_bad_labels(put, simulated, monkeypatch):
     fx.check_labels(put(good), CLASSES)
 
 
-def test_rows_with_gaps_and_classes_first(put, simulated, monkeypatch):
+def test_rows_with_gaps_and_classes_first(put):
     for logits, axis in ((np.repeat(LOGITS, 2, axis=1)[:, ::2], 1), (LOGITS.T.copy(), 0)):
         expected = fx.cross_entropy_and_grad(logits, LABELS, axis=axis, backend="numpy")
         for _ in range(2):
             loss, grad = fx.cross_entropy_and_grad(put(logits), put(LABELS), axis=axis)
             close(numbers(loss), expected[0])
             close(numbers(grad), expected[1])
-            # the table of these strides is there from now on
-            monkeypatch.setattr(simulated, "synchronize", waits)
-        monkeypatch.undo()
-        monkeypatch.setattr(simulated, "download", waits)
 
 
 def test_softmax_and_its_product(put):
@@ -145,3 +145,90 @@ def test_binary_loss(put, reduction):
 def test_a_place_that_is_not_told_is_asked_for(put):
     logits = put.array(LOGITS)
     assert numbers(fx.softmax(ByInterface(logits))).shape == LOGITS.shape
+
+
+def calls(put):
+    """Calls that need memory beside their results, with factors of the host and of the GPU."""
+    logits, labels, soft = put(LOGITS), put(LABELS), put(SOFT)
+    yield lambda: fx.cross_entropy_and_grad(
+        logits, labels, weight=put(WEIGHT), sample_weight=OF_ROWS, label_smoothing=0.1, aux=ALL
+    )
+    yield lambda: fx.cross_entropy_and_grad(logits, labels, weight=WEIGHT, reduction="none")
+    yield lambda: fx.cross_entropy_and_grad(
+        *(logits, soft),
+        sample_weight=put(OF_ROWS),
+        grad_output=put(np.float32(2)),
+        aux=("target_grad",),
+    )
+    yield lambda: fx.cross_entropy(put(LOGITS.T.copy()), labels, axis=0)
+    yield lambda: fx.cross_entropy_and_grad(put(LOGITS[:, ::2]), put(LABELS % 18))
+    yield lambda: fx.binary_cross_entropy_with_logits_and_grad(
+        logits, soft, weight=WEIGHT, grad_output=put(np.float32(2))
+    )
+    yield lambda: fx.softmax(logits)
+    yield lambda: fx.logsumexp(logits)
+    yield lambda: fx.logsumexp(put(LOGITS[:, :0]))
+    yield lambda: fx.softmax_backward(logits, logits)
+
+
+def owners(result):
+    """The memory of each array that a call gave."""
+    for one in result if isinstance(result, tuple) else (result,):
+        if isinstance(one, tuple):
+            yield from owners(one)
+        elif one is not None:
+            yield one._array.owner
+
+
+def test_a_call_gives_back_memory_in_the_order_of_the_stream_only(put, simulated, monkeypatch):
+    """What is handed out is of no stream: others use it on theirs, and drop it when they like."""
+    free = simulated.free
+    given = []
+
+    def note(address, device, stream):
+        given.append(stream)
+        free(address, device, stream)
+
+    for call in calls(put):
+        call()  # leaves its tables
+        with monkeypatch.context() as patch:
+            patch.setattr(Putter, "array", kept_by(Putter.array))
+            patch.setattr(simulated, "free", note)
+            result = call()
+        assert all(owner.stream is None for owner in owners(result))
+        del result
+        assert set(given) <= {STREAM}
+    assert len(given) > 10
+
+
+def kept_by(put):
+    """Keep what is put, so that it is not given back meanwhile."""
+    kept = []
+
+    def array(self, values):
+        kept.append(put(self, values))
+        return kept[-1]
+
+    return array
+
+
+def test_only_tensors_of_pytorch_are_captured(put, simulated):
+    logits, labels = put(LOGITS), put(LABELS)
+    fx.cross_entropy(logits, labels)
+    simulated.capturing = True
+    with pytest.raises(fx.BackendError, match="only PyTorch keeps memory for a graph"):
+        fx.cross_entropy(logits, labels)
+
+
+def test_batches_of_all_sizes_share_a_table(put, simulated):
+    """Rows of few classes, and a number of the GPU as a factor of every element."""
+    factor = put(np.float32(2))
+    call = fx.binary_cross_entropy_with_logits_and_grad
+    for classes in (10, 9):
+        for rows in (2, 3, 5):
+            x = put(LOGITS[:rows, :classes].copy())
+            fx.softmax_backward(x, x)
+            call(x, put(SOFT[:rows, :classes].copy()), grad_output=factor, reduction="none")
+    tables = [launch.arguments["layout"] for launch in simulated.launches]
+    # a softmax of 10 and of 9 classes; elements that lie side by side are one dimension
+    assert len(set(tables)) == 3

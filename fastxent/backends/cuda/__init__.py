@@ -116,7 +116,7 @@ class CudaBackend:
         there.out = None  # what is written there lies as the logits do
         results = copies.give_all(out)
         if out.total is not None:
-            results.partial = copies.place.allocate((self.partial_count(there),), _FLOAT64)
+            results.partial = copies.place.scratch((self.partial_count(there),), _FLOAT64)
         verbs_rows.forward(self._here, there, results)
         if out.total is not None and results.partial is not None:
             out.total[0] = copies.total(results.partial)
@@ -168,7 +168,7 @@ class CudaBackend:
         there = copies.take_fields(problem, *_OF_ELEMENTS)
         results = copies.give_all(out)
         if out.total is not None:
-            results.partial = copies.place.allocate((self.binary_partial_count(there),), _FLOAT64)
+            results.partial = copies.place.scratch((self.binary_partial_count(there),), _FLOAT64)
         verbs_binary.binary(self._here, there, results, is_integer)
         if out.total is not None and results.partial is not None:
             out.total[0] = copies.total(results.partial)
@@ -190,9 +190,13 @@ class CudaBackend:
         found: Place = self._here.place(device, stream)
         return found
 
-    def upload(self, array: Array, place: Place) -> DeviceArray:
+    def check_not_captured(self, place: Place) -> None:
+        """Refuse work whose memory is given back while a graph goes on using it."""
+        self._runtime_of_process().check_not_captured(place)
+
+    def upload(self, array: Array, place: Place, is_result: bool = False) -> DeviceArray:
         """Copy of a contiguous array of the host in new memory of the place."""
-        there: DeviceArray = self._here.upload(array, place)
+        there: DeviceArray = self._here.upload(array, place, is_result)
         return there
 
     def download(self, array: DeviceArray) -> Array:

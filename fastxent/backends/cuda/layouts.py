@@ -19,6 +19,8 @@ __all__ = ["Layout", "Pieces", "element_table", "is_same_piece", "pieces_of", "r
 # Leading dimensions that the kernels of rows count through.
 _LEADING = 4
 
+_UNREACHED = 1 << 62
+
 
 class Layout(NamedTuple):
     """What a plan depends on of an array: all of it but where in memory it is.
@@ -111,7 +113,10 @@ def _split(shape: Sequence[int], strides: Sequence[int], sizes: tuple[int, ...])
 
 
 def row_table(arrays: Sequence[DeviceArray | None]) -> tuple[int, ...]:
-    """Four sizes of the leading dimensions; four strides and that of the classes of each array."""
+    """Four sizes of the leading dimensions; four strides and that of the classes of each array.
+
+    That of the first one is 0: no kernel needs it, and batches of any size share a table.
+    """
     given = [array for array in arrays if array is not None]
     sizes = _common_sizes([array.shape[:-1] for array in given])
     if len(sizes) > _LEADING:
@@ -120,19 +125,23 @@ def row_table(arrays: Sequence[DeviceArray | None]) -> tuple[int, ...]:
             f"that do not merge, and its kernels count through {_LEADING}; make one contiguous"
         )
     missing = [0] * (_LEADING - len(sizes))
-    numbers = [*(1 for _ in missing), *sizes]
+    numbers = [*sizes, *(1 for _ in missing)]
+    numbers[0] = 0
     for array in arrays:
         if array is None:
             numbers += [0] * (_LEADING + 1)
             continue
         *steps, class_step = (step // array.itemsize for step in array.strides)
-        numbers += [*missing, *_split(array.shape[:-1], steps, sizes), class_step]
+        numbers += [*_split(array.shape[:-1], steps, sizes), *missing, class_step]
     return tuple(numbers)
 
 
 def element_table(arrays: Sequence[Any], sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """Sizes of all dimensions, then as many strides of each array; absent ones have 0."""
-    numbers = list(sizes)
+    """Sizes of all dimensions, then as many strides of each array; absent ones have 0.
+
+    The first size is one that no index reaches: batches of any size share a table.
+    """
+    numbers = [_UNREACHED, *sizes[1:]] if sizes else []
     for array in arrays:
         if isinstance(array, DeviceArray):
             numbers += [step // array.itemsize for step in array.strides]

@@ -15,6 +15,7 @@ from fastxent.backends.contract import ADDRESS_STEP
 from fastxent.backends.cuda.arguments import pack_of
 from fastxent.backends.cuda.runtime import Runtime
 from fastxent.backends.cuda.specs import ARGUMENTS, KernelSpec
+from fastxent.backends.cuda.tables import Table
 from fastxent.device_array import Place
 
 __all__ = ["NotRecorded", "Recorder"]
@@ -52,12 +53,18 @@ class Recorder:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.driver, self.capability = runtime.driver, runtime.capability
-        self.place, self.table, self.plan = runtime.place, runtime.table, runtime.plan
+        self.place, self.plan = runtime.place, runtime.plan
         self._launches: list[_Launch] = []
+        self._tables: list[Table] = []
 
     def upload(self, *_: Any) -> NoReturn:
         """Numbers of the host are another's at the next call."""
         raise NotRecorded
+
+    def table(self, numbers: tuple[int, ...], place: Place) -> int:
+        """Address of a table, which is kept for as long as the launches are."""
+        self._tables.append(self._runtime.tables.find(numbers, place))
+        return self._tables[-1].address
 
     def launch(self, spec: KernelSpec, grid: int, place: Place, given: dict[str, Any]) -> None:
         """Keep a launch."""
@@ -78,6 +85,8 @@ class Recorder:
 
         What the address of an array had beyond its step is part of `beginnings`.
         """
+        for table in self._tables:
+            self._runtime.tables.prepare(table, place)
         launch, device, stream = self.driver.launch, place.device, place.stream
         for spec, grid, arguments, pack, addresses in self._launches:
             values = arguments.copy()

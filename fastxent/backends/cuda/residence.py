@@ -18,7 +18,7 @@ _Record = TypeVar("_Record")
 
 
 class Residence:
-    """Copies on the device of what one call reads and writes: the first device, default stream.
+    """Copies on a device of what one call reads and writes: the first capable one, default stream.
 
     Copies are C-ordered, whatever the strides on the host.
 
@@ -29,7 +29,7 @@ class Residence:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.place = runtime.place(0, 0)
+        self.place = runtime.place(runtime.driver.first_device(), 0)
         self._inputs: list[tuple[Array, DeviceArray]] = []
         self._outputs: list[tuple[Array, DeviceArray]] = []
 
@@ -47,7 +47,7 @@ class Residence:
             return None
         there = next((copy for given, copy in self._inputs if same_memory(given, array)), None)
         if there is None:
-            there = self.place.allocate(array.shape, array.dtype)
+            there = self.place.scratch(array.shape, array.dtype)
         self._outputs.append((array, there))
         return there
 

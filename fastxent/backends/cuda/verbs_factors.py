@@ -80,9 +80,9 @@ def _labels(
         runtime.launch(KernelSpec("labels", variant, _MANY), 1, place, given)
         return
     partial = {
-        "mass_partial": place.allocate((max(chunks, 1),), _FLOAT64),
-        "live_partial": place.allocate((max(chunks, 1),), _INT64),
-        "bad_partial": place.allocate((max(chunks, 1),), _INT64),
+        "mass_partial": place.scratch((max(chunks, 1),), _FLOAT64),
+        "live_partial": place.scratch((max(chunks, 1),), _INT64),
+        "bad_partial": place.scratch((max(chunks, 1),), _INT64),
     }
     given |= {name: array.address for name, array in partial.items()}
     runtime.launch(KernelSpec("labels", variant, _MANY), chunks, place, given)
@@ -109,7 +109,9 @@ def first_bad_label(
     runtime: Runtime, target: DeviceArray, num_classes: int, skip: int | None
 ) -> int:
     """First row with a bad label, -1 if there is none; this waits for the GPU."""
-    bad_row = runtime.place(target.place.device, target.place.stream).allocate((1,), _INT64)
+    place = target.place
+    runtime.check_may_wait(place)
+    bad_row = runtime.place(place.device, place.stream).scratch((1,), _INT64)
     _labels(runtime, target, num_classes, skip, None, None, None, bad_row)
     return int(runtime.download(bad_row)[0])
 

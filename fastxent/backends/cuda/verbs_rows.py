@@ -103,7 +103,7 @@ class RowsCall:
         """Rows of the gradient, or new ones: kernels write them before what lies beside them."""
         if grad is None:
             shape = self._problem.rows, self._problem.classes
-            grad = self._place.allocate(shape, self._problem.precision.kernel)
+            grad = self._place.scratch(shape, self._problem.precision.kernel)
         # after the logits, before the probabilities of the target
         self.matrices = {"logits": self._problem.logits, "grad": grad, **self.matrices}
 
@@ -169,7 +169,7 @@ def forward(runtime: Runtime, problem: Problem, out: Outputs) -> None:
     target_grad = out.target_grad is not None
     plan = call.plan(_variant(*call.formula, task, sides, target_grad, curvature))
     if out.partial is not None and out.partial.size != plan.partials:
-        out.partial = out.partial.place.allocate((plan.partials,), _FLOAT64)
+        out.partial = out.partial.place.scratch((plan.partials,), _FLOAT64)
     call.run(plan, out.partial)
 
 

@@ -27,6 +27,13 @@ def cupy():
     return pytest.importorskip("cupy")
 
 
+class ShownByDLPack:
+    """A tensor of which no library is known."""
+
+    def __init__(self, tensor):
+        self.__dlpack__, self.__dlpack_device__ = tensor.__dlpack__, tensor.__dlpack_device__
+
+
 def drawn(torch, rows, classes, dtype="float32"):
     random = torch.Generator("cuda").manual_seed(classes)
     logits = torch.randn(rows, classes, device="cuda", generator=random)
@@ -68,15 +75,47 @@ def test_in_place_and_out_have_the_same_bits(torch, classes):
 
 
 def test_nothing_waits_for_the_card(torch):
+    """The card sleeps while calls are made: after them it must be asleep still."""
     logits, labels = drawn(torch, 64, 1000)
     weight = torch.rand(1000, device="cuda")
-    fx.cross_entropy_and_grad(logits, labels, weight=weight)
+    of_host, wide = np.random.default_rng(0).random(1000), torch.rand(64, 2000, device="cuda")
+    shown = ShownByDLPack(logits), ShownByDLPack(labels)
+
+    def calls(classes):
+        return (
+            fx.cross_entropy_and_grad(logits, labels, weight=weight),
+            fx.cross_entropy_and_grad(logits, labels, weight=of_host),
+            fx.softmax(logits),
+            fx.softmax(wide[:, : 2 * classes : 2]),  # with a table of its own
+            fx.cross_entropy_and_grad(*shown, weight=of_host),  # in memory of the backend's own
+        )
+
+    kept = calls(900)
+    torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        fx.cross_entropy_and_grad(logits, labels, weight=weight)
-        fx.softmax(logits)
+        torch.cuda._sleep(2_000_000_000)
+        kept += calls(901)
+        end = torch.cuda.Event()
+        end.record()
+        assert not end.query()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert len(kept) == 10
+
+
+def test_memory_of_the_backend_comes_back(torch):
+    """Thousands of calls on what only shows its memory need no more of it than a few."""
+    logits, labels = drawn(torch, 4096, 1000)
+    shown = ShownByDLPack(logits), ShownByDLPack(labels)
+    weight = np.random.default_rng(0).random(1000)
+    free = []
+    for count in (10, 1000):
+        for _ in range(count):
+            fx.cross_entropy_and_grad(*shown, weight=weight, sample_weight=np.ones(4096))
+        torch.cuda.synchronize()
+        free.append(torch.cuda.mem_get_info()[0])
+    assert free[1] >= free[0] - (64 << 20)
 
 
 def test_the_current_stream_is_used(torch):

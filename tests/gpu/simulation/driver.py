@@ -52,6 +52,11 @@ class SimulatedDriver:
         All launches so far.
     capturing : bool
         Whether streams say that they are captured.
+    running : bool
+        Whether no event is past, unless somebody waits.
+    events : list of tuple
+        What streams were told of events: ("wait", stream, stream of the event), ("wait on host",
+        stream of the event).
     """
 
     def __init__(self, compute_capability: tuple[int, int] = (9, 0)) -> None:
@@ -59,7 +64,9 @@ class SimulatedDriver:
         self.seed: int | None = None
         self.offset = 0
         self.launches: list[Launch] = []
-        self.capturing = False
+        self.capturing = self.running = False
+        self.events: list[tuple[Any, ...]] = []
+        self._streams: dict[int, int | None] = {}
         self._kernels: dict[KernelSpec, Any] = {}
 
     def why_not(self) -> str | None:
@@ -68,6 +75,9 @@ class SimulatedDriver:
 
     def device_count(self) -> int:
         return 1
+
+    def first_device(self) -> int:
+        return 0
 
     def capability(self, device: int) -> tuple[int, int]:
         return self.compute_capability
@@ -85,10 +95,15 @@ class SimulatedDriver:
         MEMORY.find(address, 1, "device")
         return 0
 
-    def allocate(self, nbytes: int, device: int) -> int:
-        return MEMORY.allocate(nbytes, self.offset)
+    def allocate(self, nbytes: int, device: int, stream: int | None = None) -> int:
+        address = MEMORY.allocate(nbytes, self.offset)
+        self._streams[address] = stream
+        return address
 
-    def free(self, address: int, device: int) -> None:
+    def free(self, address: int, device: int, stream: int | None = None) -> None:
+        """Give memory back, with the stream that it was allocated for."""
+        if self._streams.pop(address, stream) != stream:
+            raise Fault(f"{address:#x} is not of stream {stream}")
         MEMORY.free(address)
 
     def upload(self, address: int, array: np.ndarray, stream: int, device: int) -> None:
@@ -109,11 +124,26 @@ class SimulatedDriver:
         first = address - allocation.start
         return allocation.bytes[first : first + array.nbytes]
 
-    def is_capturing(self, stream: int, device: int = 0) -> bool:
+    def is_capturing(self, stream: int, device: int) -> bool:
         return self.capturing
 
     def wait(self, stream: int, other: int, device: int) -> None:
         """Nothing is under way on any stream."""
+
+    def record(self, stream: int, device: int) -> int:
+        """Event: its stream."""
+        return stream
+
+    def is_past(self, event: int) -> bool:
+        return not self.running
+
+    def wait_for(self, stream: int, event: int) -> None:
+        """Nothing is under way on any stream."""
+        self.events.append(("wait", stream, event))
+
+    def wait_on_host(self, event: int) -> None:
+        """Nothing is under way."""
+        self.events.append(("wait on host", event))
 
     def synchronize(self, stream: int = 0, device: int = 0) -> None:
         """Nothing is under way."""
