@@ -8,7 +8,7 @@ import numpy as np
 
 from fastxent.checks.on_device import outline
 from fastxent.device_array import DeviceArray, Place
-from fastxent.interchange import dlpack
+from fastxent.interchange import capsules, dlpack
 from fastxent.interchange.device_memory import DeviceMemory
 from fastxent.precision import kind_of
 
@@ -45,7 +45,7 @@ class ByDLPack:
 
     def __dlpack__(self, *, stream=None):
         self.streams.append(stream)
-        return dlpack.capsule_of(self.array)
+        return capsules.capsule_of(self.array)
 
 
 class Putter:
@@ -83,7 +83,7 @@ def numbers(result):
     """Copy of what a call gave, or of what was put."""
     if isinstance(result, DeviceMemory | ByDLPack):
         place = Place(0, 0)
-        array = dlpack.from_capsule(result.__dlpack__(stream=-1), place, result)
+        array = capsules.from_capsule(result.__dlpack__(stream=-1), place, result)
     else:
         array = result.array
     if not math.prod(array.shape):

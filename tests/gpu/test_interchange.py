@@ -9,7 +9,7 @@ import pytest
 
 from fastxent.checks.on_device import outline
 from fastxent.device_array import DeviceArray, Place
-from fastxent.interchange import dlpack, home_of
+from fastxent.interchange import capsules, dlpack, home_of
 from fastxent.interchange.device_memory import DeviceMemory, from_dlpack, from_interface
 from fastxent.layout import empty_like, join_axes, order_of, rows_of, rows_view, split_axes
 from fastxent.precision import bfloat16_dtype
@@ -180,7 +180,7 @@ class Exporter:
         return CPU, 0
 
     def __dlpack__(self, **_):
-        return dlpack.capsule_of(self.array, CPU)
+        return capsules.capsule_of(self.array, CPU)
 
 
 DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")
@@ -205,23 +205,23 @@ def test_capsules_are_read_by_numpy(dtype):
 def test_capsules_of_numpy_are_read(dtype):
     values = (np.arange(24).reshape(4, 6) % 7).astype(dtype)
     for view in (values, values[::2, 1::3], values.T, values[0, 0, ...], values[:0]):
-        array = dlpack.from_capsule(view.__dlpack__(), Place(3, 0), view)
+        array = capsules.from_capsule(view.__dlpack__(), Place(3, 0), view)
         assert same_place(array, view)
         assert array.place.device == 3
 
 
 def test_capsules_that_begin_later():
     values = np.arange(6.0)
-    capsule = dlpack.capsule_of(as_device_array(values), CPU)
-    ((managed, *_),) = dlpack._held.values()
+    capsule = capsules.capsule_of(as_device_array(values), CPU)
+    ((managed, *_),) = capsules._held.values()
     managed.tensor.byte_offset, managed.tensor.shape[0] = 16, 4
-    assert same_place(dlpack.from_capsule(capsule, Place(0, 0), None), values[2:])
+    assert same_place(capsules.from_capsule(capsule, Place(0, 0), None), values[2:])
 
 
 def test_bfloat16_goes_through_capsules():
     bits = np.arange(6, dtype=np.uint16).reshape(2, 3)
     array = as_device_array(bits).view(bfloat16_dtype())
-    back = dlpack.from_capsule(dlpack.capsule_of(array), array.place, None)
+    back = capsules.from_capsule(capsules.capsule_of(array), array.place, None)
     assert back.dtype == bfloat16_dtype()
     assert same_place(back.view(bits.dtype), bits)
     torch = pytest.importorskip("torch", reason="knows bfloat16")
@@ -234,7 +234,7 @@ def test_numbers_that_have_no_dtype_are_refused():
     torch = pytest.importorskip("torch", reason="has 8-bit floating-point numbers")
     tensor = torch.zeros(3, dtype=torch.float8_e4m3fn)
     with pytest.raises((TypeError, RuntimeError, BufferError)):
-        dlpack.from_capsule(tensor.__dlpack__(), Place(0, 0), tensor)
+        capsules.from_capsule(tensor.__dlpack__(), Place(0, 0), tensor)
 
 
 def test_who_takes_a_capsule_keeps_the_memory():
@@ -244,7 +244,7 @@ def test_who_takes_a_capsule_keeps_the_memory():
     memory = np.arange(5.0).view(Memory)
     gone = weakref.ref(memory)
     taken = np.from_dlpack(Exporter(as_device_array(memory)))
-    capsule = dlpack.capsule_of(as_device_array(memory), CPU)
+    capsule = capsules.capsule_of(as_device_array(memory), CPU)
     del memory
     gc.collect()
     assert gone() is not None
@@ -255,7 +255,7 @@ def test_who_takes_a_capsule_keeps_the_memory():
     del capsule  # that nobody took
     gc.collect()
     assert gone() is None
-    assert not dlpack._held
+    assert not capsules._held
 
 
 def test_what_is_read_keeps_the_producers_memory():
@@ -264,7 +264,7 @@ def test_what_is_read_keeps_the_producers_memory():
 
     memory = np.arange(5.0).view(Memory)
     gone = weakref.ref(memory)
-    array = dlpack.from_capsule(memory.__dlpack__(), Place(0, 0), None)
+    array = capsules.from_capsule(memory.__dlpack__(), Place(0, 0), None)
     view = array.reshape(5, 1)
     del memory, array
     gc.collect()
