@@ -1,6 +1,8 @@
 """Disassembled kernels, for tests; those are skipped where the tools are missing."""
 
 import functools
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
@@ -19,7 +21,17 @@ def disassemble(code):
 
 
 @functools.cache
+def _compilers():
+    """A process that compiles: Numba keeps 30 MB of every kernel, and all tests would wait for it.
+
+    With 130,000 objects more for each, the collector takes longer in whatever runs afterwards.
+    """
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, context, max_tasks_per_child=30)
+
+
+@functools.cache
 def disassembled(spec, capability=(9, 0)):
     """Compile a kernel, without the cache on the disk, and disassemble it."""
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
-    return disassemble(cubins.compiled(spec, capability))
+    return disassemble(_compilers().submit(cubins.compiled, spec, capability).result())

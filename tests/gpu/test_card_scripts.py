@@ -5,12 +5,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("greenlet", reason="the simulation runs threads as greenlets")
 
-from gpu.card import run, sanitized
+from gpu.card import part, run, sanitized
 
 HERE = Path(__file__).parent
 
@@ -33,11 +34,11 @@ def test_a_wrong_number_is_told(monkeypatch, capsys):
     assert "WRONG: float32 C=10 gradient {}: off by" in capsys.readouterr().out
 
 
-def collected(part):
+def collected(number_of):
     command = [sys.executable, "-m", "pytest", "-c", HERE / "card" / "pytest.ini"]
-    command += [f"--rootdir={HERE.parent.parent}", "--collect-only", f"--part={part}"]
+    command += [f"--rootdir={HERE.parent.parent}", "--collect-only", f"--part={number_of}"]
     done = subprocess.run(
-        [*command, HERE / "test_plan.py", HERE.parent / "test_conformance.py"],
+        [*command, HERE / "test_plan.py"],
         env=run.environment(),
         capture_output=True,
         text=True,
@@ -53,8 +54,29 @@ def test_every_part_has_its_share():
     assert len(whole) > 20
     assert sorted(name for part in parts for name in part) == sorted(whole)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    # of the table of cases only what the backend of the card computes
-    assert not [name for name in whole if "-numpy" in name or "-numba" in name]
+
+
+class Item:
+    """What the plugin looks at in a test."""
+
+    def __init__(self, nodeid, **params):
+        self.nodeid = nodeid
+        if params:
+            self.callspec = SimpleNamespace(params=params)
+
+
+def test_of_the_table_only_what_the_card_computes_is_run():
+    table = "tests/test_conformance.py::test"
+    case = SimpleNamespace(shape=(3, 10))
+    chosen = [Item(table, backend=name, case=case, dtype="float32") for name in ("cuda", "numpy")]
+    items = [*chosen, Item(table), Item("tests/gpu/card/test_x.py::test")]
+    hook = SimpleNamespace(pytest_deselected=lambda items: dropped.extend(items))
+    dropped = []
+    config = SimpleNamespace(getoption=lambda name: "0/1", hook=hook)
+    part.pytest_collection_modifyitems(config, items)
+    assert [item.nodeid for item in items] == [table, "tests/gpu/card/test_x.py::test"]
+    assert items[0].callspec.params["backend"] == "cuda"
+    assert len(dropped) == 2
 
 
 def test_what_takes_too_long_is_stopped():

@@ -13,7 +13,6 @@ HOPPER, AMPERE, TURING = (9, 0), (8, 0), (7, 5)
 # Classes, and whether rows begin at multiples of 16 bytes.
 ROWS = [
     (Variant("bfloat16"), 32000, True, AMPERE),
-    (Variant("float16"), 262144, True, HOPPER),
     (Variant("float32"), 262144, True, HOPPER),
     (Variant("float64"), 8192, True, HOPPER),
     (Variant("bfloat16"), 1000, True, HOPPER),
@@ -26,13 +25,6 @@ ROWS = [
 RICH = [
     (Variant("float32", "float32"), 131072, True, HOPPER),
     (Variant("bfloat16", "label", "classes", "capped", sides=True), 50257, False, HOPPER),
-    (
-        Variant("bfloat16", "float32", "classes", "plain", sides=True, target_grad=True),
-        160_000,
-        True,
-        HOPPER,
-    ),
-    (Variant("bfloat16", "label", "uniform", "capped", sides=True), 50257, False, HOPPER),
     (Variant("bfloat16", "bfloat16", curvature="product"), 20000, True, TURING),
 ]
 LOOPS = [
