@@ -18,7 +18,8 @@ from fastxent.backends.contract import HessRule, Outputs
 from fastxent.precision import HALF_KINDS, precision_of
 from fastxent.problem import Problem
 
-REASONS = [f"{name}: {why}" for name, why in fx.backends().items() if why and name != "numpy"]
+TWINS = ("cython", "numba")
+REASONS = [f"{name}: {why}" for name, why in fx.backends().items() if why and name in TWINS]
 if not REASONS and load("cython").info()["instruction level"] not in ("v3", "v4"):
     REASONS = ["the compiled backend runs without a fused multiply-add"]
 pytestmark = pytest.mark.skipif(bool(REASONS), reason="; ".join(REASONS))

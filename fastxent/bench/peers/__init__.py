@@ -30,8 +30,12 @@ OTHERS = (
 ADAPTERS = ("fastxent_torch", "fastxent_jax")
 
 
+# Those of the CPU: for arrays of the host the GPU would only copy. bench.card measures that one.
+_BACKENDS = tuple(name for name in ORDER if name != "cuda")
+
+
 def own(
-    modes: Sequence[str] = MODES, threads: int | None = None, backends: Sequence[str] = tuple(ORDER)
+    modes: Sequence[str] = MODES, threads: int | None = None, backends: Sequence[str] = _BACKENDS
 ) -> list[Peer]:
     """Give fastxent's backends, each in these modes; with `threads`, those that have threads."""
     openmp.share()
