@@ -13,6 +13,8 @@ from fastxent.api import (
     check_labels,
     cross_entropy,
     cross_entropy_and_grad,
+    linear_cross_entropy,
+    linear_cross_entropy_and_grad,
     log_softmax,
     log_softmax_backward,
     logsumexp,
@@ -31,6 +33,7 @@ from fastxent.errors import (
     OutputError,
     ShapeError,
 )
+from fastxent.linear import LinearGrads
 from fastxent.loss import CrossEntropyLoss
 from fastxent.side_outputs import Aux
 from fastxent.threads import get_num_threads, set_num_threads
@@ -44,6 +47,7 @@ __all__ = [
     "DTypeError",
     "FastxentError",
     "LabelError",
+    "LinearGrads",
     "OptionError",
     "OutputError",
     "ShapeError",
@@ -55,6 +59,8 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_and_grad",
     "get_num_threads",
+    "linear_cross_entropy",
+    "linear_cross_entropy_and_grad",
     "log_softmax",
     "log_softmax_backward",
     "logsumexp",

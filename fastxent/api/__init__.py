@@ -7,6 +7,7 @@ from fastxent.api.binary import (
 from fastxent.api.cross_entropy import cross_entropy, cross_entropy_and_grad
 from fastxent.api.jacobian import log_softmax_backward, softmax_backward
 from fastxent.api.labels import check_labels
+from fastxent.api.linear import linear_cross_entropy, linear_cross_entropy_and_grad
 from fastxent.api.softmax import log_softmax, logsumexp, softmax
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "check_labels",
     "cross_entropy",
     "cross_entropy_and_grad",
+    "linear_cross_entropy",
+    "linear_cross_entropy_and_grad",
     "log_softmax",
     "log_softmax_backward",
     "logsumexp",
