@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from linear.needed import least_budget
 
 import fastxent as fx
 from fastxent import reference
-from linear.needed import least_budget
 
 N, D, C = 37, 11, 53
 ROWS = {"one row": 1, "five rows": 5, "all rows": N}
