@@ -15,9 +15,13 @@ from fastxent.api import (
     cross_entropy_and_grad,
     linear_cross_entropy,
     linear_cross_entropy_and_grad,
+    grad_from_stats,
     log_softmax,
     log_softmax_backward,
     logsumexp,
+    loss_from_stats,
+    merge_stats,
+    partial_stats,
     softmax,
     softmax_backward,
 )
@@ -35,6 +39,7 @@ from fastxent.errors import (
 )
 from fastxent.linear import LinearGrads
 from fastxent.loss import CrossEntropyLoss
+from fastxent.sharding import ShardStats
 from fastxent.side_outputs import Aux
 from fastxent.threads import get_num_threads, set_num_threads
 from fastxent.version import __version__
@@ -51,6 +56,7 @@ __all__ = [
     "OptionError",
     "OutputError",
     "ShapeError",
+    "ShardStats",
     "__version__",
     "backends",
     "binary_cross_entropy_with_logits",
@@ -61,9 +67,13 @@ __all__ = [
     "get_num_threads",
     "linear_cross_entropy",
     "linear_cross_entropy_and_grad",
+    "grad_from_stats",
     "log_softmax",
     "log_softmax_backward",
     "logsumexp",
+    "loss_from_stats",
+    "merge_stats",
+    "partial_stats",
     "set_num_threads",
     "show_config",
     "softmax",
