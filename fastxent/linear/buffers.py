@@ -42,6 +42,10 @@ class Buffers:
         """Matrix of one row."""
         return self._matrix(name, 1, size, size)
 
+    def clear(self) -> None:
+        """Give the memory back."""
+        self._memory.clear()
+
     def _matrix(self, name: str, rows: int, columns: int, most: int) -> Array:
         memory = self._memory.get(name)
         if memory is None or memory.size < rows * columns:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from fastxent.linear.buffers import Buffers
+from fastxent.linear.factors import row_factors
 from fastxent.linear.hidden import HiddenGrad, HiddenRows
 from fastxent.linear.kept import KeptClasses
 from fastxent.linear.kernel import Kernel
@@ -56,6 +55,7 @@ class Chunks:
         if weight_grad is not None:
             weight_grad.finish()
         self._bias.finish()
+        self._buffers.clear()
 
     def _chunk(self, start: int, stop: int) -> None:
         live = self._hidden.live(start, stop)
@@ -111,12 +111,3 @@ class Chunks:
             part = self._buffers.of_classes("weight part", block.stop - block.start, count)
             part[...] = columns[block]
             np.matmul(part, hidden, out=weight_grad[block])
-
-
-def row_factors(call: LinearProblem, start: int, stop: int, live: Array | None) -> Any:
-    """Factors of the gradients of the rows that count: one number, or a column of them."""
-    scale = call.problem.row_scale
-    if not isinstance(scale, np.ndarray):
-        return scale
-    part = scale[start:stop]
-    return (part if live is None else part[live])[:, None]

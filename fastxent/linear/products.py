@@ -103,10 +103,10 @@ class Bias:
         """Whether the gradient is asked for."""
         return self._grad is not None
 
-    def add_to(self, logits: Array) -> None:
-        """Add the bias to every row."""
+    def add_to(self, logits: Array, classes: slice = slice(None)) -> None:
+        """Add the bias of these classes to every row."""
         if self.values is not None:
-            np.add(logits, self.values, out=logits)
+            np.add(logits, self.values[classes], out=logits)
 
     def add_grad(self, grad: Array, classes: Any = slice(None)) -> None:
         """Add the sums of the rows to the gradient of some classes."""
