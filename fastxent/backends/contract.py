@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fastxent.backends.outputs import BinaryOutputs, HessRule, LabelSummary, Outputs
+from fastxent.backends.outputs import (
+    BinaryOutputs,
+    HessRule,
+    LabelSummary,
+    Outputs,
+    PartialSums,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,9 +36,11 @@ __all__ = [
     "Backend",
     "BinaryOutputs",
     "DeviceBackend",
+    "Forward",
     "HessRule",
     "LabelSummary",
     "Outputs",
+    "PartialSums",
 ]
 
 # Classes per block: the unit of summation and of scaling. One f32 accumulator over a whole row of
@@ -67,7 +75,14 @@ KINDS = (
 )
 
 
-class Backend(Protocol):
+class Forward(Protocol):
+    """What gives outputs of rows: a backend, or statistics of rows that it is to merge."""
+
+    def forward(self, problem: Problem, out: Outputs) -> None:
+        """Fill all outputs but `log_proba` and `mass`, as far as they are not None."""
+
+
+class Backend(Forward, Protocol):
     """One implementation of the verbs. All arrays are canonical: see `Problem`."""
 
     @property
@@ -91,11 +106,44 @@ class Backend(Protocol):
     ) -> LabelSummary:
         """Find the first bad label, count the live rows and add up their mass."""
 
-    def forward(self, problem: Problem, out: Outputs) -> None:
-        """Fill all outputs but `log_proba`, as far as they are not None."""
-
     def backward(self, problem: Problem, row_max: Array, row_sum: Array, grad: Array) -> None:
         """Fill `grad` from the row statistics that `forward` gave, with the bits of its `grad`."""
+
+    def partial(self, problem: Problem, sums: PartialSums) -> None:
+        """Fill what is not None with the sums of each block of `BLOCK` classes of `problem`.
+
+        Its classes are number `class_offset` and following of `num_classes`, at least one, and its
+        labels count from the first of all classes. Rows are never put into the SIMD lanes,
+        whatever the layout and the number of classes: the sums of a block have the bits that they
+        have in a row of more than `TILE_CLASSES` classes that `forward` takes.
+        """
+
+    def merge(self, problem: Problem, sums: PartialSums, out: Outputs) -> None:
+        """Fill outputs of rows from the sums of all `num_classes` classes, in class order.
+
+        These are `loss`, `total`, `row_max`, `row_sum`, `log_prob`, `argmax`, `entropy` and `mass`,
+        as far as they are not None; `sums` has what they need. Any number of parts, at least one;
+        a single part is what the row hands up, and is taken as it is. With the parts of `partial`
+        these are the bits of `forward`, that of `total` too: the losses of ``max(1, CHUNK_ELEMENTS
+        // num_classes)`` rows make one partial sum.
+
+        Of the problem are used the rows, `target` (where it is None the mass of a row is the sum of
+        its `mass`, else `spike` of the label and `background_total`), `skip`, `spike`,
+        `background_total`, `z_loss`, `num_classes`, `precision` and `num_threads`: no logits, no
+        probabilities and no factors of classes. They need not be there.
+        """
+
+    def partial_backward(
+        self, problem: Problem, row_max: Array, row_sum: Array, row_mass: Array, grad: Array
+    ) -> None:
+        """Fill `grad`, rows like those of `problem`, from the statistics of all classes.
+
+        They are what `merge` gives, contiguous and float64: `row_mass` is `Outputs.mass`, to which
+        ``2 * z_loss * L`` is added here. A label of other classes puts no mass on these. The bits
+        are those that `forward` gives these classes among all, where `class_offset` is a multiple
+        of `BLOCK`. `grad` may be the logits themselves; with fewer classes than `num_classes` here
+        too, at least one.
+        """
 
     def softmax(self, problem: Problem, out: Outputs) -> None:
         """Fill `proba` or `log_proba`, and `row_max`, `row_sum`, as far as they are not None."""
@@ -139,7 +187,9 @@ class DeviceBackend(Backend, Protocol):
     `denominator_at`; `target` is contiguous.
 
     A label outside [0, C) that is not skipped gives its row a NaN loss and log_prob and gradients
-    of 0; so does an integer target of `binary` that is neither 0 nor 1, and `binary` returns False.
+    of 0, of `merge` and `partial_backward` one outside [0, num_classes); so does an integer target
+    of `binary` that is neither 0 nor 1, and `binary` returns False. `merge` fills `partial`, `lse`,
+    `z_loss` and `correct` as `forward` does, the last for labels only.
 
     `check_labels` and `mean_loss` are for arrays of the host only.
     """

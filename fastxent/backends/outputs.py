@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fastxent.device_array import DeviceArray
     from fastxent.precision import Array
 
-__all__ = ["BinaryOutputs", "HessRule", "LabelSummary", "Outputs"]
+__all__ = ["BinaryOutputs", "HessRule", "LabelSummary", "Outputs", "PartialSums"]
 
 
 class HessRule(NamedTuple):
@@ -67,6 +67,9 @@ class Outputs:
         -sum_k p_k log p_k; a class with p = 0 adds nothing.
     target_grad : (rows.., C) array of `Problem.target_grad_kind`
         Gradient with respect to `soft`: -row_scale * gain_k * (z_k - L).
+    mass : (N,) float64 array
+        T, the mass of the row's target, without what `z_loss` adds; 0 of a skipped row. Only
+        `merge` gives it.
     partial, lse, z_loss, correct : DeviceArray
         On a GPU only; None on the host, which computes them from the others. `partial` is float64,
         of `DeviceBackend.partial_count` entries: sums of loss * `row_weight_at` of the rows, not
@@ -87,6 +90,7 @@ class Outputs:
     argmax: Array | None = None
     entropy: Array | None = None
     target_grad: Array | None = None
+    mass: Array | None = None
     partial: DeviceArray | None = None
     lse: DeviceArray | None = None
     z_loss: DeviceArray | None = None
@@ -121,6 +125,45 @@ class BinaryOutputs:
     hess: Array | None = None
     total: Array | None = None
     partial: DeviceArray | None = None
+
+
+@dataclass(slots=True)
+class PartialSums:
+    """What rows hand up of some classes, in parts: `partial` fills it and `merge` reads it.
+
+    None means do not compute, or not needed. A part is a run of classes; `partial` makes one of
+    each `BLOCK` classes of its problem, the last maybe shorter. Arrays are contiguous, float64 and
+    of shape (parts, N), but for `argmax` and `label_logit`. A skipped row, whose logits are not
+    read, holds max 0, sum 1, mass 0, dot 0, spread 0, argmax -1 and label_logit 0.
+
+    Attributes
+    ----------
+    max : array
+        Largest z, a NaN passed by; -inf where there is none. Below, m is that, but 0 for -inf.
+    sum : array
+        sum exp(z - m): 0 where all classes are masked, NaN beside a NaN or +inf.
+    mass : array or None
+        sum t without the label's `spike`: of `background`, or of probabilities. None where
+        there is neither.
+    dot : array or None
+        sum t * (z - m), likewise; a class without mass adds nothing.
+    spread : array or None
+        sum exp(z - m) * (z - m), to which masked classes add nothing.
+    argmax : int64 array or None
+        Number, among all `num_classes` classes, of the first that holds `max`; any of the part
+        where none does. A part whose maximum does not pass that of every part before it in the
+        same call may hold -1: it is not asked.
+    label_logit : (N,) float64 array or None
+        z of the label; 0 where the label is none of these classes. None for probabilities.
+    """
+
+    max: Array
+    sum: Array
+    mass: Array | None = None
+    dot: Array | None = None
+    spread: Array | None = None
+    argmax: Array | None = None
+    label_logit: Array | None = None
 
 
 class LabelSummary(NamedTuple):
