@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fastxent.layout import same_memory
-from fastxent.linear.plan import DEFAULT_BUDGET, ChunkPlan, ChunkSizes, plan_blocks, plan_chunks
+from fastxent.linear.plan import (
+    DEFAULT_BUDGET,
+    ChunkPlan,
+    ChunkSizes,
+    least_bytes,
+    plan_blocks,
+    plan_chunks,
+)
 from fastxent.linear.problem import LinearGrads, LinearProblem
 from fastxent.linear.products import is_plain
 from fastxent.linear.rows import is_blas_matrix, moved_rows
@@ -92,17 +99,17 @@ class Needs:
             shape = call.features, classes, dtype.itemsize
             return plan_chunks(rows, *shape, call.memory_budget, sizes, reserve)
 
-        plan = planned(held.sizes())
         narrow = grads.linear_weight is not None and grads.linear_weight.dtype != dtype
+        # what a second pass would need is in what a call takes at least
+        plan = planned(held.sizes(_STATISTICS * rows if narrow else 0))
         has_sums, by_class = False, None
         if narrow and plan.count > 1 and problem.denominator != 0.0:
             sums = classes * call.features * dtype.itemsize
-            has_sums = plan.budget >= _SUMS_SHARE * sums + held.sizes().fixed
+            least = least_bytes(classes, dtype.itemsize, held.sizes(sums))
+            has_sums = plan.budget >= least + (_SUMS_SHARE - 1) * sums
             if has_sums:
                 plan = planned(held.sizes(sums))
             else:
-                first = replace(held, grads=grads._replace(linear_weight=None))
-                plan = planned(first.sizes(_STATISTICS * rows))
                 by_class = plan_blocks(rows, classes, plan.budget, held.sizes_by_class())
         spare = plan.budget - plan.size + held.scratch_of_thread
         limit = max(1, spare // held.scratch_of_thread)
@@ -143,8 +150,8 @@ class _Held:
     copies_hidden_grad: bool
     backend_name: str
 
-    def sizes(self, weight_sums: int = 0) -> ChunkSizes:
-        """Bytes; `weight_sums` of them for the gradient of the weights."""
+    def sizes(self, more: int = 0) -> ChunkSizes:
+        """Bytes; `more` of them, whatever the chunks."""
         call, grads, problem = self.call, self.grads, self.call.problem
         item, features = problem.precision.compute.itemsize, call.features
         row, filtered = features * item, call.grad_filter > 0
@@ -160,7 +167,7 @@ class _Held:
             per_class += 2 * row
             per_pair = item
         return ChunkSizes(
-            fixed=_SLACK + weight_sums + self._of_rows() + self._of_classes() + self.scratch_of_thread,
+            fixed=self._fixed() + more,
             per_row=per_row,
             per_class=per_class,
             per_pair=per_pair,
@@ -184,13 +191,16 @@ class _Held:
         row, filtered = call.features * item, call.grad_filter > 0
         soft = call.soft
         copied = 0 if soft is None or soft.dtype.isnative else soft.itemsize
-        sums = _STATISTICS * problem.rows
         return ChunkSizes(
-            fixed=_SLACK + sums + self._of_rows() + self._of_classes() + self.scratch_of_thread,
+            fixed=self._fixed() + _STATISTICS * problem.rows,
             per_row=_ROW + row * self.copies_hidden,
             per_class=row * (3 + filtered),
             per_pair=item * (1 + filtered) + copied,
         )
+
+    def _fixed(self) -> int:
+        """Bytes that do not depend on the chunks."""
+        return _SLACK + self._of_rows() + self._of_classes() + self.scratch_of_thread
 
     def _soft_row(self) -> int:
         """Bytes of a row of probabilities that have to be copied."""

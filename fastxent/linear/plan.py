@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from fastxent import checks
 
-__all__ = ["DEFAULT_BUDGET", "ChunkPlan", "ChunkSizes", "plan_blocks", "plan_chunks"]
+__all__ = ["DEFAULT_BUDGET", "ChunkPlan", "ChunkSizes", "least_bytes", "plan_blocks", "plan_chunks"]
 
 # Bytes of temporaries where the caller names no number: 480 rows of 32,000 float32 logits, whose
 # products take 1.04 to 1.09 times as long as the whole ones.
@@ -120,9 +120,8 @@ def plan_chunks(
     """
     held = ChunkSizes(per_row=features * itemsize) if sizes is None else sizes
     per_row = classes * itemsize + held.per_row
-    # a block of one class would be a product a class: it gets what a row of logits takes
-    floor = max(1, min(_MOST_BLOCK, classes, per_row // max(1, held.per_class + held.per_pair)))
-    least = held.fixed + per_row + floor * (held.per_class + held.per_pair)
+    floor = _least_block(per_row, held, classes)
+    least = least_bytes(classes, itemsize, held)
     if memory_budget is None:
         budget = max(DEFAULT_BUDGET, least)
     else:
@@ -134,6 +133,18 @@ def plan_chunks(
     chunk = _balanced(rows, max(1, min(most, enough)))
     size = held.fixed + chunk * per_row + block * (held.per_class + chunk * held.per_pair)
     return ChunkPlan(chunk, -(-rows // chunk), block, size, budget)
+
+
+def least_bytes(classes: int, itemsize: int, sizes: ChunkSizes) -> int:
+    """What a call takes at least: a row of logits, and a block of classes."""
+    per_row = classes * itemsize + sizes.per_row
+    block = _least_block(per_row, sizes, classes)
+    return sizes.fixed + per_row + block * (sizes.per_class + sizes.per_pair)
+
+
+def _least_block(per_row: int, sizes: ChunkSizes, classes: int) -> int:
+    """Classes that take as much as a row of logits: with one, there would be a product a class."""
+    return max(1, min(_MOST_BLOCK, classes, per_row // max(1, sizes.per_class + sizes.per_pair)))
 
 
 def plan_blocks(rows: int, classes: int, memory_budget: object, sizes: ChunkSizes) -> ChunkPlan:
