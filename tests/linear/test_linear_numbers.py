@@ -1,4 +1,4 @@
-"""How far off: against the whole computation in the same dtype, and what the filter may leave out."""
+"""How far off: against the whole computation in the same dtype; what the filter leaves out."""
 
 import numpy as np
 import pytest
