@@ -1,0 +1,292 @@
+"""The loss behind a linear layer: time beside its products, memory, accuracy, one run for all.
+
+usage: python benchmarks/linear.py [--rounds N] [--scale S]
+
+All calls of a comparison take turns in every round, and ratios are medians over the rounds of what
+was measured side by side. `--scale` divides the sizes, to see that it works: then nothing is
+written. Otherwise writes benchmarks/results/linear.json and docs/linear_benchmark.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+import fastxent as fx
+from fastxent import reference
+from fastxent.bench.machine import facts, summary
+
+ROOT = Path(__file__).parent.parent
+JSON = Path(__file__).parent / "results" / "linear.json"
+PAGE = ROOT / "docs" / "linear_benchmark.md"
+SHAPES = {"4096 x 512 x 32000": (4096, 512, 32000), "1024 x 1024 x 128256": (1024, 1024, 128256)}
+BUDGETS = (8e6, 16e6, 64e6, 256e6)
+FILTER = 1e-5
+HOT_CLASSES = 100
+
+Calls = dict[str, Callable[[], Any]]
+
+
+def arrays(rows: int, features: int, classes: int, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Hidden vectors, weights and labels, float32; logits of about unit size."""
+    rng = np.random.default_rng(seed)
+    hidden = rng.standard_normal((rows, features), np.float32)
+    weights = rng.standard_normal((classes, features), np.float32) / np.float32(features**0.5)
+    return hidden, weights, rng.integers(0, classes, rows)
+
+
+def rounds_of(calls: Calls, rounds: int, progress: Progress, title: str) -> dict[str, list[float]]:
+    """Seconds of every call in every round; one round before them does not count."""
+    task = progress.add_task(title, total=(rounds + 1) * len(calls))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 1):
+        # every second round backwards, so that nobody always follows the same one
+        for name in list(calls) if number % 2 else reversed(list(calls)):
+            start = time.perf_counter()
+            calls[name]()
+            if number:
+                times[name].append(time.perf_counter() - start)
+            progress.advance(task)
+    return times
+
+
+def ratios(times: dict[str, list[float]], base: str) -> dict[str, dict[str, float]]:
+    """Median seconds of each call, and median of its ratios to `base`."""
+    return {
+        name: {
+            "seconds": statistics.median(found),
+            "ratio": statistics.median(a / b for a, b in zip(found, times[base], strict=True)),
+        }
+        for name, found in times.items()
+    }
+
+
+def numpy_calls(hidden: np.ndarray, weights: np.ndarray, target: np.ndarray) -> Calls:
+    """The three products alone, whole, in memory that is there, and the call in its own."""
+    logits = np.empty((len(hidden), len(weights)), np.float32)
+    out = fx.LinearGrads(np.empty_like(hidden), np.empty_like(weights), None)
+
+    def products() -> None:
+        np.matmul(hidden, weights.T, out=logits)
+        np.matmul(logits, weights, out=out.hidden)
+        np.matmul(logits.T, hidden, out=out.linear_weight)
+
+    def ours() -> None:
+        fx.linear_cross_entropy_and_grad(hidden, weights, target, out=out)
+
+    return {"three products": products, "fastxent": ours}
+
+
+def torch_calls(hidden: np.ndarray, weights: np.ndarray, target: np.ndarray) -> Calls:
+    """PyTorch's linear and cross_entropy, its chunked function, and ours."""
+    import torch
+    import torch.nn.functional as F
+
+    ours = importlib.import_module("fastxent.torch").linear_cross_entropy
+    x = torch.from_numpy(hidden).requires_grad_()
+    w = torch.from_numpy(weights).requires_grad_()
+    y = torch.from_numpy(target)
+
+    def with_backward(loss: Callable[[], Any]) -> Callable[[], None]:
+        def call() -> None:
+            x.grad = w.grad = None
+            loss().backward()
+
+        return call
+
+    calls = {
+        "PyTorch": with_backward(lambda: F.cross_entropy(F.linear(x, w), y)),
+        "fastxent.torch": with_backward(lambda: ours(x, w, y)),
+    }
+    if hasattr(F, "linear_cross_entropy") and hasattr(torch.nn, "LinearCrossEntropyOptions"):
+        options = torch.nn.LinearCrossEntropyOptions()
+        calls["PyTorch, chunked"] = with_backward(
+            lambda: F.linear_cross_entropy(x, w, y, options=options)
+        )
+    return calls
+
+
+def jax_calls(hidden: np.ndarray, weights: np.ndarray, target: np.ndarray) -> Calls:
+    """JAX's own formula and ours, both compiled, with gradients of both arrays."""
+    import jax
+    import jax.numpy as jnp
+
+    linear_cross_entropy = importlib.import_module("fastxent.jax").linear_cross_entropy
+    given = jnp.asarray(hidden), jnp.asarray(weights), jnp.asarray(target, jnp.int32)
+
+    def plain(x: Any, w: Any, y: Any) -> Any:
+        log_p = jax.nn.log_softmax(x @ w.T)
+        return -jnp.take_along_axis(log_p, y[:, None], axis=1).mean()
+
+    def compiled(loss: Callable[..., Any]) -> Callable[[], None]:
+        both = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+        return lambda: jax.block_until_ready(both(*given))
+
+    return {"JAX": compiled(plain), "fastxent.jax": compiled(linear_cross_entropy)}
+
+
+def filter_calls(rows: int, features: int, classes: int) -> tuple[Calls, dict[str, Any]]:
+    """The whole gradient and the filtered one of a model with 99.9 % of the mass on few classes."""
+    hidden, weights, _ = arrays(rows, features, classes)
+    hot = min(HOT_CLASSES, classes // 2)
+    # exp(bias) of each hot class, so that together they have 999 times the mass of the others
+    bias = np.zeros(classes, np.float32)
+    bias[:hot] = np.log(999 * (classes - hot) / hot)
+    target = np.random.default_rng(1).integers(0, hot, rows)
+    given = {"linear_bias": bias}
+
+    def call(eps: float | None) -> Callable[[], Any]:
+        return lambda: fx.linear_cross_entropy_and_grad(
+            hidden, weights, target, grad_filter=eps, **given
+        )
+
+    calls = {"all classes": call(None), f"grad_filter={FILTER:g}": call(FILTER)}
+    exact, close = calls["all classes"]()[1], calls[f"grad_filter={FILTER:g}"]()[1]
+    off = np.abs(close.linear_weight - exact.linear_weight).max()
+    return calls, {"largest difference in dW": float(off)}
+
+
+def peak_beyond(budget: float, shape: tuple[int, int, int]) -> int:
+    """Bytes that a process holds at most beyond inputs and gradients, as its kernel counts them."""
+    command = [sys.executable, __file__, "--child", str(int(budget)), *map(str, shape)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def child(budget: int, *shape: int) -> None:
+    """Print the growth of the largest resident size over a call; Linux."""
+
+    def largest() -> int:
+        status = Path("/proc/self/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+
+    small = arrays(64, 64, 2000)
+    fx.linear_cross_entropy_and_grad(*small)  # what is loaded once, BLAS's buffers among it
+    np.matmul(np.ones((512, 512), np.float32), np.ones((512, 512), np.float32))
+    hidden, weights, target = arrays(*shape)
+    out = fx.LinearGrads(np.zeros_like(hidden), np.zeros_like(weights), None)
+    for buffer in out[:2]:
+        buffer.fill(1)  # its pages are there
+    Path("/proc/self/clear_refs").write_text("5")  # the largest size is that of now
+    before = largest()
+    fx.linear_cross_entropy_and_grad(hidden, weights, target, out=out, memory_budget=budget)
+    print(max(0, largest() - before))
+
+
+def error_ratios(rows: int, features: int, classes: int) -> dict[str, float]:
+    """Error against float64 over that of the whole computation in float32, root mean squares."""
+    hidden, weights, target = arrays(rows, features, classes)
+    _, truth = reference.linear_cross_entropy_and_grad(hidden, weights, target)
+    _, grads = fx.linear_cross_entropy_and_grad(hidden, weights, target)
+    z = hidden @ weights.T
+    z -= z.max(axis=1, keepdims=True)
+    grad = np.exp(z)
+    grad /= grad.sum(axis=1, keepdims=True)
+    grad[np.arange(rows), target] -= 1
+    grad /= np.float32(rows)
+    plain = {"hidden": grad @ weights, "linear_weight": grad.T @ hidden}
+
+    def error(found: np.ndarray, name: str) -> float:
+        return float(np.sqrt(np.mean((found - getattr(truth, name)) ** 2)))
+
+    return {name: error(getattr(grads, name), name) / error(plain[name], name) for name in plain}
+
+
+def table(rows: dict[str, dict[str, float]]) -> list[str]:
+    """Lines of a table of calls."""
+    lines = ["| call | seconds | ratio |", "|---|---|---|"]
+    return [*lines, *(f"| {n} | {v['seconds']:.3f} | {v['ratio']:.3f} |" for n, v in rows.items())]
+
+
+def page(results: dict[str, Any]) -> str:
+    """The results in Markdown."""
+    lines = [
+        "# The loss behind a linear layer: measurements",
+        "",
+        "Written by `python benchmarks/linear.py`; sizes are N x D x C, float32, loss and gradients"
+        " of hidden vectors and weights. Ratios are medians of what ran in turns.",
+        "",
+        results["machine"],
+        "",
+    ]
+    for title, rows in results["times"].items():
+        lines += [f"## {title}", "", *table(rows), ""]
+    if results["memory"]:
+        lines += ["## Memory beyond arguments and gradients", ""]
+        lines += ["| shape | memory_budget | largest growth of the process |", "|---|---|---|"]
+        for shape, budget, found in results["memory"]:
+            lines.append(f"| {shape} | {budget / 1e6:.0f} MB | {found / 1e6:.1f} MB |")
+        lines.append("")
+    lines += ["## Error over that of the whole computation in float32", ""]
+    lines += ["| gradient | ratio |", "|---|---|"]
+    lines += [f"| {name} | {found:.2f} |" for name, found in results["errors"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure everything, show it, write it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scale", type=int, default=1)
+    options = parser.parse_args()
+    console = Console()
+    results: dict[str, Any] = {"machine": summary(facts()), "times": {}, "memory": [], "filter": {}}
+    shapes = {
+        name: tuple(max(8, size // options.scale) for size in shape)
+        for name, shape in SHAPES.items()
+    }
+    with Progress(console=console) as progress:
+
+        def measure(title: str, calls: Calls, base: str) -> None:
+            times = rounds_of(calls, options.rounds, progress, title)
+            results["times"][title] = ratios(times, base)
+
+        for name, shape in shapes.items():
+            given = arrays(*shape)
+            measure(f"Beside the three products, {name}", numpy_calls(*given), "three products")
+            for framework, make, base in (
+                ("torch", torch_calls, "PyTorch"),
+                ("jax", jax_calls, "JAX"),
+            ):
+                try:
+                    calls = make(*given)
+                except (ImportError, AttributeError) as error:
+                    console.print(f"{framework} skipped: {error}")
+                    continue
+                measure(f"Beside {base}, {name}", calls, base)
+        first = next(iter(shapes))
+        calls, found = filter_calls(*shapes[first])
+        measure(f"99.9 % of the mass on {HOT_CLASSES} classes, {first}", calls, "all classes")
+        results["filter"] = found
+        if Path("/proc/self/status").exists():
+            task = progress.add_task("Memory", total=len(shapes) * len(BUDGETS))
+            for name, shape in shapes.items():
+                for budget in BUDGETS:
+                    results["memory"].append((name, budget, peak_beyond(budget, shape)))
+                    progress.advance(task)
+        rows, features, classes = shapes[first]
+        results["errors"] = error_ratios(max(8, rows // 4), features, classes)
+    text = page(results)
+    console.print(text, markup=False)
+    if options.scale == 1:
+        JSON.write_text(json.dumps(results, indent=1) + "\n")
+        PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        child(*map(int, sys.argv[2:]))
+    else:
+        main()
