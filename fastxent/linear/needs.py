@@ -18,9 +18,9 @@ from fastxent.linear.plan import (
 )
 from fastxent.linear.problem import LinearGrads, LinearProblem
 from fastxent.linear.products import is_plain
-from fastxent.linear.rows import is_blas_matrix, moved_rows
+from fastxent.linear.rows import ROUNDING_BYTES, is_blas_matrix, moved_rows
 from fastxent.linear.scratch import scratch_of_columns, scratch_of_thread
-from fastxent.precision import Array
+from fastxent.precision import Array, kind_of
 from fastxent.threads import most_threads
 
 __all__ = ["Needs"]
@@ -200,7 +200,9 @@ class _Held:
 
     def _fixed(self) -> int:
         """Bytes that do not depend on the chunks."""
-        return _SLACK + self._of_rows() + self._of_classes() + self.scratch_of_thread
+        rounds = any(one is not None and kind_of(one.dtype) == "bfloat16" for one in self.grads)
+        fixed = _SLACK + ROUNDING_BYTES * rounds + self.scratch_of_thread
+        return fixed + self._of_rows() + self._of_classes()
 
     def _soft_row(self) -> int:
         """Bytes of a row of probabilities that have to be copied."""

@@ -11,10 +11,20 @@ import numpy as np
 from fastxent.layout import rows_view
 from fastxent.precision import Array, narrow
 
-__all__ = ["is_blas_matrix", "moved_rows", "pieces", "read_rows", "runs", "view_of", "write_rows"]
+__all__ = [
+    "ROUNDING_BYTES",
+    "is_blas_matrix",
+    "moved_rows",
+    "pieces",
+    "read_rows",
+    "runs",
+    "view_of",
+    "write_rows",
+]
 
-# Elements that are rounded to bfloat16 at a time: the temporaries stay in the cache.
-_GROUP = 1 << 14
+# Elements that are rounded to bfloat16 at a time, and the bytes of the temporaries for them.
+_GROUP = 1 << 12
+ROUNDING_BYTES = 6 * 4 * _GROUP
 
 # The largest dimension and stride that a BLAS with 32-bit integers takes.
 _MOST_BLAS = 2**31 - 1
