@@ -55,6 +55,8 @@ class Needs:
         Whether BLAS needs a copy of the hidden rows.
     copies_hidden_grad : bool
         Whether the gradient of the hidden rows is computed in a buffer.
+    is_over_hidden : bool
+        Whether that gradient goes over the hidden rows themselves.
     has_skipped : bool
         Whether there are rows that are skipped.
     has_weight_sums : bool
@@ -72,6 +74,7 @@ class Needs:
     plan: ChunkPlan
     copies_hidden: bool
     copies_hidden_grad: bool
+    is_over_hidden: bool
     has_skipped: bool
     has_weight_sums: bool
     by_class: ChunkPlan | None
@@ -131,6 +134,7 @@ class Needs:
             plan=plan,
             copies_hidden=copies_hidden,
             copies_hidden_grad=copies_grad,
+            is_over_hidden=over,
             has_skipped=has_skipped,
             has_weight_sums=has_sums,
             by_class=by_class,

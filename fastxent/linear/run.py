@@ -60,17 +60,21 @@ def loss_grads_and_aux(
         for grad in grads:
             if grad is not None:
                 grad.fill(0)
-    if problem.asked or not nothing_counts:
-        first = LinearGrads() if nothing_counts else grads
-        if by_class is not None:
-            first = first._replace(linear_weight=None)
-        Chunks(call, needs, kernel, first).run()
+    others = grads._replace(linear_weight=None)
     if by_class is not None:
         assert mass is not None
         assert whole.row_max is not None
         assert whole.row_sum is not None
+        # a gradient that goes over the hidden rows has to wait for who reads them
+        waits = needs.is_over_hidden
+        Chunks(call, needs, kernel, LinearGrads() if waits else others).run()
         statistics = RowStatistics(whole.row_max, whole.row_sum, mass)
         WeightGradByClass(call, backend, by_class, needs).run(statistics, grads.linear_weight)
+        if waits:
+            again = Kernel(call, backend, Outputs(), None, None, None, scaled)
+            Chunks(call, needs, again, others).run()
+    elif problem.asked or not nothing_counts:
+        Chunks(call, needs, kernel, LinearGrads() if nothing_counts else grads).run()
     if nothing_counts:
         loss = recipe.nothing_counted(loss_dtype.type)
     elif whole.loss is None:

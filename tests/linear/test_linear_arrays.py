@@ -233,3 +233,25 @@ def test_the_bits_do_not_depend_on_the_threads(backend):
         assert loss == found[0][0]
         assert all(np.array_equal(a, b) for a, b in zip(grads, found[0][1], strict=True))
         assert np.array_equal(aux.lse, found[0][2].lse)
+
+
+@pytest.mark.parametrize("options", [{}, {"grad_filter": 1e-30}, {"ignore_index": 3}], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", BFLOAT16], ids=str)
+def test_half_weights_and_a_gradient_over_the_hidden_rows(dtype, options):
+    hidden, weights, target, bias = arrays((dtype, BFLOAT16, "float32"))
+    exact = {name: one for name, one in options.items() if name != "grad_filter"}
+    loss, expected = reference.linear_cross_entropy_and_grad(
+        hidden, weights, target, linear_bias=bias, **exact
+    )
+    options = {**options, "linear_bias": bias, "aux": ("lse",)}
+    kept = hidden.copy()
+    for budget in budgets(hidden, weights, target, **options):
+        hidden[...] = kept
+        # a filtered gradient is made in a buffer then
+        budget = None if budget is None else budget + 1000
+        out = fx.LinearGrads(hidden, None, None)
+        found, grads, _ = fx.linear_cross_entropy_and_grad(
+            hidden, weights, target, memory_budget=budget, out=out, **options
+        )
+        assert found == pytest.approx(float(loss), rel=1e-6)
+        assert_close(grads, expected)
