@@ -117,6 +117,6 @@ def test_arrays_of_the_host_do_not_go_with_those_of_a_gpu(put):
     host = fx.partial_stats(LOGITS, LABELS, **where)
     with pytest.raises(fx.DTypeError, match=r"stats\.max is in the host's memory"):
         fx.grad_from_stats(put(LOGITS), put(LABELS), host, **where)
-    with pytest.raises(fx.OptionError, match="probabilities of"):
-        soft = fx.partial_stats(put(LOGITS), put(SOFT), **where, aux=("correct",))
+    soft = fx.partial_stats(put(LOGITS), put(SOFT), **where, aux=("correct",))
+    with pytest.raises(fx.OptionError, match="probabilities on a GPU"):
         fx.loss_from_stats(soft, put(SOFT), num_classes=CLASSES, aux=("correct",))
