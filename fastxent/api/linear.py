@@ -108,7 +108,8 @@ logit_scale, all_ignored, aux
         num_threads=num_threads,
     )
     home = home_of(hidden)
-    loss, _, asides = loss_grads_and_aux(call, pick(backend, call.problem))
+    chosen = pick(backend, call.problem)
+    loss, _, asides = loss_grads_and_aux(call, chosen, lambda: chosen)
     return home.give(loss) if asides is None else (home.give(loss), home.give_each(asides))
 
 
@@ -213,7 +214,10 @@ backend, num_threads
         out=out,
     )
     home = home_of(hidden)
-    loss, found, asides = loss_grads_and_aux(call, pick(backend, call.problem))
+    chosen = pick(backend, call.problem)
+    loss, found, asides = loss_grads_and_aux(
+        call, chosen, lambda: pick(backend, call.problem, "partial_backward")
+    )
     given = LinearGrads(
         *(
             None if grad is None else home.deliver(grad, into)

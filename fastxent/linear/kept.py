@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fastxent.linear.products import Bias, Buffers, WeightGrad, Weights, class_blocks
+from fastxent.linear.buffers import Buffers
+from fastxent.linear.products import Bias, WeightGrad, Weights, class_blocks
 from fastxent.precision import Array
 
 __all__ = ["KeptClasses"]
@@ -25,8 +26,8 @@ class KeptClasses:
         out. A NaN is not smaller.
     """
 
-    def __init__(self, size: float, block: int, buffers: Buffers) -> None:
-        self._size, self._block, self._buffers = size, block, buffers
+    def __init__(self, size: float, buffers: Buffers) -> None:
+        self._size, self._buffers = size, buffers
 
     def products(
         self,
@@ -39,12 +40,12 @@ class KeptClasses:
         bias: Bias,
     ) -> None:
         """Add the products of a chunk; `grad` is without the factors `scale` of its rows."""
-        kept = self._kept(grad)
+        kept = self.classes(grad)
         if hidden_grad is not None and not len(kept):
             hidden_grad.fill(0)
-        for block in class_blocks(len(kept), self._block):
+        for block in class_blocks(len(kept), self._buffers.block):
             classes = kept[block]
-            part = self._columns(grad, classes, scale)
+            part = self.columns(grad, classes, scale)
             bias.add_grad(part, classes)
             if weight_grad is not None:
                 weight_grad.add_classes(part, hidden, classes)
@@ -52,7 +53,7 @@ class KeptClasses:
                 chosen = weights.of(classes)
                 weights.add_hidden_grad(part, chosen, hidden_grad, block.start == 0)
 
-    def _kept(self, grad: Array) -> Array:
+    def classes(self, grad: Array) -> Array:
         """Indices of the classes to keep."""
         if not len(grad):
             return np.empty(0, np.intp)
@@ -64,9 +65,9 @@ class KeptClasses:
             is_kept[block] = ~((largest < size) & (smallest > -size))
         return np.flatnonzero(is_kept)
 
-    def _columns(self, grad: Array, classes: Array, scale: Any) -> Array:
+    def columns(self, grad: Array, classes: Array, scale: Any) -> Array:
         """The columns of these classes, with the factors of the rows."""
-        part = self._buffers.matrix("columns", grad.shape[0], len(classes))
+        part = self._buffers.of_pairs("columns", grad.shape[0], len(classes))
         # "clip", as with "raise" take writes to a copy first
         np.take(grad, classes, axis=1, out=part, mode="clip")
         np.multiply(part, np.asarray(scale, part.dtype), out=part)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastxent.layout import same_memory
-from fastxent.linear.plan import ChunkPlan, ChunkSizes, plan_chunks
+from fastxent.linear.plan import ChunkPlan, ChunkSizes, plan_blocks, plan_chunks
 from fastxent.linear.problem import LinearGrads, LinearProblem
 from fastxent.linear.products import is_plain
 from fastxent.linear.rows import is_blas_matrix, moved_rows
@@ -21,6 +21,12 @@ _SLACK = 1 << 16
 
 # Bytes for a row of a chunk: its statistics, its label and its place among the rows that count.
 _ROW = 96
+
+# Bytes for what a second pass needs of every row.
+_STATISTICS = 24
+
+# Sums of the weights' gradient are kept for all classes where that many of them fit.
+_SUMS_SHARE = 2
 
 # Labels that are compared together.
 _GROUP = 1 << 14
@@ -55,6 +61,8 @@ class Needs:
         Whether there are rows that are skipped.
     has_weight_sums : bool
         Whether the gradient of the weights is added up in memory of the call.
+    by_class : ChunkPlan or None
+        Blocks of classes and chunks of rows of a second pass, for the gradient of the weights.
     first_rows : int
         How many rows have their logits in the memory of the weights' gradient; 0 for none.
     """
@@ -64,6 +72,7 @@ class Needs:
     copies_hidden_grad: bool
     has_skipped: bool
     has_weight_sums: bool
+    by_class: ChunkPlan | None
     first_rows: int
 
     @classmethod
@@ -83,9 +92,16 @@ class Needs:
         sizes = call.features, classes, dtype.itemsize, call.memory_budget
         plan = plan_chunks(rows, *sizes, held.sizes())
         narrow = grads.linear_weight is not None and grads.linear_weight.dtype != dtype
-        has_sums = narrow and plan.count > 1
-        if has_sums:
-            plan = plan_chunks(rows, *sizes, held.sizes(classes * call.features * dtype.itemsize))
+        has_sums, by_class = False, None
+        if narrow and plan.count > 1 and problem.denominator != 0.0:
+            sums = classes * call.features * dtype.itemsize
+            has_sums = plan.budget >= _SUMS_SHARE * sums + held.sizes().fixed
+            if has_sums:
+                plan = plan_chunks(rows, *sizes, held.sizes(sums))
+            else:
+                first = replace(held, grads=grads._replace(linear_weight=None))
+                plan = plan_chunks(rows, *sizes, first.sizes(_STATISTICS * rows))
+                by_class = plan_blocks(rows, classes, plan.budget, held.sizes_by_class())
         first_rows = 0
         if (
             grads.linear_weight is not None
@@ -97,7 +113,7 @@ class Needs:
             and min(rows, call.features) >= 2 * plan.rows
         ):
             first_rows = min(rows, call.features)
-        return cls(plan, copies_hidden, copies_grad, has_skipped, has_sums, first_rows)
+        return cls(plan, copies_hidden, copies_grad, has_skipped, has_sums, by_class, first_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +145,21 @@ class _Held:
             per_row=per_row + self.scratch.per_class_of_row * problem.classes,
             per_class=per_class,
             per_pair=per_pair,
+        )
+
+    def sizes_by_class(self) -> ChunkSizes:
+        """Bytes of the pass that takes blocks of classes first."""
+        call, problem = self.call, self.call.problem
+        item = problem.precision.compute.itemsize
+        row, filtered = call.features * item, call.grad_filter > 0
+        soft = call.soft
+        copied = 0 if soft is None or soft.dtype.isnative else soft.itemsize
+        sums = _STATISTICS * problem.rows
+        return ChunkSizes(
+            fixed=_SLACK + sums + self._of_rows() + self._of_classes() + self.scratch.fixed,
+            per_row=_ROW + row * self.copies_hidden,
+            per_class=row * (3 + filtered),
+            per_pair=item * (1 + filtered) + copied,
         )
 
     def _soft_row(self) -> int:

@@ -11,31 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from fastxent.linear.buffers import Buffers
 from fastxent.linear.rows import is_blas_matrix, read, write
 from fastxent.precision import Array, kind_of
 
-__all__ = ["Bias", "Buffers", "WeightGrad", "Weights", "class_blocks", "is_plain"]
+__all__ = ["Bias", "WeightGrad", "Weights", "class_blocks", "is_plain"]
 
 
 def class_blocks(classes: int, block: int, start: int = 0) -> Iterator[slice]:
     """Blocks of classes, one after the other."""
     for begin in range(start, classes, block):
         yield slice(begin, min(begin + block, classes))
-
-
-class Buffers:
-    """Memory of a call that is used again in every chunk, allocated when it is first needed."""
-
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self.dtype = dtype
-        self._memory: dict[str, Array] = {}
-
-    def matrix(self, name: str, rows: int, columns: int) -> Array:
-        """C-ordered matrix; the first of a name must be its largest."""
-        memory = self._memory.get(name)
-        if memory is None or memory.size < rows * columns:
-            memory = self._memory[name] = np.empty(rows * columns, self.dtype)
-        return memory[: rows * columns].reshape(rows, columns)
 
 
 class Weights:
@@ -47,8 +33,8 @@ class Weights:
         The weights themselves, where BLAS reads them where they lie.
     """
 
-    def __init__(self, weight: Array, block: int, buffers: Buffers) -> None:
-        self._given, self._block, self._buffers = weight, block, buffers
+    def __init__(self, weight: Array, buffers: Buffers) -> None:
+        self._given, self._buffers = weight, buffers
         self._kind = kind_of(weight.dtype)
         self.classes, self.features = weight.shape
         self.direct = weight if is_blas_matrix(weight, buffers.dtype) else None
@@ -59,7 +45,7 @@ class Weights:
             direct: Array = self.direct[classes]
             return direct
         given = self._given[classes]
-        wide = self._buffers.matrix("weights", *given.shape)
+        wide = self._buffers.of_classes("weights", *given.shape)
         assert self._kind is not None
         read(given, self._kind, wide)
         return wide
@@ -69,7 +55,7 @@ class Weights:
         if self.direct is not None:
             np.matmul(hidden, self.direct.T, out=out)
             return
-        for block in class_blocks(self.classes, self._block):
+        for block in class_blocks(self.classes, self._buffers.block):
             np.matmul(hidden, self.of(block).T, out=out[:, block])
 
     def hidden_grad(self, grad: Array, out: Array) -> None:
@@ -77,7 +63,7 @@ class Weights:
         if self.direct is not None:
             np.matmul(grad, self.direct, out=out)
             return
-        for block in class_blocks(self.classes, self._block):
+        for block in class_blocks(self.classes, self._buffers.block):
             self.add_hidden_grad(grad[:, block], self.of(block), out, block.start == 0)
 
     def add_hidden_grad(self, grad: Array, weights: Array, out: Array, is_first: bool) -> None:
@@ -85,7 +71,7 @@ class Weights:
         if is_first:
             np.matmul(grad, weights, out=out)
             return
-        part = self._buffers.matrix("hidden part", *out.shape)
+        part = self._buffers.of_rows("hidden part", *out.shape)
         np.matmul(grad, weights, out=part)
         np.add(out, part, out=out)
 
@@ -117,18 +103,18 @@ class Bias:
         """Whether the gradient is asked for."""
         return self._grad is not None
 
-    def add_to(self, logits: Array) -> None:
-        """Add the bias to every row."""
+    def add_to(self, logits: Array, classes: slice = slice(None)) -> None:
+        """Add the bias of these classes to every row."""
         if self.values is not None:
-            np.add(logits, self.values, out=logits)
+            np.add(logits, self.values[classes], out=logits)
 
     def add_grad(self, grad: Array, classes: Any = slice(None)) -> None:
         """Add the sums of the rows to the gradient of some classes."""
         if self._sums is None:
             return
-        ones = self._buffers.matrix("ones", 1, grad.shape[0])
+        ones = self._buffers.vector("ones", grad.shape[0])
         ones.fill(1)
-        part = self._buffers.matrix("bias part", 1, grad.shape[1])
+        part = self._buffers.vector("bias part", grad.shape[1])
         np.matmul(ones, grad, out=part)
         self._sums[classes] += part[0]
 
@@ -149,8 +135,8 @@ class WeightGrad:
         Where it is added up: the gradient itself, or memory of the call.
     """
 
-    def __init__(self, grad: Array, block: int, buffers: Buffers, has_sums: bool) -> None:
-        self._grad, self._block, self._buffers = grad, block, buffers
+    def __init__(self, grad: Array, buffers: Buffers, has_sums: bool) -> None:
+        self._grad, self._buffers = grad, buffers
         self.direct = grad if is_blas_matrix(grad, buffers.dtype) else None
         self.sums = np.empty(grad.shape, buffers.dtype) if has_sums else grad
         self._is_wide = self.sums.dtype == buffers.dtype
@@ -160,8 +146,9 @@ class WeightGrad:
         if is_first and self.direct is not None:
             np.matmul(grad.T, hidden, out=self.direct)
             return
-        for block in class_blocks(self.sums.shape[0], self._block):
-            part = self._buffers.matrix("weight part", block.stop - block.start, hidden.shape[1])
+        for block in class_blocks(self.sums.shape[0], self._buffers.block):
+            size = block.stop - block.start
+            part = self._buffers.of_classes("weight part", size, hidden.shape[1])
             np.matmul(grad[:, block].T, hidden, out=part)
             if not is_first:
                 np.add(self.sums[block], part, out=self.sums[block])
@@ -172,7 +159,7 @@ class WeightGrad:
 
     def add_classes(self, grad: Array, hidden: Array, classes: Array) -> None:
         """Add grad^T hidden of some classes, by their indices."""
-        part = self._buffers.matrix("weight part", len(classes), hidden.shape[1])
+        part = self._buffers.of_classes("weight part", len(classes), hidden.shape[1])
         np.matmul(grad.T, hidden, out=part)
         if self._is_wide:
             np.add(self.sums[classes], part, out=part)
@@ -186,7 +173,7 @@ class WeightGrad:
         """Round the sums to the caller's dtype, where they are in memory of the call."""
         if self.sums is self._grad:
             return
-        for block in class_blocks(self.sums.shape[0], self._block):
+        for block in class_blocks(self.sums.shape[0], self._buffers.block):
             write(self.sums[block], self._grad[block], _kind(self._grad))
 
 
