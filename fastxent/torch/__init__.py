@@ -24,10 +24,15 @@ from fastxent.torch.modules import BCEWithLogitsLoss, CrossEntropyLoss
 from fastxent.torch.on_cpu.loss import empty_cache
 from fastxent.torch.patching import patch, patched, unpatch
 from fastxent.torch.softmax import log_softmax, softmax
+from fastxent.torch.vocab_parallel import (
+    VocabParallelCrossEntropyLoss,
+    vocab_parallel_cross_entropy,
+)
 
 __all__ = [
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
+    "VocabParallelCrossEntropyLoss",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
     "empty_cache",
@@ -36,6 +41,7 @@ __all__ = [
     "patched",
     "softmax",
     "unpatch",
+    "vocab_parallel_cross_entropy",
 ]
 
 del _torch
