@@ -15,7 +15,7 @@ from fastxent.layout import OutputRows, output_rows, take_rows
 from fastxent.precision import Array, kernel_dtype, native, widen
 
 if TYPE_CHECKING:
-    from fastxent.backends.contract import Backend
+    from fastxent.backends.contract import Forward
     from fastxent.problem import Problem
 
 __all__ = ["Aux", "loss_and_aux", "lse_of"]
@@ -78,7 +78,7 @@ def lse_of(row_max: Array, row_sum: Array) -> Array:
     return lse
 
 
-def loss_and_aux(problem: Problem, backend: Backend, outputs: Outputs) -> tuple[Any, Aux | None]:
+def loss_and_aux(problem: Problem, backend: Forward, outputs: Outputs) -> tuple[Any, Aux | None]:
     """Run the pass and reduce it; with the side outputs that were asked for, if there are any."""
     if not problem.asked:
         return problem.reduced_loss(backend, outputs), None
