@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
+
+import numpy as np
 
 from fastxent.checks.reading import shown
 from fastxent.errors import DTypeError, LabelError, OptionError, ShapeError
 from fastxent.precision import Array
 
 __all__ = [
+    "check_aux_of_split",
     "check_chunks_are_known",
-    "check_no_target_grad",
     "check_shape_of_rows",
-    "raise_bad_label_of_block",
+    "labels_counted_from",
     "raise_lazy",
     "raise_not_chunked",
     "raise_split_classes",
@@ -61,25 +65,29 @@ def check_shape_of_rows(value: Any, name: str, rows_shape: tuple[int, ...]) -> N
         )
 
 
-def check_no_target_grad(asked: tuple[str, ...], split: bool) -> None:
-    """Side outputs that need a whole row of probabilities beside the gradient."""
-    needed = {"target_grad", "correct"} if split else set()
+def check_aux_of_split(asked: tuple[str, ...], hard: bool, axis: int) -> None:
+    """Side outputs that statistics of blocks of classes do not lead to."""
     for name in asked:
-        if name in needed:
-            raise OptionError(f"aux names {name!r}, which needs whole rows: rechunk the classes")
+        if name == "target_grad" or (name == "correct" and not hard):
+            raise OptionError(
+                f"aux names {name!r}, which needs whole rows of probabilities, and their classes "
+                f"are split into blocks: logits.rechunk({{{axis}: -1}})"
+            )
 
 
-def raise_bad_label_of_block(
-    target: Array,
-    place: tuple[int, ...],
-    start: tuple[int, ...],
-    num_classes: int,
-    skip: int | None,
-) -> NoReturn:
-    """Name the first bad label of a block by its place in the whole array."""
-    whole = ", ".join(str(at + first) for at, first in zip(place, start, strict=True))
-    ignored = "" if skip is None else f" and is not ignore_index = {skip}"
-    raise LabelError(
-        f"target[{whole}] is {target[place]}: it lies outside [0, {num_classes}) for C = "
-        f"{num_classes} classes{ignored}"
-    )
+@contextmanager
+def labels_counted_from(
+    target: Array, place: tuple[slice, ...], num_classes: int, skip: int | None
+) -> Iterator[None]:
+    """Name a bad label of a block by its place in the whole array."""
+    try:
+        yield
+    except LabelError as error:
+        bad = (target < 0) | (target >= num_classes)
+        if skip is not None:
+            bad &= target != skip
+        found = np.unravel_index(int(bad.argmax()), target.shape)
+        whole = [str(int(at) + along.start) for at, along in zip(found, place, strict=True)]
+        named = f"target[{', '.join(whole)}]" if whole else "target"
+        _, _, what = str(error).partition(" is ")
+        raise LabelError(f"{named} is {what}") from None

@@ -8,15 +8,24 @@ import numpy as np
 
 from fastxent.backends import pick
 from fastxent.backends.contract import Backend, Outputs
-from fastxent.checks.dask import raise_bad_label_of_block
-from fastxent.errors import LabelError
+from fastxent.checks.dask import labels_counted_from
 from fastxent.long_sum import LongSum
 from fastxent.options import Options
 from fastxent.precision import Array
 from fastxent.problem import Problem
 from fastxent.side_outputs import Aux, loss_and_aux
 
-__all__ = ["Result", "Settings", "added", "mass_of_block", "mean", "result_of_block", "taken"]
+__all__ = [
+    "Result",
+    "Settings",
+    "added",
+    "mass_of_block",
+    "mean",
+    "one_entry",
+    "result_of_block",
+    "taken",
+    "whole",
+]
 
 
 class Settings(NamedTuple):
@@ -57,30 +66,20 @@ class Result(NamedTuple):
     aux: Aux | None
 
 
-def _whole(block: Any) -> Any:
+def whole(block: Any) -> Any:
     """The one block along the axis of the classes, which dask hands over in a list."""
     return block[0] if isinstance(block, list) else block
 
 
-def _start_of(place: tuple[slice, ...]) -> tuple[int, ...]:
-    return tuple(int(along.start) for along in place)
-
-
 def _with_labels(problem: Problem, backend: Backend, place: tuple[slice, ...]) -> Problem:
     """Check the labels; an error names the row as the whole array counts it."""
-    try:
+    assert problem.given_target is not None
+    with labels_counted_from(problem.given_target, place, problem.classes, problem.skip):
         return problem.with_labels(backend)
-    except LabelError:
-        labels, given = problem.target, problem.given_target
-        assert labels is not None
-        assert given is not None
-        found = backend.check_labels(labels, problem.classes, problem.skip, None, None, 1)
-        bad = tuple(int(at) for at in np.unravel_index(found.bad_row, given.shape))
-        rest = _start_of(place), problem.classes, problem.skip
-        raise_bad_label_of_block(given, bad, *rest)
 
 
-def _one_entry(number: float, dimensions: int) -> Array:
+def one_entry(number: float, dimensions: int) -> Array:
+    """One number, in an array of so many dimensions."""
     return np.full((1,) * dimensions, number)
 
 
@@ -94,7 +93,7 @@ def mass_of_block(
     """What the targets of a block add to the mean's denominator; their labels are checked."""
     if target.dtype.kind not in "iu":  # probabilities: a row counts with its weight
         assert sample_weight is not None
-        return _one_entry(float(np.sum(sample_weight, dtype=np.float64)), sample_weight.ndim)
+        return one_entry(float(np.sum(sample_weight, dtype=np.float64)), sample_weight.ndim)
     # the logits are not looked at for this
     logits = np.broadcast_to(np.zeros((), np.float32), (*target.shape, num_classes))
     plain = Options(
@@ -104,7 +103,7 @@ def mass_of_block(
     )
     problem = Problem.of_options(logits, target, plain, settings.num_threads)
     problem = _with_labels(problem, pick(settings.backend, problem), place)
-    return _one_entry(problem.denominator, target.ndim)
+    return one_entry(problem.denominator, target.ndim)
 
 
 def result_of_block(
@@ -117,7 +116,7 @@ def result_of_block(
     settings: Settings,
 ) -> Result:
     """One pass over the rows of a block."""
-    logits, target = _whole(logits), _whole(target)
+    logits, target = whole(logits), whole(target)
     options = settings.options._replace(sample_weight=sample_weight)
     if options.reduction == "mean":
         options = options._replace(normalizer=float(denominator))
@@ -132,7 +131,7 @@ def result_of_block(
     dimensions = len(problem.reduction.rows_shape)
     if options.reduction == "none":
         return Result(np.asarray(loss), None, made, aux)
-    return Result(None, _one_entry(_total(problem, outputs), dimensions), made, aux)
+    return Result(None, one_entry(_total(problem, outputs), dimensions), made, aux)
 
 
 def _total(problem: Problem, outputs: Outputs) -> float:

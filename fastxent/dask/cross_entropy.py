@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fastxent.dask.graph import loss_and_grad
-from fastxent.dask.operands import operands_of
+from fastxent.dask.operands import Operands, operands_of
+from fastxent.dask.split_rows import of_split_rows
+from fastxent.dask.whole_rows import of_whole_rows
 from fastxent.options import Options
+from fastxent.side_outputs import Aux
 
 __all__ = ["cross_entropy", "cross_entropy_and_grad"]
 
@@ -99,7 +101,7 @@ all_ignored, backend
     """
     first = weight, ignore_index, label_smoothing, reduction, normalizer, sample_weight
     options = Options(*first, z_loss, softcap, logit_scale, axis, all_ignored, aux)
-    loss, _, side = loss_and_grad(operands_of(logits, target, options, backend, num_threads))
+    loss, _, side = _lazily(operands_of(logits, target, options, backend, num_threads))
     return loss if side is None else (loss, side)
 
 
@@ -170,5 +172,10 @@ z_loss, softcap, logit_scale, axis, all_ignored, aux, backend, num_threads
     operands = operands_of(
         logits, target, options, backend, num_threads, grad_output, wants_grad=True
     )
-    loss, grad, side = loss_and_grad(operands)
+    loss, grad, side = _lazily(operands)
     return (loss, grad) if side is None else (loss, grad, side)
+
+
+def _lazily(operands: Operands) -> tuple[Any, Any, Aux | None]:
+    is_split = operands.logits.numblocks[operands.axis] > 1
+    return of_split_rows(operands) if is_split else of_whole_rows(operands)

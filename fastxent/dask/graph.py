@@ -1,4 +1,4 @@
-"""The graph of a call: one task a block for the pass, one for each result that is taken from it."""
+"""The pieces of a graph: calls for every block, and what is added up over all of them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ import dask.array as da
 import numpy as np
 from dask.layers import ArraySliceDep
 
-from fastxent.dask.blocks import added, mass_of_block, mean, result_of_block, taken
+from fastxent.dask.blocks import added, mass_of_block, mean, taken
 from fastxent.dask.operands import Operands
 from fastxent.precision import Array
-from fastxent.side_outputs import Aux
 
-__all__ = ["denominator_of", "loss_and_grad"]
+__all__ = ["argument", "asides_of", "blockwise", "denominator_of", "reduced"]
 
 
 def _meta(dimensions: int, dtype: Any) -> Array:
     return np.empty((0,) * dimensions, dtype)
 
 
-def _blockwise(function: Any, out: tuple[int, ...], *operands: Any, dtype: Any, **more: Any) -> Any:
+def blockwise(function: Any, out: tuple[int, ...], *operands: Any, dtype: Any, **more: Any) -> Any:
     """Call a function for every block; blocks along axes that are not in `out` come as lists."""
     return da.blockwise(
         function,
@@ -35,7 +34,7 @@ def _blockwise(function: Any, out: tuple[int, ...], *operands: Any, dtype: Any, 
     )
 
 
-def _argument(value: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
+def argument(value: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
     """An operand and its indices: None for what is the same number in every block."""
     if not isinstance(value, da.Array):
         return value, None
@@ -70,11 +69,11 @@ def denominator_of(operands: Operands) -> Any:
     )
     # probabilities count through their rows' weights alone
     target = operands.target if operands.hard else operands.sample_weight
-    masses = _blockwise(
+    masses = blockwise(
         function,
         rows,
         *(target, rows),
-        *_argument(operands.sample_weight, rows),
+        *argument(operands.sample_weight, rows),
         *(ArraySliceDep(operands.row_chunks), rows),
         dtype=np.float64,
         adjust_chunks=dict.fromkeys(rows, 1),
@@ -82,51 +81,31 @@ def denominator_of(operands: Operands) -> Any:
     return _sum(masses)
 
 
-def loss_and_grad(operands: Operands) -> tuple[Any, Any, Aux | None]:
-    """Loss, gradient (None if it is not wanted), and side outputs (None without any), lazily."""
-    rows, every, settings = operands.row_axes, operands.all_axes, operands.settings
-    reduction, loss = settings.options.reduction, operands.precision.loss
-    denominator = denominator_of(operands)
-    function = functools.partial(result_of_block, settings=settings)
-    results = _blockwise(
-        function,
-        rows,
-        *(operands.logits, every),
-        *(operands.target, rows if operands.hard else every),
-        *_argument(operands.sample_weight, rows),
-        *_argument(operands.grad_output, rows),
-        *_argument(denominator, ()),
-        *(ArraySliceDep(operands.row_chunks), rows),
-        dtype=object,
-    )
+def reduced(results: Any, operands: Operands, denominator: Any) -> Any:
+    """The loss, from results of blocks that have `loss` or `total`."""
+    rows, options, loss = operands.row_axes, operands.settings.options, operands.precision.loss
+    if options.reduction == "none":
+        take = functools.partial(taken, name="loss")
+        return blockwise(take, rows, *(results, rows), dtype=loss)
+    take = functools.partial(taken, name="total")
+    ones = dict.fromkeys(rows, 1)
+    parts = blockwise(take, rows, *(results, rows), dtype=np.float64, adjust_chunks=ones)
+    finish = functools.partial(mean, all_ignored=options.all_ignored, dtype=loss)
+    divisor = 1.0 if denominator is None else denominator
+    return blockwise(finish, (), *(_sum(parts), ()), *argument(divisor, ()), dtype=loss)
 
-    def of_rows(name: str, dtype: Any, **more: Any) -> Any:
-        function = functools.partial(taken, name=name)
-        return _blockwise(function, rows, *(results, rows), dtype=dtype, **more)
 
-    def of_classes(name: str, dtype: Any) -> Any:
-        function, sizes = functools.partial(taken, name=name), operands.logits.chunks[operands.axis]
-        classes = {operands.axis: sizes}
-        return _blockwise(function, every, *(results, rows), dtype=dtype, new_axes=classes)
-
-    if reduction == "none":
-        value = of_rows("loss", loss)
-    else:
-        parts = of_rows("total", np.float64, adjust_chunks=dict.fromkeys(rows, 1))
-        finish = functools.partial(mean, all_ignored=settings.options.all_ignored, dtype=loss)
-        divisor = 1.0 if denominator is None else denominator
-        totals = _sum(parts)
-        value = _blockwise(finish, (), *(totals, ()), *_argument(divisor, ()), dtype=loss)
-    grad = of_classes("grad", operands.precision.storage) if settings.wants_grad else None
-    if not operands.asked:
-        return value, grad, None
-    side: dict[str, Any] = {}
-    for name in operands.asked:
-        if name == "target_grad":
-            given = operands.target.dtype
-            side[name] = of_classes(
-                name, operands.precision.storage if given.kind == "b" else given
-            )
-        else:
-            side[name] = of_rows(name, {"argmax": np.int64, "correct": np.bool_}.get(name, loss))
-    return value, grad, Aux(**side)
+def asides_of(results: Any, operands: Operands) -> dict[str, Any]:
+    """Side outputs of one number a row, from results of blocks that have `aux`."""
+    rows, loss = operands.row_axes, operands.precision.loss
+    dtypes: dict[str, Any] = {"argmax": np.int64, "correct": np.bool_}
+    return {
+        name: blockwise(
+            functools.partial(taken, name=name),
+            rows,
+            *(results, rows),
+            dtype=dtypes.get(name, loss),
+        )
+        for name in operands.asked
+        if name != "target_grad"
+    }

@@ -9,11 +9,11 @@ import numpy as np
 
 from fastxent import checks
 from fastxent.checks.dask import (
+    check_aux_of_split,
     check_chunks_are_known,
     check_shape_of_rows,
     raise_lazy,
     raise_not_chunked,
-    raise_split_classes,
 )
 from fastxent.dask.blocks import Settings
 from fastxent.options import Options
@@ -78,14 +78,12 @@ def _stand_in(array: Any) -> Array:
 
 
 def chunked_logits(value: Any, name: str, axis: Any, in_memory: str) -> tuple[Any, int]:
-    """A dask array with whole rows of a dtype that is computed with, and where its classes are."""
+    """A dask array of a dtype that is computed with, and where its classes are."""
     if not isinstance(value, da.Array):
         raise_not_chunked(value, name, in_memory)
     check_chunks_are_known(value, name)
     shaped = checks.check_logits(_stand_in(value), name)
     axis = checks.check_axis(axis, shaped, name)
-    if value.numblocks[axis] > 1:
-        raise_split_classes(axis, value.numblocks[axis], name)
     return value, axis
 
 
@@ -132,6 +130,8 @@ def operands_of(
     checks.check_softcap(options.softcap, scale, precision.compute)
     checks.check_choice(options.all_ignored, "all_ignored", WHEN_ALL_IGNORED)
     asked = checks.check_aux(options.aux, ASIDES, hard)
+    if logits.numblocks[axis] > 1:
+        check_aux_of_split(asked, hard, axis)
     normalizer = _normalizer(options.normalizer, kind)
     sample_weight = _of_rows(options.sample_weight, "sample_weight", rows_shape, row_chunks)
     plain = options._replace(

@@ -10,6 +10,7 @@ import numpy as np
 from fastxent import checks
 from fastxent.api import log_softmax as log_softmax_in_memory
 from fastxent.api import softmax as softmax_in_memory
+from fastxent.checks.dask import raise_split_classes
 from fastxent.dask.operands import chunked_logits
 from fastxent.precision import native
 
@@ -81,6 +82,8 @@ def _of_blocks(
     function: Any, name: str, x: Any, axis: Any, backend: str | None, num_threads: Any
 ) -> Any:
     x, axis = chunked_logits(x, "x", axis, name)
+    if x.numblocks[axis] > 1:
+        raise_split_classes(axis, x.numblocks[axis], "x")
     threads = checks.check_num_threads(num_threads)
     of_block = functools.partial(function, axis=axis, backend=backend, num_threads=threads)
     dtype = native(x.dtype)
