@@ -74,14 +74,14 @@ typedef int fastxent_jax_body(const struct fastxent_call *call, char *message, s
 extern "C" {
 #endif
 
-fastxent_jax_body fastxent_jax_cross_entropy_body, fastxent_jax_softmax_body;
 fastxent_jax_body fastxent_jax_partial_body, fastxent_jax_partial_backward_body;
+fastxent_jax_body fastxent_jax_cross_entropy_body, fastxent_jax_softmax_body;
 
 /* The handlers, as XLA calls them. */
-void *fastxent_jax_cross_entropy(void *frame);
-void *fastxent_jax_softmax(void *frame);
 void *fastxent_jax_partial(void *frame);
 void *fastxent_jax_partial_backward(void *frame);
+void *fastxent_jax_cross_entropy(void *frame);
+void *fastxent_jax_softmax(void *frame);
 
 #ifdef __cplusplus
 }

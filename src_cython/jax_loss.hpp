@@ -54,6 +54,11 @@ struct loss_call {
         return {target, shape.classes, option(fastxent_has_skip), option(fastxent_skip)};
     }
 
+    int bad_label(int64_t row) {
+        const int64_t calls = product(logits.dims, 0, logits.rank - option(fastxent_rank));
+        return labels().refuse_row(row, shape.rows(), calls, message, message_size);
+    }
+
     // What the sum of a group's losses is divided by.
     int denominator_of(int64_t group, const double *class_mass, const double *row_mass, double *divisor) {
         *divisor = 1.0;
@@ -230,8 +235,7 @@ struct loss_call {
             int64_t bad_row;
             outcome = labels().check(0, shape.rows(), nullptr, nullptr, threads, &bad_row, &live);
             if (outcome != fastxent_done) return outcome;
-            if (bad_row >= 0)
-                return labels().refuse_row(bad_row, shape.rows(), calls, message, message_size);
+            if (bad_row >= 0) return bad_label(bad_row);
         }
         for (const fastxent_array *array : {grad, target_grad})
             if (array) advise_large_pages(array->data, shape.rows() * shape.classes * size_of(array->kind));
