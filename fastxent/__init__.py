@@ -13,9 +13,15 @@ from fastxent.api import (
     check_labels,
     cross_entropy,
     cross_entropy_and_grad,
+    grad_from_stats,
+    linear_cross_entropy,
+    linear_cross_entropy_and_grad,
     log_softmax,
     log_softmax_backward,
     logsumexp,
+    loss_from_stats,
+    merge_stats,
+    partial_stats,
     softmax,
     softmax_backward,
 )
@@ -31,7 +37,9 @@ from fastxent.errors import (
     OutputError,
     ShapeError,
 )
+from fastxent.linear import LinearGrads
 from fastxent.loss import CrossEntropyLoss
+from fastxent.sharding import ShardStats
 from fastxent.side_outputs import Aux
 from fastxent.threads import get_num_threads, set_num_threads
 from fastxent.version import __version__
@@ -44,9 +52,11 @@ __all__ = [
     "DTypeError",
     "FastxentError",
     "LabelError",
+    "LinearGrads",
     "OptionError",
     "OutputError",
     "ShapeError",
+    "ShardStats",
     "__version__",
     "backends",
     "binary_cross_entropy_with_logits",
@@ -55,9 +65,15 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_and_grad",
     "get_num_threads",
+    "grad_from_stats",
+    "linear_cross_entropy",
+    "linear_cross_entropy_and_grad",
     "log_softmax",
     "log_softmax_backward",
     "logsumexp",
+    "loss_from_stats",
+    "merge_stats",
+    "partial_stats",
     "set_num_threads",
     "show_config",
     "softmax",

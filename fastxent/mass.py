@@ -12,7 +12,7 @@ import numpy as np
 
 from fastxent.precision import Array
 
-__all__ = ["mass_of", "representable"]
+__all__ = ["mass_of", "of_classes", "representable"]
 
 
 @functools.lru_cache(maxsize=64)
@@ -43,6 +43,16 @@ def mass_of(
     if not hard:
         mass["gain"] = _rounded(on_label, compute)
     return mass
+
+
+def of_classes(mass: dict[str, Any], here: slice) -> dict[str, Any]:
+    """The factors that kernels need of some classes: `spike` and `background_total` are of all."""
+    return {
+        name: factor[here]
+        if name in ("background", "gain") and isinstance(factor, np.ndarray)
+        else factor
+        for name, factor in mass.items()
+    }
 
 
 def _rounded(factor: float | Array, compute: np.dtype[Any]) -> float | Array:

@@ -21,13 +21,13 @@ import numpy as np
 
 from fastxent import checks, threads
 from fastxent.layout import OutputRows, output_rows, rows_of, vector_of
-from fastxent.mass import mass_of, representable
+from fastxent.mass import mass_of, of_classes, representable
 from fastxent.options import Options
 from fastxent.precision import Array, Precision, kernel_dtype, kind_of, precision_of
 from fastxent.reduction import REDUCTIONS, WHEN_ALL_IGNORED, Reduction
 
 if TYPE_CHECKING:
-    from fastxent.backends.contract import Backend, HessRule, Outputs
+    from fastxent.backends.contract import Backend, Forward, HessRule, Outputs
     from fastxent.device_array import DeviceArray
 
 __all__ = ["ASIDES", "Problem"]
@@ -62,7 +62,10 @@ class Problem:
         Where the classes are in the caller's arrays.
     num_threads : int
     rows, classes : int
-        N and C.
+        N, and how many classes `logits`, `soft`, `background` and `gain` have.
+    class_offset, num_classes : int
+        Of how many classes in all these are a run, and where it begins. Labels and `spike` count
+        all classes; other problems than those of shards have all of them.
     target : (N,) contiguous integer array or None
         Class indices, in the caller's dtype.
     soft : (rows.., C) array or None
@@ -71,12 +74,12 @@ class Problem:
         What they are; uint8 for booleans, 0 and 1.
     skip : int or None
         The label whose rows count for nothing; their logits are not read.
-    spike : float or (C,) float64 array
+    spike : float or (num_classes,) float64 array
         Mass on the label itself.
     background : float, (C,) array of the compute dtype, or None
         Mass on every class.
     background_total : float
-        Sum of `background` over the classes.
+        Sum of `background` over all `num_classes` classes.
     gain : float, (C,) array of the compute dtype, or None for 1
         Factor of `soft`.
     row_scale : float or (N,) float64 array
@@ -111,6 +114,8 @@ class Problem:
     num_threads: int
     rows: int
     classes: int
+    class_offset: int
+    num_classes: int
     target: Array | None = None
     soft: Array | None = None
     soft_kind: str | None = None
@@ -170,6 +175,8 @@ class Problem:
             num_threads=threads.plan(num_threads, x.size // classes, x.nbytes),
             rows=x.size // classes,
             classes=classes,
+            class_offset=0,
+            num_classes=classes,
             out=None if out is None else rows_of(out, axis, precision.kernel),
         )
 
@@ -204,14 +211,22 @@ class Problem:
         grad_output: Any = None,
         out: Any = None,
         storage: Any = None,
+        shard: tuple[Any, Any] | None = None,
     ) -> Problem:
-        """Do what `build` does, with the options in one tuple."""
+        """Do what `build` does, with the options in one tuple.
+
+        `shard` is `class_offset` and `num_classes` where `logits`, probabilities and `out` have
+        some of the classes only, or none. Labels and weights are those of all.
+        """
         storage = checks.check_storage(storage)
         logits = checks.check_logits(logits, storage=storage)
-        axis = checks.check_axis(options.axis, logits)
+        axis = checks.check_axis(options.axis, logits, may_be_empty=shard is not None)
         precision = _precision(logits, storage)
         rows_shape = logits.shape[:axis] + logits.shape[axis + 1 :]
-        num_classes = logits.shape[axis]
+        classes = logits.shape[axis]
+        class_offset, num_classes = 0, classes
+        if shard is not None:
+            class_offset, num_classes = checks.check_shard(*shard, classes)
         target, hard = checks.check_target(target, logits, axis, storage)
         weights = checks.check_weight(options.weight, num_classes, precision.compute)
         smoothing = checks.check_label_smoothing(options.label_smoothing)
@@ -246,6 +261,8 @@ class Problem:
         if soft_kind is not None:
             soft = rows_of(target, axis, kernel_dtype(target.dtype, soft_kind))
         mass = mass_of(weights, smoothing, num_classes, hard, precision.compute)
+        if classes < num_classes:
+            mass = of_classes(mass, slice(class_offset, class_offset + classes))
         return cls(
             given=logits,
             logits=rows_of(logits, axis, precision.kernel),
@@ -253,7 +270,9 @@ class Problem:
             axis=axis,
             num_threads=threads.plan(num_threads, math.prod(rows_shape), logits.nbytes),
             rows=math.prod(rows_shape),
-            classes=num_classes,
+            classes=classes,
+            class_offset=class_offset,
+            num_classes=num_classes,
             target=vector_of(target) if hard else None,
             soft=soft,
             soft_kind=soft_kind,
@@ -272,7 +291,7 @@ class Problem:
         """Check the labels; this problem, now with the mean's denominator and its `row_scale`."""
         assert self.reduction is not None
         recipe = self.reduction
-        rows, num_classes = self.rows, self.classes
+        rows, num_classes = self.rows, self.num_classes
         if self.target is not None:
             summary = backend.check_labels(
                 self.target,
@@ -295,7 +314,7 @@ class Problem:
             self.row_scale = recipe.row_scale(self.denominator)
         return self
 
-    def reduced_loss(self, backend: Backend, outputs: Outputs) -> Any:
+    def reduced_loss(self, backend: Forward, outputs: Outputs) -> Any:
         """Run the forward verb, with a loss for each row where they are needed, and reduce it."""
         recipe, loss_dtype, denominator = self.reduction, self.precision.loss, self.denominator
         assert recipe is not None

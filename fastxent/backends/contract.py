@@ -6,8 +6,15 @@ costs nothing. The contract grows by verbs and outputs, never by flags.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fastxent.backends.outputs import (
+    BinaryOutputs,
+    HessRule,
+    LabelSummary,
+    Outputs,
+    PartialSums,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,9 +36,11 @@ __all__ = [
     "Backend",
     "BinaryOutputs",
     "DeviceBackend",
+    "Forward",
     "HessRule",
     "LabelSummary",
     "Outputs",
+    "PartialSums",
 ]
 
 # Classes per block: the unit of summation and of scaling. One f32 accumulator over a whole row of
@@ -66,134 +75,14 @@ KINDS = (
 )
 
 
-class HessRule(NamedTuple):
-    """What the diagonal of the Hessian is: see `Outputs.hess` and `BinaryOutputs.hess`.
+class Forward(Protocol):
+    """What gives outputs of rows: a backend, or statistics of rows that it is to merge."""
 
-    Attributes
-    ----------
-    kind : {"product", "distance"}
-        Of p * (1 - p), or of the distance from p to the target.
-    factor : float
-    floor : float
-        The least value, also where the row's factor is 0; a NaN stays one.
-    """
-
-    kind: str = "product"
-    factor: float = 1.0
-    floor: float = 0.0
+    def forward(self, problem: Problem, out: Outputs) -> None:
+        """Fill all outputs but `log_proba` and `mass`, as far as they are not None."""
 
 
-@dataclass(slots=True)
-class Outputs:
-    """Arrays that a backend fills; None means do not compute.
-
-    Arrays of (rows.., C) are views like `Problem.logits`, each with its own dimensions and strides;
-    row number n in C order is what they share. Arrays of (N,) are contiguous. A skipped row holds
-    loss 0, grad 0, proba 0, hess 0, row_max 0, row_sum 1, log_prob 0, argmax -1, entropy 0.
-
-    Attributes
-    ----------
-    loss : (N,) array of the loss dtype
-        Loss of each row before `row_scale`.
-    total : (1,) float64 array
-        Sum of the rows' losses before they are rounded, added up in an order that depends on the
-        shape only.
-    grad : (rows.., C) array of the storage dtype, may be the logits themselves
-        Gradient of each row times `row_scale`.
-    hess : (rows.., C) array of the storage dtype
-        The diagonal of the Hessian by `Problem.hess_rule`: max(factor * row_scale * p * (1 - p),
-        floor), or with "distance" max(factor * row_scale * |p - [k = label]|, floor). Soft caps,
-        scales and the mass of targets do not enter it.
-    row_max, row_sum : (N,) arrays, compute dtype and float64
-        m = max z and s = sum exp(z - m): the state between forward and backward.
-    proba, log_proba : (rows.., C) arrays of the storage dtype, may be the logits themselves
-        Softmax and its logarithm. `forward` gives the softmax beside the gradient, in an array of
-        its own.
-    log_prob : (N,) array of the loss dtype
-        Hard labels: log p of the label, (z_y - m) - log s. Probabilities: sum_k t_k (z_k - L) with
-        the mass t as `gain` and `background` make it; a class without mass adds nothing.
-    argmax : (N,) int64 array
-        First class of the largest z; -1 where `row_sum` is NaN or 0.
-    entropy : (N,) array of the loss dtype
-        -sum_k p_k log p_k; a class with p = 0 adds nothing.
-    target_grad : (rows.., C) array of `Problem.target_grad_kind`
-        Gradient with respect to `soft`: -row_scale * gain_k * (z_k - L).
-    partial, lse, z_loss, correct : DeviceArray
-        On a GPU only; None on the host, which computes them from the others. `partial` is float64,
-        of `DeviceBackend.partial_count` entries: sums of loss * `row_weight_at` of the rows, not
-        rounded before. The others are (N,): L and z_loss * L^2 in the loss dtype, 0 for a skipped
-        row, and as uint8 whether `argmax` is the label, or the first class of the largest
-        probability. There `total` is not asked for, and `loss` has the factor `row_weight_at`.
-    """
-
-    loss: Array | None = None
-    total: Array | None = None
-    grad: Array | None = None
-    hess: Array | None = None
-    row_max: Array | None = None
-    row_sum: Array | None = None
-    proba: Array | None = None
-    log_proba: Array | None = None
-    log_prob: Array | None = None
-    argmax: Array | None = None
-    entropy: Array | None = None
-    target_grad: Array | None = None
-    partial: DeviceArray | None = None
-    lse: DeviceArray | None = None
-    z_loss: DeviceArray | None = None
-    correct: DeviceArray | None = None
-
-
-@dataclass(slots=True)
-class BinaryOutputs:
-    """Arrays that the verb `binary` fills; None means do not compute.
-
-    Attributes
-    ----------
-    loss : array of the logits' shape, of the compute dtype
-        Loss of each element times its `factor`.
-    grad : array of the logits' shape, stored as the logits, maybe the logits themselves
-        Gradient of each element times its `factor` and `upstream`.
-    proba : array of the logits' shape, stored as the logits
-        sigma(x).
-    hess : array of the logits' shape, stored as the logits
-        By `BinaryProblem.hess_rule`: max(rule.factor * factor * upstream * sigma * (1 - sigma),
-        floor), or with "distance" the size of the gradient without its factors, |sigma - target|
-        where nothing is weighed or smoothed, for sigma * (1 - sigma).
-    total : (1,) float64 array
-        Sum of the losses, added up in an order that depends on the shape only.
-    partial : DeviceArray
-        On a GPU only, in the place of `total`: `DeviceBackend.binary_partial_count` sums, float64.
-    """
-
-    loss: Array | None = None
-    grad: Array | None = None
-    proba: Array | None = None
-    hess: Array | None = None
-    total: Array | None = None
-    partial: DeviceArray | None = None
-
-
-class LabelSummary(NamedTuple):
-    """What one pass over the labels finds.
-
-    Attributes
-    ----------
-    bad_row : int
-        First row whose label is neither the skipped one nor in ``[0, C)``; -1 if there is none.
-    live : int
-        Rows that are not skipped.
-    mass : float
-        Sum of ``class_mass[label] * row_mass[row]`` over the live rows (a factor that is None
-        counts as 1), added up in chunks of `LABEL_CHUNK` rows.
-    """
-
-    bad_row: int
-    live: int
-    mass: float
-
-
-class Backend(Protocol):
+class Backend(Forward, Protocol):
     """One implementation of the verbs. All arrays are canonical: see `Problem`."""
 
     @property
@@ -217,11 +106,44 @@ class Backend(Protocol):
     ) -> LabelSummary:
         """Find the first bad label, count the live rows and add up their mass."""
 
-    def forward(self, problem: Problem, out: Outputs) -> None:
-        """Fill all outputs but `log_proba`, as far as they are not None."""
-
     def backward(self, problem: Problem, row_max: Array, row_sum: Array, grad: Array) -> None:
         """Fill `grad` from the row statistics that `forward` gave, with the bits of its `grad`."""
+
+    def partial(self, problem: Problem, sums: PartialSums) -> None:
+        """Fill what is not None with the sums of each block of `BLOCK` classes of `problem`.
+
+        Its classes are number `class_offset` and following of `num_classes`, at least one, and its
+        labels count from the first of all classes. Rows are never put into the SIMD lanes,
+        whatever the layout and the number of classes: the sums of a block have the bits that they
+        have in a row of more than `TILE_CLASSES` classes that `forward` takes.
+        """
+
+    def merge(self, problem: Problem, sums: PartialSums, out: Outputs) -> None:
+        """Fill outputs of rows from the sums of all `num_classes` classes, in class order.
+
+        These are `loss`, `total`, `row_max`, `row_sum`, `log_prob`, `argmax`, `entropy` and `mass`,
+        as far as they are not None; `sums` has what they need. Any number of parts, at least one;
+        a single part is what the row hands up, and is taken as it is. With the parts of `partial`
+        these are the bits of `forward`, that of `total` too: the losses of ``max(1, CHUNK_ELEMENTS
+        // num_classes)`` rows make one partial sum.
+
+        Of the problem are used the rows, `target` (where it is None the mass of a row is the sum of
+        its `mass`, else `spike` of the label and `background_total`), `skip`, `spike`,
+        `background_total`, `z_loss`, `num_classes`, `precision` and `num_threads`: no logits, no
+        probabilities and no factors of classes. They need not be there.
+        """
+
+    def partial_backward(
+        self, problem: Problem, row_max: Array, row_sum: Array, row_mass: Array, grad: Array
+    ) -> None:
+        """Fill `grad`, rows like those of `problem`, from the statistics of all classes.
+
+        They are what `merge` gives, contiguous and float64: `row_mass` is `Outputs.mass`, to which
+        ``2 * z_loss * L`` is added here. A label of other classes puts no mass on these. The bits
+        are those that `forward` gives these classes among all, where `class_offset` is a multiple
+        of `BLOCK`. `grad` may be the logits themselves; with fewer classes than `num_classes` here
+        too, at least one.
+        """
 
     def softmax(self, problem: Problem, out: Outputs) -> None:
         """Fill `proba` or `log_proba`, and `row_max`, `row_sum`, as far as they are not None."""
@@ -265,7 +187,9 @@ class DeviceBackend(Backend, Protocol):
     `denominator_at`; `target` is contiguous.
 
     A label outside [0, C) that is not skipped gives its row a NaN loss and log_prob and gradients
-    of 0; so does an integer target of `binary` that is neither 0 nor 1, and `binary` returns False.
+    of 0, of `merge` and `partial_backward` one outside [0, num_classes); so does an integer target
+    of `binary` that is neither 0 nor 1, and `binary` returns False. `merge` fills `partial`, `lse`,
+    `z_loss` and `correct` as `forward` does, the last for labels only.
 
     `check_labels` and `mean_loss` are for arrays of the host only.
     """

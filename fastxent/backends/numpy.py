@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastxent.backends import numpy_jacobian
-from fastxent.backends.contract import BinaryOutputs, HessRule, LabelSummary, Outputs
+from fastxent.backends import numpy_jacobian, numpy_shards
+from fastxent.backends.contract import (
+    BinaryOutputs,
+    HessRule,
+    LabelSummary,
+    Outputs,
+    PartialSums,
+)
 from fastxent.backends.label_summary import summary_of
 from fastxent.backends.numpy_binary import binary
 from fastxent.backends.numpy_rows import Rows, column, logits_of, of_rows, store, target_mass
@@ -273,6 +279,20 @@ class NumpyBackend:
                 part = Part(problem, rows)
                 part.resume(row_max[rows], row_sum[rows])
                 part.write_grad(grad)
+
+    def partial(self, problem: Problem, sums: PartialSums) -> None:
+        """Fill what is not None with the sums of each block of classes of `problem`."""
+        numpy_shards.partial(problem, sums)
+
+    def merge(self, problem: Problem, sums: PartialSums, out: Outputs) -> None:
+        """Fill outputs of rows from the sums of all classes, in class order."""
+        numpy_shards.merge(problem, sums, out)
+
+    def partial_backward(
+        self, problem: Problem, row_max: Array, row_sum: Array, row_mass: Array, grad: Array
+    ) -> None:
+        """Fill `grad`, rows like those of `problem`, from the statistics of all classes."""
+        numpy_shards.partial_backward(problem, row_max, row_sum, row_mass, grad)
 
     def softmax(self, problem: Problem, out: Outputs) -> None:
         """Fill `proba` or `log_proba`, and `row_max`, `row_sum`, as far as they are not None."""

@@ -25,10 +25,10 @@ def _counted(axis: Any, array: Array, name: str, expected: str) -> int:
     return index % array.ndim
 
 
-def check_axis(axis: Any, logits: Array, name: str = "logits") -> int:
-    """Class axis counted from the front, with at least one class along it."""
+def check_axis(axis: Any, logits: Array, name: str = "logits", may_be_empty: bool = False) -> int:
+    """Class axis counted from the front, with at least one class along it or `may_be_empty`."""
     index = _counted(axis, logits, name, "one integer")
-    if logits.shape[index] == 0:
+    if logits.shape[index] == 0 and not may_be_empty:
         raise ShapeError(f"{name} of {shown(logits.shape)} have no class along axis {index}")
     return index
 

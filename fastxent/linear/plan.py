@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from fastxent import checks
 
-__all__ = ["DEFAULT_BUDGET", "ChunkPlan", "ChunkSizes", "plan_chunks"]
+__all__ = ["DEFAULT_BUDGET", "ChunkPlan", "ChunkSizes", "plan_blocks", "plan_chunks"]
 
 # Bytes of temporaries where the caller names no number: 480 rows of 32,000 float32 logits, whose
 # products take 1.04 to 1.09 times as long as the whole ones.
@@ -29,6 +29,10 @@ _ENOUGH_ROWS = 512
 # at most this part of the budget.
 _MOST_BLOCK = 2048
 _BLOCK_SHARE = 8
+
+# Rows of the pass that takes blocks of classes first, and classes that are worth a block.
+_MOST_ROWS = 4096
+_ENOUGH_CLASSES = 128
 
 # Chunks are multiples of this many rows where they can be: what BLAS kernels compute together.
 _ROW_STEP = 16
@@ -70,12 +74,15 @@ class ChunkPlan:
         Classes of a temporary block, at least 1.
     size : int
         Bytes that this takes; at most the budget.
+    budget : int
+        Bytes that there are.
     """
 
     rows: int
     count: int
     block: int
     size: int
+    budget: int
 
 
 def plan_chunks(
@@ -107,7 +114,7 @@ def plan_chunks(
     >>> plan_chunks(4096, 512, 32000, 4).rows
     464
     >>> plan_chunks(4096, 512, 32000, 4, memory_budget=10_000_000)
-    ChunkPlan(rows=76, count=54, block=2048, size=9883648)
+    ChunkPlan(rows=76, count=54, block=2048, size=9883648, budget=10000000)
     """
     held = ChunkSizes(per_row=features * itemsize) if sizes is None else sizes
     per_row = classes * itemsize + held.per_row
@@ -121,7 +128,28 @@ def plan_chunks(
     enough = max(_ENOUGH_ROWS, _CACHE_BYTES // max(1, classes * itemsize))
     chunk = _balanced(rows, max(1, min(most, enough)))
     size = held.fixed + chunk * per_row + block * (held.per_class + chunk * held.per_pair)
-    return ChunkPlan(chunk, -(-rows // chunk), block, size)
+    return ChunkPlan(chunk, -(-rows // chunk), block, size, budget)
+
+
+def plan_blocks(rows: int, classes: int, memory_budget: object, sizes: ChunkSizes) -> ChunkPlan:
+    """Plan a pass that takes blocks of classes first, and chunks of rows for each of them.
+
+    Without memory for logits of all classes: those of a block are in `per_pair`. As many rows as
+    leave a block of `_ENOUGH_CLASSES`.
+    """
+    least = sizes.fixed + sizes.per_row + sizes.per_class + sizes.per_pair
+    budget = checks.check_memory_budget(memory_budget, least)
+    chunk = max(1, min(rows, _MOST_ROWS))
+    while True:
+        left = budget - sizes.fixed - chunk * sizes.per_row
+        block = left // (sizes.per_class + chunk * sizes.per_pair)
+        if block >= min(classes, _ENOUGH_CLASSES) or chunk == 1:
+            break
+        chunk = -(-chunk // 2)
+    count = -(-classes // max(1, min(block, classes)))
+    block = -(-classes // count)
+    size = sizes.fixed + chunk * sizes.per_row + block * (sizes.per_class + chunk * sizes.per_pair)
+    return ChunkPlan(chunk, -(-rows // chunk), block, size, budget)
 
 
 def _block(left: int, held: ChunkSizes, classes: int) -> int:

@@ -19,6 +19,9 @@ _GROUP = 1 << 14
 # The largest dimension and stride that a BLAS with 32-bit integers takes.
 _MOST_BLAS = 2**31 - 1
 
+# Leading dimensions that kernels can count through.
+_MOST_LEADING = 4
+
 Index = tuple[int | slice, ...]
 
 
@@ -45,8 +48,12 @@ def runs(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[int, i
         for begin, until, index in runs(shape[1:], start % inner, end - first * inner):
             yield begin + first * inner, until + first * inner, (first, *index)
         first += 1
-    if first < last:
+    if first < last and len(shape) <= _MOST_LEADING:
         yield first * inner, last * inner, (slice(first, last),)
+    elif first < last:
+        for at in range(first, last):
+            for begin, until, index in runs(shape[1:], 0, inner):
+                yield begin + at * inner, until + at * inner, (at, *index)
     if first <= last and stop % inner:
         for begin, until, index in runs(shape[1:], 0, stop % inner):
             yield begin + last * inner, until + last * inner, (last, *index)

@@ -1,0 +1,72 @@
+"""ShardStats: what rows hand up of some of their classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["ShardStats"]
+
+
+class ShardStats(NamedTuple):
+    """What rows hand up of some of their classes, in parts: a part is a run of classes.
+
+    `fastxent.partial_stats` makes it, `fastxent.merge_stats` puts several together. Arrays are
+    float64, of shape (parts, *rows) but for `label_logit`, and of the library that the logits came
+    from. z are the scaled and capped logits. An ignored row holds max 0, sum 1 and 0 for the rest,
+    argmax -1, in each part that a call of `partial_stats` has made.
+
+    Attributes
+    ----------
+    max : array
+        Largest z; -inf where all classes are masked.
+    sum : array
+        ``sum(exp(z - max))``; relative to 0, and so 0, where `max` is -inf.
+    mass : array or None
+        Target mass of these classes. None for class indices without label smoothing, whose mass is
+        on the label only; else without that of the label itself.
+    dot : array or None
+        ``sum(mass * (z - max))`` of the same; relative to 0 where `max` is -inf.
+    label_logit : array of shape (*rows) or None
+        z of the label where its class is among these, 0 elsewhere. None for probabilities.
+    argmax : int64 array or None
+        First class that holds `max`, counted from the first of all classes. Where `aux` asks.
+    spread : array or None
+        ``sum(exp(z - max) * (z - max))``. Where `aux` asks for the entropy.
+    bare_mass, bare_dot : array or None
+        `mass` and `dot` without class weights and label smoothing. Where `aux` asks for the
+        "log_prob" of probabilities that have either.
+    first_class : tuple of int
+        Where each part begins, rising; no two overlap.
+    classes : tuple of int
+        How many classes each part has.
+    dtype : numpy.dtype
+        Of the loss.
+    by_block : bool
+        Whether every part is of the 1,024 classes that kernels add up together. Then these
+        statistics lead to the very bits of a call that has all classes.
+
+    Examples
+    --------
+    >>> import fastxent as fx
+    >>> import numpy as np
+    >>> stats = fx.partial_stats(np.zeros((2, 3), "f4"), [0, 4], class_offset=3, num_classes=6)
+    >>> stats.sum, stats.first_class, stats.classes
+    (array([[3., 3.]]), (3,), (3,))
+    """
+
+    max: Any
+    sum: Any
+    mass: Any
+    dot: Any
+    label_logit: Any
+    argmax: Any
+    spread: Any
+    bare_mass: Any
+    bare_dot: Any
+    first_class: tuple[int, ...]
+    classes: tuple[int, ...]
+    dtype: np.dtype[Any]
+    by_block: bool
