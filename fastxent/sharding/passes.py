@@ -120,7 +120,7 @@ class _Merged:
         rows = stats.max[0].size
 
         def flat(array: Any) -> Any:
-            return None if array is None else array.reshape(-1, rows)
+            return None if array is None else array.reshape(len(array), rows)
 
         label_logit = stats.label_logit
         self.sums = PartialSums(

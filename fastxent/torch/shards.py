@@ -123,19 +123,25 @@ class ShardCall:
         return grad
 
 
+def _plain(tensor: Tensor) -> Tensor:
+    """The numbers without a graph, and not with their sign still to be turned."""
+    return tensor.detach().resolve_neg()
+
+
 class _VocabParallel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, call: ShardCall) -> Tensor:
         ctx.call = call
         # also to notice tensors that were written to before backward
         ctx.save_for_backward(logits, target)
-        return call.forward(logits.detach(), target)
+        return call.forward(_plain(logits), _plain(target))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         logits, target = ctx.saved_tensors
-        return ctx.call.backward(logits, target, grad_output), None, None
+        given = _plain(logits), _plain(target), _plain(grad_output)
+        return ctx.call.backward(*given), None, None
 
 
 def local_parts(logits: Any, target: Any, group: Any) -> tuple[Any, Any, Any]:
