@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastxent import api
 from fastxent.checks.processes import (
+    check_first_derivative,
     check_mesh_group,
     check_placements,
     check_runs_eagerly,
@@ -25,7 +26,7 @@ from fastxent.sharding.stats import ShardStats
 from fastxent.side_outputs import Aux
 from fastxent.torch.arrays import array_of, class_axis, factor_of, storage_of
 from fastxent.torch.devices import check_tensors
-from fastxent.torch.modes import has_tangent, is_eager
+from fastxent.torch.modes import has_tangent, is_batched, is_eager
 from fastxent.torch.process_group import Group
 
 __all__ = ["ShardCall", "local_parts"]
@@ -137,8 +138,8 @@ class _VocabParallel(torch.autograd.Function):
         return call.forward(_plain(logits), _plain(target))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        check_first_derivative(torch.is_grad_enabled() or is_batched(grad_output))
         logits, target = ctx.saved_tensors
         given = _plain(logits), _plain(target), _plain(grad_output)
         return ctx.call.backward(*given), None, None

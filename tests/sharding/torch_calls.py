@@ -84,7 +84,7 @@ def changed_call(group, case, on_rank, changes):
     rank = dist.get_rank(group)
     local, target = tensors_of(case, rank)
     given = {"local_logits": local.detach(), "target": target, "group": group, **options_of(case)}
-    if rank == on_rank:
+    if on_rank in (rank, "all"):
         given |= changes(given) if callable(changes) else changes
     vocab_parallel_cross_entropy(**given)
 
@@ -123,6 +123,10 @@ def weight_with_grad(given):
     return {"weight": torch.ones(37, requires_grad=True)}
 
 
+def weight_of_a_shard(given):
+    return {"weight": torch.ones(13)}
+
+
 def soft_target(given):
     return {"target": torch.full_like(given["local_logits"], 0.1)}
 
@@ -159,9 +163,12 @@ def dtensor_of_rows(group):
     vocab_parallel_cross_entropy(logits, torch.zeros(4, dtype=torch.long))
 
 
-def one_step(group, classes_over):
-    """Rows and classes spread at once: `classes_over` ranks share the classes of each row."""
-    rank, size = dist.get_rank(group), dist.get_world_size(group)
+def one_step(group, size, classes_over):
+    """Rows and classes spread at once: `classes_over` ranks share the classes of each row.
+
+    All ranks of the world make the groups, and `size` of them take the step.
+    """
+    rank = dist.get_rank()
     of_classes = of_rows = None
     for first in range(0, size, classes_over):
         ranks = list(range(first, first + classes_over))
@@ -171,6 +178,8 @@ def one_step(group, classes_over):
         ranks = list(range(at, size, classes_over))
         made = dist.new_group(ranks)
         of_rows = made if rank in ranks else of_rows
+    if rank >= size:
+        return None
     generator = torch.Generator().manual_seed(3)
     logits, target = torch.randn(12, 30, generator=generator), torch.arange(12) * 2
     target[:3] = -100
@@ -219,20 +228,6 @@ def second_derivative(group, case):
     loss = vocab_parallel_cross_entropy(local, target, group)
     (grad,) = torch.autograd.grad(loss, local, create_graph=True)
     grad.sum().backward()
-
-
-def compiled(group, case):
-    local, target = tensors_of(case, dist.get_rank(group))
-
-    @torch.compile(backend="eager")
-    def step(x):
-        return vocab_parallel_cross_entropy(x, target, group)
-
-    return step(local).item()
-
-
-def die(group):
-    os._exit(3)
 
 
 def after_a_death(group, case, dying):

@@ -9,13 +9,13 @@ import os
 import traceback
 import warnings
 
-RANKS = (1, 2, 3, 5)
+GROUPS = (1, 2, 3, 5)
 
 
 class World:
     """Processes of one torch.distributed world; `run` makes the first ones call a function."""
 
-    def __init__(self, size, folder, timeout=60.0):
+    def __init__(self, size, folder, timeout=30.0):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch", "torch.distributed.tensor", "fastxent.torch"])
         self.connections, self.processes = [], []
@@ -29,7 +29,7 @@ class World:
             self.connections.append(ours)
             self.processes.append(process)
 
-    def run(self, ranks, function, *arguments, patience=120):
+    def run(self, ranks, function, *arguments, patience=40):
         """What `function(group, *arguments)` gives on each rank: a value, or an error as text."""
         for connection in self.connections[:ranks]:
             connection.send((ranks, function, arguments))
@@ -71,7 +71,7 @@ def _serve(rank, size, path, timeout, connection):
     )
     groups = {
         ranks: dist.new_group(list(range(ranks)), timeout=patience)
-        for ranks in RANKS
+        for ranks in GROUPS
         if ranks <= size
     }
     while True:
