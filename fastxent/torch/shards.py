@@ -73,9 +73,7 @@ class ShardCall:
         return Arguments(
             array_of(logits, storage, "local_logits"),
             array_of(target, storage, "target"),
-            self.options._replace(
-                **{name: factor_of(factor) for name, factor in given.items()}
-            ),
+            self.options._replace(**{name: factor_of(factor) for name, factor in given.items()}),
             storage=storage,
             backend=self.backend,
             num_threads=self.num_threads,
@@ -87,7 +85,9 @@ class ShardCall:
         how = {"backend": self.backend, "num_threads": self.num_threads}
         named = self.options._asdict()
         partial = functools.partial(
-            *(api.partial_stats, logits, target),
+            api.partial_stats,
+            logits,
+            target,
             **{name: named[name] for name in _OF_STATS},
             **how,
         )
@@ -111,12 +111,14 @@ class ShardCall:
     def backward(self, logits: Tensor, target: Tensor, grad_output: Tensor) -> Tensor:
         """Gradient of the local logits."""
         assert self.shards is not None
-        named = self.options._asdict()
-        del named["aux"]
+        assert self.stats is not None
+        given: dict[str, Any] = {**self.options._asdict(), **self.shards.place()}
+        del given["aux"]
         grad: Tensor = api.grad_from_stats(
-            *(logits, target, self.stats),
-            **self.shards.place(),
-            **named,
+            logits,
+            target,
+            self.stats,
+            **given,
             backend=self.backend,
             num_threads=self.num_threads,
             grad_output=grad_output,

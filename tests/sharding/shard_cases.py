@@ -124,7 +124,9 @@ def _cases():
             yield ShardCase(f"side outputs, {merge} on {ranks}", even, _with_asides(), merge=merge)
         for soft in (False, True):
             options = {"label_smoothing": 0.1, "weight": "some"}
-            yield ShardCase(f"in order, {soft} on {ranks}", even, options, soft=soft, merge="in_order")
+            yield ShardCase(
+                f"in order, {soft} on {ranks}", even, options, soft=soft, merge="in_order"
+            )
         first = tuple(bound for bound in even[:-1])
         yield ShardCase(f"labels first of each on {ranks}", even, labels=first)
         last = tuple(bound - 1 for bound in even[1:])
@@ -145,13 +147,17 @@ def _cases():
         even = tuple(spread(37, ranks))
         labels = (0, 0, 1, 0, 1, 1) if ranks == 2 else (0, 0, 36, 0, 36, 36)
         masked = {"reduction": "none"}
-        yield ShardCase(f"masked shard on {ranks}", even, masked, labels=labels, change="mask shard")
+        yield ShardCase(
+            f"masked shard on {ranks}", even, masked, labels=labels, change="mask shard"
+        )
     for empty in (0, 1, 2):
-        bounds = [0, 0, 11, 37] if empty == 0 else [0, 11, 11, 37] if empty == 1 else [0, 11, 37, 37]
+        bounds = (
+            [0, 0, 11, 37] if empty == 0 else [0, 11, 11, 37] if empty == 1 else [0, 11, 37, 37]
+        )
         for merge in ("reduce", "in_order"):
             name = f"shard {empty} is empty, {merge}"
-            yield ShardCase(name, tuple(bounds), _with_asides(), merge=merge)
-            yield ShardCase(f"{name}, soft", tuple(bounds), {"z_loss": 0.1}, soft=True, merge=merge)
+            yield ShardCase(name, bounds, _with_asides(), merge=merge)
+            yield ShardCase(f"{name}, soft", bounds, {"z_loss": 0.1}, soft=True, merge=merge)
     yield ShardCase("all but one are empty", (0, 0, 0, 0, 37, 37), _with_asides())
 
 

@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from sharding import torch_calls as calls  # noqa: E402
-from sharding.shard_cases import (  # noqa: E402
+from sharding import torch_calls as calls
+from sharding.shard_cases import (
     CASES,
     IN_BLOCKS,
     RANKS,
@@ -17,9 +17,9 @@ from sharding.shard_cases import (  # noqa: E402
     assert_same_asides,
     spread,
 )
-from sharding.torch_worlds import World, values  # noqa: E402
+from sharding.torch_worlds import World, values
 
-from fastxent.backends import load  # noqa: E402
+from fastxent.backends import load
 
 THREE = ShardCase("three", tuple(spread(37, 3)))
 
@@ -154,4 +154,3 @@ def test_autograd_refuses_what_it_cannot_do(world, call, words):
     for kind, told in world.run(3, call, THREE):
         assert kind == "error"
         assert words in told[0]
-
