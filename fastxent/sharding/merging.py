@@ -13,7 +13,10 @@ import numpy as np
 from fastxent.precision import Array
 from fastxent.sharding.stats import ShardStats
 
-__all__ = ["combined", "merged"]
+__all__ = ["NOWHERE", "combined", "merged", "of_all_classes", "relative_to"]
+
+# The class that holds a maximum which no class here holds: the least of several finds the others.
+NOWHERE = np.iinfo(np.int64).max
 
 _OF_PARTS = ("max", "sum", "mass", "dot", "argmax", "spread", "bare_mass", "bare_dot")
 
@@ -108,25 +111,49 @@ def _shift_of(maxima: Array) -> Array:
 
 def _part(stats: ShardStats, run: slice) -> ShardStats:
     """One part of several: its arrays only."""
+    run_of = {
+        name: getattr(stats, name)[run] for name in _OF_PARTS if getattr(stats, name) is not None
+    }
+    top = run_of["max"].max(axis=0)
+    return stats._replace(**_summed(run_of, top))
+
+
+def _summed(parts: dict[str, Array], top: Array) -> dict[str, Any]:
+    """Sums of parts relative to the rows' maximum `top`, theirs or that of more classes."""
     with np.errstate(all="ignore"):
-        maxima = stats.max[run]
-        top = maxima.max(axis=0, keepdims=True)
+        maxima = parts["max"]
         factor = np.where(maxima == top, 1.0, np.exp(maxima - top))
         down = _shift_of(maxima) - _shift_of(top)
-        sums = stats.sum[run]
-        arrays = {"max": top, "sum": (sums * factor).sum(axis=0, keepdims=True)}
-        for mass_name, dot_name in (("mass", "dot"), ("bare_mass", "bare_dot")):
-            mass, dot = getattr(stats, mass_name), getattr(stats, dot_name)
-            if mass is not None:
-                arrays[mass_name] = mass[run].sum(axis=0, keepdims=True)
+        sums: dict[str, Any] = {"max": top, "sum": (parts["sum"] * factor).sum(axis=0)}
+        for mass, dot in (("mass", "dot"), ("bare_mass", "bare_dot")):
+            if mass in parts:
                 # without mass nothing comes down, be it from an infinite maximum
-                lowered = np.where(mass[run] != 0, mass[run] * down, 0.0)
-                arrays[dot_name] = (dot[run] + lowered).sum(axis=0, keepdims=True)
-        if stats.spread is not None:
-            spreads = (stats.spread[run] + sums * down) * factor
-            spreads = np.where(factor != 0, spreads, 0.0)
-            arrays["spread"] = spreads.sum(axis=0, keepdims=True)
-        if stats.argmax is not None:
-            first = maxima.argmax(axis=0)[None]
-            arrays["argmax"] = np.take_along_axis(stats.argmax[run], first, axis=0)
-    return stats._replace(**arrays)
+                lowered = np.where(parts[mass] != 0, parts[mass] * down, 0.0)
+                sums[mass] = parts[mass].sum(axis=0)
+                sums[dot] = (parts[dot] + lowered).sum(axis=0)
+        if "spread" in parts:
+            spreads = (parts["spread"] + parts["sum"] * down) * factor
+            sums["spread"] = np.where(factor != 0, spreads, 0.0).sum(axis=0)
+        if "argmax" in parts:
+            holds = maxima == top
+            first = holds.argmax(axis=0)[None]
+            found = np.take_along_axis(parts["argmax"], first, axis=0)[0]
+            sums["argmax"] = np.where(holds.any(axis=0), found, NOWHERE)
+    return {name: array[None] for name, array in sums.items()}
+
+
+def relative_to(stats: ShardStats, top: Array) -> ShardStats:
+    """One part of all, relative to a maximum of the rows over more classes than these.
+
+    For processes that exchange the maximum first: of what they all find here `sum`, `mass`, `dot`,
+    `spread`, `bare_mass`, `bare_dot` and `label_logit` are added up, and of `argmax` the least is
+    taken, that of a shard without the maximum being `NOWHERE`. `of_all_classes` takes the results.
+    """
+    whole = combined(stats)
+    arrays = {name: getattr(whole, name) for name in _OF_PARTS if getattr(whole, name) is not None}
+    return whole._replace(**_summed(arrays, top))
+
+
+def of_all_classes(stats: ShardStats, num_classes: int) -> ShardStats:
+    """Statistics of one part, now known to be those of all classes."""
+    return stats._replace(first_class=(0,), classes=(num_classes,), by_block=False)
