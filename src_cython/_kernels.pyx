@@ -28,9 +28,13 @@ from kernels cimport (
     fastxent_matrix,
     fastxent_openmp_limit,
     fastxent_openmp_version,
+    fastxent_part_sums,
     fastxent_pass,
+    fastxent_plan_merge,
+    fastxent_plan_shard,
     fastxent_schedule_of,
     fastxent_scratch_bytes,
+    fastxent_shard,
     fastxent_supported_levels,
     fastxent_tile_classes,
 )
@@ -187,6 +191,35 @@ cdef const void *_class_factor(
     return place
 
 
+cdef struct Constants:
+    double spike, row_scale
+    Constant background, gain
+
+
+cdef int _options(
+    Held *held, fastxent_pass *work, Constants *places, target, int64_t num_classes, skip, soft,
+    int soft_kind, spike, background, double background_total, gain, row_scale,
+    double logit_scale, double softcap, double z_loss,
+) except -1:
+    """Targets, their mass and the options of a pass that was begun."""
+    work.logit_scale, work.softcap, work.z_loss = logit_scale, softcap, z_loss
+    if target is None:
+        _input_matrix(held, &work.soft, soft, soft_kind)
+    else:
+        _labels(held, &work.labels, target, num_classes, skip)
+    work.spike = _factor(held, spike, &places.spike, &work.spike_step)
+    work.row_scale = _factor(held, row_scale, &places.row_scale, &work.row_scale_step)
+    work.background_total = background_total
+    if background is not None or gain is not None:
+        work.background = _class_factor(
+            held, 0.0 if background is None else background,
+            &places.background, work.size, &work.background_step,
+        )
+    if gain is not None:
+        work.gain = _class_factor(held, gain, &places.gain, work.size, &work.gain_step)
+    return 0
+
+
 cdef int _run(fastxent_pass *work) except -1:
     """Plan the pass, give it scratch memory, run it: a small one allocates nothing."""
     cdef char small[4096 + 64]
@@ -264,26 +297,14 @@ def forward(
     """Losses, gradients and statistics of rows: `Backend.forward`."""
     cdef Held held
     cdef fastxent_pass work
-    cdef double spike_place, scale_place
-    cdef Constant background_place, gain_place
+    cdef Constants constants
     held.count = 0
     try:
         _begin(&held, &work, logits, kind, threads)
-        work.logit_scale, work.softcap, work.z_loss = logit_scale, softcap, z_loss
-        if target is None:
-            _input_matrix(&held, &work.soft, soft, soft_kind)
-        else:
-            _labels(&held, &work.labels, target, work.classes, skip)
-        work.spike = _factor(&held, spike, &spike_place, &work.spike_step)
-        work.row_scale = _factor(&held, row_scale, &scale_place, &work.row_scale_step)
-        work.background_total = background_total
-        if background is not None or gain is not None:
-            work.background = _class_factor(
-                &held, 0.0 if background is None else background,
-                &background_place, work.size, &work.background_step,
-            )
-        if gain is not None:
-            work.gain = _class_factor(&held, gain, &gain_place, work.size, &work.gain_step)
+        _options(
+            &held, &work, &constants, target, work.classes, skip, soft, soft_kind, spike,
+            background, background_total, gain, row_scale, logit_scale, softcap, z_loss,
+        )
         work.loss = _output(&held, loss)
         work.total = <double *>_output(&held, total)
         work.row_max = _output(&held, row_max)
@@ -373,3 +394,4 @@ def mean_loss(logits, target, skip, grad, int threads):
 include "binary.pxi"
 include "jacobian.pxi"
 include "jax.pxi"
+include "shard.pxi"

@@ -144,16 +144,25 @@ FASTXENT_INLINE void merge_row(const fastxent_pass &pass, row_group<T> &group, i
                 static_cast<double>(target.block(label, 1).mass(0, first{1}).part[0][0]);
 }
 
-template <class T> FASTXENT_INLINE void finish_group(const fastxent_pass &pass, row_group<T> &group) {
+template <class T> FASTXENT_INLINE row_numbers numbers_of(const row_group<T> &group) {
     const auto of = [](const double *numbers) { return load<double>(numbers, whole{}, 0.0); };
-    const row_results results = finish(
-        pass, {of(group.max), of(group.sum), of(group.mass), of(group.dot), of(group.spike),
-               of(group.scale), of(group.at_label), of(group.exp_at_label), of(group.mass_at_label)});
+    return {of(group.max), of(group.sum), of(group.mass), of(group.dot), of(group.spike),
+            of(group.scale), of(group.at_label), of(group.exp_at_label), of(group.mass_at_label)};
+}
+
+template <class T> FASTXENT_INLINE void finish_group(const fastxent_pass &pass, row_group<T> &group) {
+    const row_results results = finish(pass, numbers_of(group));
     store(group.loss, results.loss, whole{});
     store(group.log_sum, results.log_sum, whole{});
     store(group.share, results.share, whole{});
     store(group.grad_at_label, results.grad_at_label, whole{});
     store(group.log_prob, results.log_prob, whole{});
+}
+
+// What finish_group could not know before the exponentials at the labels were.
+template <class T> FASTXENT_INLINE void finish_labels(const fastxent_pass &pass, row_group<T> &group) {
+    const lanes<double> share = load<double>(group.share, whole{}, 0.0);
+    store(group.grad_at_label, gradient_at_label(pass, numbers_of(group), share), whole{});
 }
 
 template <class T> FASTXENT_INLINE void put_row(const fastxent_pass &pass, row_group<T> &group, int slot) {

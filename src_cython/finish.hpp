@@ -20,8 +20,17 @@ struct row_results {
     lanes<double> log_prob;  // of the label; of a target without one sum t * (z - L)
 };
 
-// loss = T * log s - sum t * (z - m) + z_loss * L^2 with L = m + log s. The gradient at the label is
-// computed here, in double: p - 1 cancels.
+// The gradient at the label, computed in double: p - 1 cancels.
+FASTXENT_INLINE lanes<double> gradient_at_label(const fastxent_pass &pass, const row_numbers &row,
+                                                const lanes<double> &share) {
+    const lanes<double> gradient =
+        row.scale * (share * row.exp_at_label - (row.spike + row.mass_at_label));
+    if (pass.softcap == 0.0) return gradient;
+    const lanes<double> bent = row.at_label * splat(1.0 / pass.softcap);
+    return gradient * max(splat(1.0) - bent * bent, splat(0.0));
+}
+
+// loss = T * log s - sum t * (z - m) + z_loss * L^2 with L = m + log s.
 FASTXENT_INLINE row_results finish(const fastxent_pass &pass, const row_numbers &row) {
     row_results result;
     result.log_sum = log_of_sum(row.sum);
@@ -36,13 +45,7 @@ FASTXENT_INLINE row_results finish(const fastxent_pass &pass, const row_numbers 
         mass = mass + (z_loss + z_loss);
     }
     result.share = mass / row.sum;
-    result.grad_at_label =
-        row.scale * (result.share * row.exp_at_label - (row.spike + row.mass_at_label));
-    if (pass.softcap != 0.0) {
-        const lanes<double> share = row.at_label * splat(1.0 / pass.softcap);
-        result.grad_at_label =
-            result.grad_at_label * max(splat(1.0) - share * share, splat(0.0));
-    }
+    result.grad_at_label = gradient_at_label(pass, row, result.share);
     return result;
 }
 

@@ -4,6 +4,7 @@
 
 #include "binary.hpp"
 #include "by_row.hpp"
+#include "by_shard.hpp"
 #include "by_tile.hpp"
 #include "jacobian.hpp"
 
@@ -59,26 +60,53 @@ void forward_with(const fastxent_pass &pass, const Targets &targets) {
         by_shared_row<T>(pass, targets, totals);
     else
         by_whole_row<T>(pass, targets, totals);
-    if (!pass.total) return;
-    long_sum<double> total = {0.0, 0.0};
-    for (int64_t chunk = 0; chunk < schedule.chunks; ++chunk) total.add(totals[chunk]);
-    *pass.total = value_of(total);
+    if (pass.total) *pass.total = sum_of(totals, schedule.chunks);
+}
+
+// Calls body(targets, whether rows may have labels).
+template <class T, class Body> void with_targets(const fastxent_pass &pass, const Body &body) {
+    if (pass.soft.data) return body(soft_targets<T>{pass}, std::false_type{});
+    if (pass.background && !pass.background_step)
+        return body(constant_targets<T>(pass), std::true_type{});
+    if (pass.background) return body(background_targets<T>(pass), std::true_type{});
+    body(plain_targets{}, std::true_type{});
 }
 
 template <class T> void forward_of(const fastxent_pass &pass) {
-    if (pass.soft.data) return forward_with<T, false>(pass, soft_targets<T>{pass});
-    if (pass.background && !pass.background_step)
-        return forward_with<T, true>(pass, constant_targets<T>(pass));
-    if (pass.background) return forward_with<T, true>(pass, background_targets<T>(pass));
-    forward_with<T, true>(pass, plain_targets{});
+    with_targets<T>(pass, [&](const auto &targets, auto labelled) {
+        forward_with<T, decltype(labelled)::value>(pass, targets);
+    });
 }
 
 void forward(const fastxent_pass &pass) {
     pass.size == 4 ? forward_of<float>(pass) : forward_of<double>(pass);
 }
 
+template <class T> void partial_of(const fastxent_shard &shard) {
+    with_targets<T>(shard.pass,
+                    [&](const auto &targets, auto) { partial_with<T>(shard, targets); });
+}
+
+void partial(const fastxent_shard &shard) {
+    shard.pass.size == 4 ? partial_of<float>(shard) : partial_of<double>(shard);
+}
+
+void merge_parts(const fastxent_shard &shard) {
+    shard.pass.size == 4 ? merge_of<float>(shard) : merge_of<double>(shard);
+}
+
+template <class T> void partial_backward_of(const fastxent_shard &shard) {
+    with_targets<T>(shard.pass,
+                    [&](const auto &targets, auto) { partial_backward_with<T>(shard, targets); });
+}
+
+void partial_backward(const fastxent_shard &shard) {
+    shard.pass.size == 4 ? partial_backward_of<float>(shard) : partial_backward_of<double>(shard);
+}
+
 }  // namespace
 
 extern const fastxent_level FASTXENT_JOIN(fastxent_level_, FASTXENT_LEVEL);
 const fastxent_level FASTXENT_JOIN(fastxent_level_, FASTXENT_LEVEL) = {
-    FASTXENT_QUOTE(FASTXENT_LEVEL), check_labels, forward, binary, softmax_backward};
+    FASTXENT_QUOTE(FASTXENT_LEVEL), check_labels, forward, binary, softmax_backward,
+    partial, merge_parts, partial_backward};

@@ -113,12 +113,14 @@ struct fastxent_pass {
     int64_t *argmax;
     double *row_sum, *total;
     int threads;
+    bool in_blocks;  // never tiles: the sums of blocks are handed out
     fastxent_schedule schedule;
     char *scratch;  // fastxent_scratch_bytes of it, on a boundary of 64 bytes
 };
 
 struct fastxent_binary_pass;  // binary_pass.hpp
 struct fastxent_jacobian;     // jacobian_pass.hpp
+struct fastxent_shard;        // shard_pass.hpp
 
 struct fastxent_level {
     const char *name;
@@ -126,6 +128,9 @@ struct fastxent_level {
     void (*forward)(const fastxent_pass &);
     void (*binary)(const fastxent_binary_pass &);
     void (*softmax_backward)(const fastxent_jacobian &);
+    void (*partial)(const fastxent_shard &);
+    void (*merge)(const fastxent_shard &);
+    void (*partial_backward)(const fastxent_shard &);
 };
 
 fastxent_schedule fastxent_schedule_of(const fastxent_pass &);

@@ -69,6 +69,9 @@ cdef extern from "kernels.hpp" nogil:
         void (*forward)(const fastxent_pass &) noexcept nogil
         void (*binary)(const fastxent_binary_pass &) noexcept nogil
         void (*softmax_backward)(const fastxent_jacobian &) noexcept nogil
+        void (*partial)(const fastxent_shard &) noexcept nogil
+        void (*merge)(const fastxent_shard &) noexcept nogil
+        void (*partial_backward)(const fastxent_shard &) noexcept nogil
 
     fastxent_schedule fastxent_schedule_of(const fastxent_pass &)
     int64_t fastxent_scratch_bytes(const fastxent_pass &)
@@ -93,3 +96,27 @@ cdef extern from "jacobian_pass.hpp" nogil:
         void *scratch
 
     fastxent_jacobian_schedule fastxent_jacobian_schedule_of(const fastxent_jacobian &)
+
+
+cdef extern from "shard_pass.hpp" nogil:
+    struct fastxent_part_sums:
+        int64_t parts
+        double *max
+        double *sum
+        double *mass
+        double *dot
+        double *spread
+        int64_t *argmax
+        double *label_logit
+
+    struct fastxent_shard:
+        fastxent_pass pass_ "pass"
+        int64_t first_class
+        fastxent_part_sums sums
+        const double *row_max
+        const double *row_sum
+        const double *row_mass
+        double *mass
+
+    void fastxent_plan_shard(fastxent_shard &)
+    void fastxent_plan_merge(fastxent_shard &)

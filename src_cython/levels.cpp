@@ -1,6 +1,7 @@
 // Which instruction levels were built and which of them this CPU runs; how a pass is cut up.
 #include "jacobian_pass.hpp"
 #include "kernels.hpp"
+#include "shard_pass.hpp"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -116,8 +117,8 @@ bool lies_in_columns(const fastxent_pass &pass) {
 fastxent_schedule fastxent_schedule_of(const fastxent_pass &pass) {
     const int64_t rows = pass.rows, classes = pass.classes;
     fastxent_schedule schedule = {};
-    schedule.columns = lies_in_columns(pass);
-    schedule.tiles = schedule.columns || classes <= fastxent_tile_classes;
+    schedule.columns = !pass.in_blocks && lies_in_columns(pass);
+    schedule.tiles = schedule.columns || (!pass.in_blocks && classes <= fastxent_tile_classes);
     schedule.reads_directly = computed_in_place(pass.logits, pass.size) && pass.softcap == 0.0 &&
                               pass.logit_scale == 1.0 && !schedule.columns;
     const fastxent_matrix &out = pass.grad.data ? pass.grad : pass.log_proba;
@@ -166,6 +167,31 @@ fastxent_schedule fastxent_schedule_of(const fastxent_pass &pass) {
 int64_t fastxent_scratch_bytes(const fastxent_pass &pass) {
     return pass.schedule.thread_bytes * pass.threads + pass.schedule.shared_bytes +
            pass.schedule.chunks * static_cast<int64_t>(sizeof(double));
+}
+
+void fastxent_plan_shard(fastxent_shard &shard) {
+    fastxent_schedule &schedule = shard.pass.schedule;
+    shard.pass.in_blocks = true;
+    schedule = {};
+    shard.pieces = 1;
+    if (shard.pass.classes == 0) return;  // no chunks
+    schedule = fastxent_schedule_of(shard.pass);
+    shard.pieces = schedule.pieces;
+    // pieces of rows are tasks of their own: each thread has sums of its own
+    schedule.pieces = 1;
+    schedule.thread_bytes += schedule.shared_bytes;
+    schedule.shared_bytes = 0;
+}
+
+void fastxent_plan_merge(fastxent_shard &shard) {
+    fastxent_schedule &schedule = shard.pass.schedule;
+    schedule = {};
+    schedule.chunk_rows = rows_of_chunk(shard.pass.classes);
+    schedule.chunks = over(shard.pass.rows, schedule.chunk_rows);
+    const int64_t sums = within(shard.sums.parts, 1, INT64_MAX) * sizeof(fastxent_block_sums);
+    schedule.thread_bytes = over(sums, 64) * 64;
+    // rows that have lines of memory in common, several of them
+    shard.task_chunks = over(64, schedule.chunk_rows);
 }
 
 fastxent_jacobian_schedule fastxent_jacobian_schedule_of(const fastxent_jacobian &pass) {

@@ -26,6 +26,12 @@ FASTXENT_INLINE lanes<double> value_of_lanes(const long_sum<lanes<double>> &sum)
     return where_equal(sum.total - sum.total, splat(0.0), sum.total + sum.rest, sum.total);
 }
 
+FASTXENT_INLINE double sum_of(const double *numbers, int64_t count) {
+    long_sum<double> sum = {0.0, 0.0};
+    for (int64_t i = 0; i < count; ++i) sum.add(numbers[i]);
+    return value_of(sum);
+}
+
 FASTXENT_INLINE double value_of(const long_sum<lanes<double>> &sum) {
     double total[lanes<double>::count], rest[lanes<double>::count];
     store(total, sum.total, whole{});

@@ -117,10 +117,10 @@ class _Merged:
 
     def __init__(self, stats: ShardStats, backend: Backend) -> None:
         self._backend = backend
-        rows = stats.max[0].size
+        shape = len(stats.max), stats.max[0].size
 
         def flat(array: Any) -> Any:
-            return None if array is None else array.reshape(-1, rows)
+            return None if array is None else array.reshape(shape)
 
         label_logit = stats.label_logit
         self.sums = PartialSums(

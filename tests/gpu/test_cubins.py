@@ -1,5 +1,7 @@
 """Kernels as cubins: how they are compiled, and the cache on the disk."""
 
+import contextlib
+import gc
 import os
 import shutil
 import subprocess
@@ -289,6 +291,40 @@ def test_refused_ptx_says_why(machine):
     with pytest.raises(Exception, match="PTX_COMPILE") as caught:
         cubins.link(text, HOPPER)
     assert any(".f65" in note for note in caught.value.__notes__)
+
+
+@pytest.fixture
+def collector():
+    """The garbage collector, afterwards as it was."""
+    enabled = gc.isenabled()
+    yield gc
+    (gc.enable if enabled else gc.disable)()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("fails", [False, True])
+def test_garbage_is_not_collected_during_a_compilation(
+    machine, monkeypatch, collector, enabled, fails
+):
+    from numba import cuda
+
+    seen = []
+
+    def compile_or_fail(*arguments, compile=cuda.compile, **options):
+        seen.append(gc.isenabled())
+        if fails:
+            raise RuntimeError("no such kernel")
+        return compile(*arguments, **options)
+
+    def kernel(a, x):
+        machine.store_f64(a, x)
+
+    monkeypatch.setattr(cuda, "compile", compile_or_fail)
+    (collector.enable if enabled else collector.disable)()
+    with pytest.raises(RuntimeError, match="such") if fails else contextlib.nullcontext():
+        compiled(kernel)
+    assert seen == [False]
+    assert collector.isenabled() == enabled
 
 
 def test_numpy_without_row_stack_has_it_while_a_kernel_is_compiled(monkeypatch):

@@ -18,6 +18,7 @@ from fastxent.backends.contract import (
     HessRule,
     LabelSummary,
     Outputs,
+    PartialSums,
 )
 from fastxent.backends.numba_cpu.arguments import LabelCheck, Memory, label_arguments
 from fastxent.backends.numba_cpu.binary_arguments import run_binary
@@ -52,6 +53,13 @@ def _reason() -> str | None:
     except Exception as error:  # for instance ImportError for a NumPy that is too new for Numba
         return f"numba cannot be used: {error}"
     return reason
+
+
+@functools.cache
+def _shards() -> Any:
+    from fastxent.backends.numba_cpu import shards
+
+    return shards
 
 
 class NumbaBackend:
@@ -129,6 +137,20 @@ class NumbaBackend:
     def backward(self, problem: Problem, row_max: Array, row_sum: Array, grad: Array) -> None:
         """Fill `grad` with the bits that `forward` gives it; the statistics are computed anew."""
         self.forward(problem, Outputs(grad=grad))
+
+    def partial(self, problem: Problem, sums: PartialSums) -> None:
+        """Fill what is not None with the sums of each block of classes of `problem`."""
+        _shards().partial(problem, sums)
+
+    def merge(self, problem: Problem, sums: PartialSums, out: Outputs) -> None:
+        """Fill outputs of rows from the sums of all classes, in class order."""
+        _shards().merge(problem, sums, out)
+
+    def partial_backward(
+        self, problem: Problem, row_max: Array, row_sum: Array, row_mass: Array, grad: Array
+    ) -> None:
+        """Fill `grad`, rows like those of `problem`, from the statistics of all classes."""
+        _shards().partial_backward(problem, row_max, row_sum, row_mass, grad)
 
     def softmax(self, problem: Problem, out: Outputs) -> None:
         """Fill `proba` or `log_proba`, and `row_max`, `row_sum`, as far as they are not None."""

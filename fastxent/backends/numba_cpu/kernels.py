@@ -35,7 +35,7 @@ from fastxent.backends.numba_cpu.labels import check_chunk, summary
 from fastxent.backends.numba_cpu.lanes import address_of, fetch_add, pointer, stack
 from fastxent.backends.numba_cpu.long_sum import value_of, with_number
 
-__all__ = ["CHECK_LABELS", "FORWARD", "SHARED", "Twins", "next_chunk"]
+__all__ = ["CHECK_LABELS", "FORWARD", "SHARED", "Twins", "next_chunk", "put_total"]
 
 
 class Twins(NamedTuple):

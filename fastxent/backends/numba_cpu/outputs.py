@@ -18,7 +18,14 @@ from fastxent.backends.numba_cpu.matrix import fill_classes, row_of
 from fastxent.backends.numba_cpu.row import block_log_proba
 from fastxent.backends.numba_cpu.transform import deliver
 
-__all__ = ["fate_of", "fill_row", "put_log_proba", "put_statistics", "put_target_grad"]
+__all__ = [
+    "fate_among",
+    "fate_of",
+    "fill_row",
+    "put_log_proba",
+    "put_statistics",
+    "put_target_grad",
+]
 
 
 @inlined
@@ -52,13 +59,19 @@ def put_more_statistics(
 @inlined
 def fate_of(p: Any, row: int) -> tuple[Any, int, float]:
     """What becomes of a row by its label: whether it is computed, its label, else its filling."""
+    return fate_among(p, row, p.classes)
+
+
+@inlined
+def fate_among(p: Any, row: int, classes: int) -> tuple[Any, int, float]:
+    """The same, where labels name one of so many classes."""
     if p.labels == 0:
         return True, -1, 0.0
     label = label_at(p.labels, p.label_kind, row)
     if is_skipped(p, label):
         return False, -1, 0.0
     # checked already, but the array is the caller's: another thread may have written to it
-    if not is_class(label, p.classes):
+    if not is_class(label, classes):
         return False, -1, np.nan
     return True, label, 0.0
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-__all__ = ["GROUP", "JACOBIAN", "MATRIX", "MOST_LEVELS", "PASS", "SLOTS", "Record"]
+__all__ = ["GROUP", "JACOBIAN", "MATRIX", "MOST_LEVELS", "PASS", "SHARD", "SLOTS", "Record"]
 
 
 class Record:
@@ -147,6 +147,24 @@ JACOBIAN = Record(
     counter="int",
     scratch="int",
     scratch_bytes="int",
+)
+
+# What a pass over some of the classes has besides: the verbs partial, merge and partial_backward.
+# Sums lie part by part, the rows of each side by side.
+SHARD = Record(
+    "Shard",
+    class_offset="int",  # of the first class that is here
+    num_classes="int",  # here and elsewhere
+    max="int",
+    sum="int",
+    mass="int",
+    dot="int",
+    spread="int",
+    argmax="int",
+    label_logit="int",
+    row_max="int",  # of all classes, as float64
+    row_sum="int",
+    row_mass="int",  # T
 )
 
 SLOTS = 8  # lanes of doubles
