@@ -210,7 +210,7 @@ def test_windows_cover_every_row_once(shape):
         if shape[axis] == 0:
             continue
         rows = np.prod(shape[:axis] + shape[axis + 1 :], dtype=int)
-        numbers = np.arange(rows).reshape(shape[:axis] + (1,) + shape[axis + 1 :])
+        numbers = np.arange(rows).reshape(*shape[:axis], 1, *shape[axis + 1 :])
         numbers = np.broadcast_to(numbers, shape)
         for most in (1, 2, 3, 5, 17, 1000):
             seen = [np.arange(0)]
