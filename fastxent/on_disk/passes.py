@@ -87,7 +87,8 @@ def _inputs(logits: Any, target: Any, in_place: bool, opened: ExitStack) -> Inpu
         if 0 in stored.shape:  # nothing that could be mapped
             return Inputs(source, _stand_in(stored), None)
         return Inputs(source, np.asarray(np.load(stored.path, mmap_mode="r")), None)
-    return Inputs(source, np.asarray(target), None)
+    whole = tuple(slice(0, size) for size in stored.shape)
+    return Inputs(source, np.asarray(target[whole]), None)
 
 
 def _is_same(out: Any, logits: Any) -> bool:
