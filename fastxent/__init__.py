@@ -14,6 +14,8 @@ from fastxent.api import (
     cross_entropy,
     cross_entropy_and_grad,
     grad_from_stats,
+    linear_cross_entropy,
+    linear_cross_entropy_and_grad,
     log_softmax,
     log_softmax_backward,
     logsumexp,
@@ -35,6 +37,7 @@ from fastxent.errors import (
     OutputError,
     ShapeError,
 )
+from fastxent.linear import LinearGrads
 from fastxent.loss import CrossEntropyLoss
 from fastxent.sharding import ShardStats
 from fastxent.side_outputs import Aux
@@ -49,6 +52,7 @@ __all__ = [
     "DTypeError",
     "FastxentError",
     "LabelError",
+    "LinearGrads",
     "OptionError",
     "OutputError",
     "ShapeError",
@@ -62,6 +66,8 @@ __all__ = [
     "cross_entropy_and_grad",
     "get_num_threads",
     "grad_from_stats",
+    "linear_cross_entropy",
+    "linear_cross_entropy_and_grad",
     "log_softmax",
     "log_softmax_backward",
     "logsumexp",

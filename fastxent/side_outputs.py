@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fastxent.backends.contract import Forward
     from fastxent.problem import Problem
 
-__all__ = ["Aux", "loss_and_aux", "lse_of"]
+__all__ = ["Aux", "allocate_aux", "finish_aux", "loss_and_aux", "lse_of"]
 
 # Elements of the target that are looked at together for its largest class: 1 MB of float32.
 _GROUP = 1 << 18
@@ -82,7 +82,7 @@ def loss_and_aux(problem: Problem, backend: Forward, outputs: Outputs) -> tuple[
     """Run the pass and reduce it; with the side outputs that were asked for, if there are any."""
     if not problem.asked:
         return problem.reduced_loss(backend, outputs), None
-    target_grad = _allocate(problem, outputs)
+    target_grad = allocate_aux(problem, outputs)
     log_prob = outputs.log_prob
     if log_prob is not None and problem.soft is not None and not problem.is_bare:
         # the loss is not that of the bare probabilities; first, as the gradient may go over logits
@@ -92,16 +92,16 @@ def loss_and_aux(problem: Problem, backend: Forward, outputs: Outputs) -> tuple[
         grad = outputs.grad
         outputs.grad = outputs.target_grad = None
         backend.forward(problem, outputs)
-        aux = _finish(problem, outputs, log_prob, target_grad)
+        aux = finish_aux(problem, outputs, log_prob, target_grad)
         outputs.grad = grad
         if target_grad is not None:
             target_grad.array.fill(0)
         return problem.reduced_loss(backend, outputs), aux
     loss = problem.reduced_loss(backend, outputs)
-    return loss, _finish(problem, outputs, log_prob, target_grad)
+    return loss, finish_aux(problem, outputs, log_prob, target_grad)
 
 
-def _allocate(problem: Problem, outputs: Outputs) -> OutputRows | None:
+def allocate_aux(problem: Problem, outputs: Outputs) -> OutputRows | None:
     """Put arrays for what was asked into `outputs`; the gradient of the target, if that was."""
     rows, loss = problem.rows, problem.precision.loss
     if not {"lse", "z_loss"}.isdisjoint(problem.asked):
@@ -124,10 +124,17 @@ def _allocate(problem: Problem, outputs: Outputs) -> OutputRows | None:
     return target_grad
 
 
-def _finish(
-    problem: Problem, outputs: Outputs, log_prob: Array | None, target_grad: OutputRows | None
+def finish_aux(
+    problem: Problem,
+    outputs: Outputs,
+    log_prob: Array | None,
+    target_grad: OutputRows | None,
+    labels: Array | None = None,
 ) -> Aux:
-    """Compute what follows from the backend's outputs; everything in the caller's shapes."""
+    """Compute what follows from the backend's outputs; everything in the caller's shapes.
+
+    `labels` are the largest classes of probabilities, where somebody has looked already.
+    """
     assert problem.reduction is not None
     shape, loss = problem.reduction.rows_shape, problem.precision.loss
     found: dict[str, Any] = {"log_prob": log_prob, "entropy": outputs.entropy}
@@ -139,7 +146,8 @@ def _finish(
     if outputs.argmax is not None:
         found["argmax"] = outputs.argmax
         if "correct" in problem.asked:
-            found["correct"] = (outputs.argmax >= 0) & (outputs.argmax == _labels(problem))
+            expected = _labels(problem) if labels is None else labels
+            found["correct"] = (outputs.argmax >= 0) & (outputs.argmax == expected)
     shaped = {
         name: values.reshape(shape)[()]
         for name, values in found.items()

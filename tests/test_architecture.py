@@ -21,6 +21,7 @@ LEAVES = {"errors", "precision", "version", "device_array"}
 DOOR = {"checks", "layout", "mass", "options", "reduction", "problem", "threads"}
 DOOR |= {"environment", "interchange", "jacobian"} | LEAVES
 ADAPTERS = {"torch", "jax", "boosting", "sklearn", "numba", "tensorflow", "keras"}
+ADAPTERS |= {"dask", "mpi", "on_disk"}
 BELOW_ADAPTERS = {
     "spare",
     "api",
@@ -30,7 +31,7 @@ BELOW_ADAPTERS = {
     "binary",
     "loss",
 } | DOOR
-BELOW_ADAPTERS |= {"shortcut", "side_outputs", "on_device."}
+BELOW_ADAPTERS |= {"shortcut", "side_outputs", "on_device.", "linear.", "sharding."}
 BENCH = {"backends", "backends.contract", "precision", "threads"}
 ALLOWED = {
     "errors": set(),
@@ -62,7 +63,9 @@ ALLOWED = {
     "jacobian": {"checks", "layout", "precision", "threads"},
     "side_outputs": {"backends.contract", "layout", "precision", "problem"},
     "binary": {"checks", "layout", "precision", "reduction", "threads", "backends.contract"},
-    "backends.contract": {"binary", "device_array", "jacobian", "precision", "problem"},
+    "backends.outputs": {"device_array", "precision"},
+    "backends.contract": {"backends.outputs", "binary", "device_array", "jacobian"}
+    | {"precision", "problem"},
     "backends": {"checks", "backends.contract", "problem"},
     "backends.*": {
         "backends.contract",
@@ -85,10 +88,14 @@ ALLOWED = {
         "binary",
         "backends",
         "backends.contract",
+        "linear.",
+        "sharding.",
         "shortcut",
         "side_outputs",
     }
     | DOOR,
+    "linear.*": {"linear.", "backends", "backends.contract", "side_outputs"} | DOOR,
+    "sharding.*": {"sharding.", "backends", "backends.contract", "side_outputs"} | DOOR,
     "shortcut": {"backends", "layout", "options", "threads"},
     "loss": {"api", "checks", "options"},
     "cases.*": {"cases.", "precision"},
@@ -111,9 +118,10 @@ ALLOWED |= {
 }
 ALLOWED["backends.cuda.residence"] = ALLOWED["backends.*"] | {"layout"}
 FRAMEWORKS = {"torch", "jax", "sklearn", "scipy", "tensorflow", "keras"}
-FRAMEWORKS |= {"xgboost", "lightgbm", "catboost"}
+FRAMEWORKS |= {"xgboost", "lightgbm", "catboost", "dask", "mpi4py"}
 # What an adapter may import; the objectives of boosting need nothing of the libraries they serve.
 FRAMEWORKS_OF = {name: {name} for name in ADAPTERS} | {"sklearn": {"sklearn", "scipy"}}
+FRAMEWORKS_OF |= {"mpi": {"mpi4py"}}
 # What may import Numba besides.
 COMPILED = ("numba", "backends.cuda.")
 OPTION_WORDS = ("label_smoothing", "ignore_index", "reduction", "class_weight", "pos_weight")
@@ -143,7 +151,7 @@ def rule_for(name):
     if name in ALLOWED:
         return ALLOWED[name]
     packages = ("api", "backends", "bench.peers", "bench.contests", "bench", "cases", "checks")
-    packages += ("interchange", "on_device", "reference", *ADAPTERS)
+    packages += ("interchange", "linear", "on_device", "reference", "sharding", *ADAPTERS)
     return next((ALLOWED[f"{p}.*"] for p in packages if f"{name}.".startswith(f"{p}.")), None)
 
 
@@ -223,6 +231,8 @@ def test_public_names_are_those_of_the_contract():
         *("binary_cross_entropy_with_logits", "binary_cross_entropy_with_logits_and_grad"),
         *("cross_entropy", "cross_entropy_and_grad", "softmax", "log_softmax", "logsumexp"),
         *("softmax_backward", "log_softmax_backward"),
+        *("linear_cross_entropy", "linear_cross_entropy_and_grad", "LinearGrads"),
+        *("partial_stats", "merge_stats", "loss_from_stats", "grad_from_stats", "ShardStats"),
         *("CrossEntropyLoss", "check_labels", "backends", "use_backend", "show_config"),
         *(
             "Aux",

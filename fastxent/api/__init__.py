@@ -7,6 +7,7 @@ from fastxent.api.binary import (
 from fastxent.api.cross_entropy import cross_entropy, cross_entropy_and_grad
 from fastxent.api.jacobian import log_softmax_backward, softmax_backward
 from fastxent.api.labels import check_labels
+from fastxent.api.linear import linear_cross_entropy, linear_cross_entropy_and_grad
 from fastxent.api.sharding import (
     grad_from_stats,
     loss_from_stats,
@@ -22,6 +23,8 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_and_grad",
     "grad_from_stats",
+    "linear_cross_entropy",
+    "linear_cross_entropy_and_grad",
     "log_softmax",
     "log_softmax_backward",
     "logsumexp",

@@ -21,6 +21,14 @@ from fastxent.checks.binary import (
     raise_bad_binary_target,
 )
 from fastxent.checks.jacobian import check_out_of_product, check_upstream
+from fastxent.checks.linear import (
+    check_grad_filter,
+    check_grad_names,
+    check_linear_arrays,
+    check_linear_out,
+    check_memory_budget,
+    check_on_host,
+)
 from fastxent.checks.on_device import (
     as_device_array,
     check_class_weight_on_device,
@@ -79,16 +87,22 @@ __all__ = [
     "check_element_factor",
     "check_element_factor_on_device",
     "check_element_upstream",
+    "check_grad_filter",
+    "check_grad_names",
     "check_grad_output",
     "check_ignore_index",
     "check_is_writable",
     "check_label_smoothing",
+    "check_linear_arrays",
+    "check_linear_out",
     "check_logit_scale",
     "check_logits",
+    "check_memory_budget",
     "check_mergeable",
     "check_normalizer",
     "check_num_classes",
     "check_num_threads",
+    "check_on_host",
     "check_out",
     "check_out_apart",
     "check_out_of_product",

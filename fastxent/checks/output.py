@@ -49,11 +49,11 @@ def _overlaps_itself(array: Array) -> bool:
     return bool(np.diff(np.sort(addresses)).min(initial=array.itemsize) < array.itemsize)
 
 
-def raise_overlap(name: str) -> NoReturn:
+def raise_overlap(name: str, called: str = "out") -> NoReturn:
     """Say how `out` may share memory with an input, and that it does so otherwise."""
     raise OutputError(
-        f"out overlaps {name} without being the same array: pass out={name} to write over it, or "
-        "an array of its own"
+        f"{called} overlaps {name} without being the same array: pass {called}={name} to write "
+        "over it, or an array of its own"
     )
 
 
@@ -76,35 +76,40 @@ def check_out(
     shape: tuple[int, ...],
     dtype: npt.DTypeLike,
     name: str = "logits",
+    called: str = "out",
 ) -> Array | None:
     """Array that can be written to and shares memory with nothing but, exactly, the logits.
 
-    `name` is what the caller knows the logits by.
+    `name` is what the caller knows the logits by, `called` what it knows `out` by.
     """
     if out is None:
         return None
     if isinstance(out, DeviceArray):
         outlines = {other: outline(array) for other, array in others.items()}
-        check_out(outline(out), outline(logits), outlines, shape, dtype, name)
+        check_out(outline(out), outline(logits), outlines, shape, dtype, name, called)
         return cast("Array", out)
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise DTypeError(
-            "out must be a plain NumPy array, or a CPU array that shows its memory through "
+            f"{called} must be a plain NumPy array, or a CPU array that shows its memory through "
             f"__array_interface__ or DLPack, got {type(out).__name__}"
         )
     if out.shape != shape:
-        raise ShapeError(f"out needs {shown(shape)}; it has {shown(out.shape)}")
+        raise ShapeError(f"{called} needs {shown(shape)}; it has {shown(out.shape)}")
     if out.dtype != dtype:
-        raise DTypeError(f"out needs dtype {np.dtype(dtype)} in native byte order, not {out.dtype}")
+        raise DTypeError(
+            f"{called} needs dtype {np.dtype(dtype)} in native byte order, not {out.dtype}"
+        )
     if not out.flags.writeable:
-        raise OutputError("out is read-only")
+        raise OutputError(f"{called} is read-only")
     if _overlaps_itself(out):
         raise OutputError(
-            "out is a broadcast or overlapping view: several of its entries are one in memory"
+            f"{called} is a broadcast or overlapping view: several of its entries are one in memory"
         )
     if not same_memory(out, logits) and overlap(out, logits):
-        raise_overlap(name)
+        raise_overlap(name, called)
     for other_name, other in others.items():
         if other is not None and overlap(out, other):
-            raise OutputError(f"out shares memory with {other_name}, which would be overwritten")
+            raise OutputError(
+                f"{called} shares memory with {other_name}, which would be overwritten"
+            )
     return out

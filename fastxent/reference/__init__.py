@@ -20,6 +20,12 @@ from fastxent.reference.cross_entropy import (
     cross_entropy_aux,
     softmax_hessian,
 )
+from fastxent.reference.linear import (
+    LinearGradients,
+    linear_cross_entropy_and_grad,
+    linear_cross_entropy_aux,
+    linear_logits,
+)
 from fastxent.reference.softmax import (
     log_softmax,
     log_softmax_backward,
@@ -29,12 +35,16 @@ from fastxent.reference.softmax import (
 )
 
 __all__ = [
+    "LinearGradients",
     "binary_cross_entropy_with_logits",
     "binary_cross_entropy_with_logits_and_grad",
     "binary_hessian",
     "cross_entropy",
     "cross_entropy_and_grad",
     "cross_entropy_aux",
+    "linear_cross_entropy_and_grad",
+    "linear_cross_entropy_aux",
+    "linear_logits",
     "log_softmax",
     "log_softmax_backward",
     "logsumexp",

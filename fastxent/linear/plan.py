@@ -1,0 +1,171 @@
+"""How many rows of logits are computed at a time: arithmetic on sizes only, shared by adapters.
+
+A call holds, beside its inputs and gradients,
+
+    fixed + rows * (classes * itemsize + per_row) + block * (per_class + rows * per_pair)
+
+bytes for `rows` rows of logits and temporaries of `block` classes. The plan takes the most rows
+that the budget holds, up to where more of them make the products no faster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastxent import checks
+
+__all__ = ["DEFAULT_BUDGET", "ChunkPlan", "ChunkSizes", "plan_blocks", "plan_chunks"]
+
+# Bytes of temporaries where the caller names no number: 480 rows of 32,000 float32 logits, whose
+# products take 1.04 to 1.09 times as long as the whole ones.
+DEFAULT_BUDGET = 64_000_000
+
+# Logits of a chunk up to where it stays near the cache, if it has rows enough for the products:
+# from about this many on a product by rows takes as long as the whole one.
+_CACHE_BYTES = 16_000_000
+_ENOUGH_ROWS = 512
+
+# Classes of a block: the weight product takes the same time with 1,024 to 4,096 of them. They get
+# at most this part of the budget.
+_MOST_BLOCK = 2048
+_BLOCK_SHARE = 8
+
+# Rows of the pass that takes blocks of classes first, and classes that are worth a block.
+_MOST_ROWS = 4096
+_ENOUGH_CLASSES = 128
+
+# Chunks are multiples of this many rows where they can be: what BLAS kernels compute together.
+_ROW_STEP = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSizes:
+    """What one call holds, in bytes, apart from the logits themselves.
+
+    Attributes
+    ----------
+    fixed : int
+        Whatever the chunk.
+    per_row : int
+        For each row of a chunk, beside its logits.
+    per_class : int
+        For each class of a block.
+    per_pair : int
+        For each row of a chunk and class of a block.
+    """
+
+    fixed: int = 0
+    per_row: int = 0
+    per_class: int = 0
+    per_pair: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPlan:
+    """How a call goes through its rows.
+
+    Attributes
+    ----------
+    rows : int
+        Rows of logits at a time, at least 1; the last chunk may have fewer.
+    count : int
+        Number of chunks.
+    block : int
+        Classes of a temporary block, at least 1.
+    size : int
+        Bytes that this takes; at most the budget.
+    budget : int
+        Bytes that there are.
+    """
+
+    rows: int
+    count: int
+    block: int
+    size: int
+    budget: int
+
+
+def plan_chunks(
+    rows: int,
+    features: int,
+    classes: int,
+    itemsize: int,
+    memory_budget: object = None,
+    sizes: ChunkSizes | None = None,
+) -> ChunkPlan:
+    """Plan a call of so many rows, features and classes, whose logits have `itemsize` bytes each.
+
+    Parameters
+    ----------
+    rows, features, classes, itemsize : int
+    memory_budget : number or None
+        As the caller gave it; `DEFAULT_BUDGET` for None, or what a single row takes where that is
+        more.
+    sizes : ChunkSizes, optional
+        What the call holds beside the logits; by default one chunk of hidden vectors.
+
+    Raises
+    ------
+    OptionError
+        The budget is not a positive number, or holds no row of logits.
+
+    Examples
+    --------
+    >>> plan_chunks(4096, 512, 32000, 4).rows
+    464
+    >>> plan_chunks(4096, 512, 32000, 4, memory_budget=10_000_000)
+    ChunkPlan(rows=76, count=54, block=2048, size=9883648, budget=10000000)
+    """
+    held = ChunkSizes(per_row=features * itemsize) if sizes is None else sizes
+    per_row = classes * itemsize + held.per_row
+    least = held.fixed + per_row + held.per_class + held.per_pair
+    if memory_budget is None:
+        budget = max(DEFAULT_BUDGET, least)
+    else:
+        budget = checks.check_memory_budget(memory_budget, least)
+    block = _block(budget - held.fixed - per_row, held, classes)
+    most = (budget - held.fixed - block * held.per_class) // (per_row + block * held.per_pair)
+    enough = max(_ENOUGH_ROWS, _CACHE_BYTES // max(1, classes * itemsize))
+    chunk = _balanced(rows, max(1, min(most, enough)))
+    size = held.fixed + chunk * per_row + block * (held.per_class + chunk * held.per_pair)
+    return ChunkPlan(chunk, -(-rows // chunk), block, size, budget)
+
+
+def plan_blocks(rows: int, classes: int, memory_budget: object, sizes: ChunkSizes) -> ChunkPlan:
+    """Plan a pass that takes blocks of classes first, and chunks of rows for each of them.
+
+    Without memory for logits of all classes: those of a block are in `per_pair`. As many rows as
+    leave a block of `_ENOUGH_CLASSES`.
+    """
+    least = sizes.fixed + sizes.per_row + sizes.per_class + sizes.per_pair
+    budget = checks.check_memory_budget(memory_budget, least)
+    chunk = max(1, min(rows, _MOST_ROWS))
+    while True:
+        left = budget - sizes.fixed - chunk * sizes.per_row
+        block = left // (sizes.per_class + chunk * sizes.per_pair)
+        if block >= min(classes, _ENOUGH_CLASSES) or chunk == 1:
+            break
+        chunk = -(-chunk // 2)
+    count = -(-classes // max(1, min(block, classes)))
+    block = -(-classes // count)
+    size = sizes.fixed + chunk * sizes.per_row + block * (sizes.per_class + chunk * sizes.per_pair)
+    return ChunkPlan(chunk, -(-rows // chunk), block, size, budget)
+
+
+def _block(left: int, held: ChunkSizes, classes: int) -> int:
+    """Classes of a block, out of what a row of logits leaves."""
+    per_class = held.per_class + held.per_pair
+    most = min(_MOST_BLOCK, classes)
+    if per_class == 0:
+        return most
+    return max(1, min(most, left // per_class, max(left // _BLOCK_SHARE // per_class, 16)))
+
+
+def _balanced(rows: int, most: int) -> int:
+    """Rows of each of the fewest chunks, nearly equal ones."""
+    if rows <= most:
+        return max(1, rows)
+    count = -(-rows // most)
+    even = -(-rows // count)
+    stepped = -(-even // _ROW_STEP) * _ROW_STEP
+    return stepped if stepped <= most else even
