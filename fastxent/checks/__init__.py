@@ -60,7 +60,7 @@ from fastxent.checks.sharding import (
     check_target_of_stats,
     check_whole_stats,
 )
-from fastxent.checks.states import check_is_on_host, raise_backend, raise_call_order
+from fastxent.checks.states import raise_backend, raise_call_order
 
 __all__ = [
     "as_device_array",
@@ -81,7 +81,6 @@ __all__ = [
     "check_element_upstream",
     "check_grad_output",
     "check_ignore_index",
-    "check_is_on_host",
     "check_is_writable",
     "check_label_smoothing",
     "check_logit_scale",
