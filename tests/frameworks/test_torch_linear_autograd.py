@@ -194,6 +194,16 @@ def test_compiled_whole_with_dynamic_shapes(reduction):
         compiled(hidden, target.clone().fill_(5))
 
 
+def test_compiled_by_inductor():
+    module = LinearCrossEntropyLoss(4, 6, bias=True, z_loss=0.1)
+    hidden, target = torch.randn(5, 4, requires_grad=True), torch.randint(6, (5,))
+    step = torch.compile(lambda hidden: module(2 * hidden, target), fullgraph=True)
+    inputs = hidden, *module.parameters()
+    found = torch.autograd.grad(step(hidden), inputs)
+    expected = torch.autograd.grad(module(2 * hidden, target), inputs)
+    torch.testing.assert_close(found, expected)
+
+
 def test_transforms():
     (hidden, weights, _), target = problem()
     hidden, weights = hidden.detach(), weights.detach()
