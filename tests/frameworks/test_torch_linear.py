@@ -1,6 +1,7 @@
 """fastxent.torch.linear_cross_entropy against PyTorch's own: options, shapes, dtypes, chunks."""
 
 import itertools
+import re
 
 import pytest
 
@@ -147,6 +148,28 @@ def test_every_way_through_the_rows(plans, dtype, kind):
     truth = results(plain, *doubled(*given), **options)
     close(results(linear_cross_entropy, *given, memory_budget=170_000, **options), truth)
     assert plans[-1].first_rows == (48 if kind == "labels" else 0)
+
+
+def test_blocks_of_classes_with_several_losses_a_row(plans):
+    given = problem(32, 24, 200, (3,), dtype=torch.bfloat16)
+    given[3][1] = -100  # beside a row that is ignored, one of which a part is
+    given[3][2, 1] = -100
+    truth = results(plain, *doubled(*given), label_smoothing=0.1)
+    for budget, is_by_class in ((None, False), (140_000, True)):
+        found = results(linear_cross_entropy, *given, memory_budget=budget, label_smoothing=0.1)
+        close(found, truth)
+        assert (plans[-1].by_class is not None) is is_by_class
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_budget_of_one_row(plans, dtype):
+    given = problem(20, 4, 300, dtype=dtype)
+    with pytest.raises(fastxent.OptionError, match="at least") as refused:
+        results(linear_cross_entropy, *given, memory_budget=1)
+    least = int(re.search(r"at least (\d+) bytes", str(refused.value))[1])
+    found = results(linear_cross_entropy, *given, memory_budget=least + 2000)
+    assert plans[-1].rows <= 2
+    close(found, results(plain, *doubled(*given)))
 
 
 @pytest.mark.parametrize("dtypes", [(4, 8, 4), (8, 4, 2), (2, 4, 4), (4, 2, 8)], ids=str)
