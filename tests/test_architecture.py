@@ -63,7 +63,9 @@ ALLOWED = {
     "jacobian": {"checks", "layout", "precision", "threads"},
     "side_outputs": {"backends.contract", "layout", "precision", "problem"},
     "binary": {"checks", "layout", "precision", "reduction", "threads", "backends.contract"},
-    "backends.contract": {"binary", "device_array", "jacobian", "precision", "problem"},
+    "backends.outputs": {"device_array", "precision"},
+    "backends.contract": {"backends.outputs", "binary", "device_array", "jacobian"}
+    | {"precision", "problem"},
     "backends": {"checks", "backends.contract", "problem"},
     "backends.*": {
         "backends.contract",

@@ -1,4 +1,4 @@
-from fastxent.backends.contract import HessRule
+from fastxent.backends.contract import HessRule, PartialSums
 from fastxent.precision import Array
 
 BLOCK: int
@@ -56,6 +56,64 @@ def softmax(
     log_proba: Array | None,
     row_max: Array | None,
     row_sum: Array | None,
+    threads: int,
+) -> None: ...
+def partial(
+    logits: Array,
+    kind: int,
+    target: Array | None,
+    skip: int | None,
+    soft: Array | None,
+    soft_kind: int,
+    background: float | Array | None,
+    gain: float | Array | None,
+    logit_scale: float,
+    softcap: float,
+    first_class: int,
+    num_classes: int,
+    sums: PartialSums,
+    threads: int,
+) -> None: ...
+def merge(
+    rows: int,
+    size: int,
+    target: Array | None,
+    skip: int | None,
+    spike: float | Array,
+    background_total: float,
+    z_loss: float,
+    num_classes: int,
+    sums: PartialSums,
+    loss: Array | None,
+    total: Array | None,
+    row_max: Array | None,
+    row_sum: Array | None,
+    log_prob: Array | None,
+    argmax: Array | None,
+    entropy: Array | None,
+    mass: Array | None,
+    threads: int,
+) -> None: ...
+def partial_backward(
+    logits: Array,
+    kind: int,
+    target: Array | None,
+    skip: int | None,
+    soft: Array | None,
+    soft_kind: int,
+    spike: float | Array,
+    background: float | Array | None,
+    gain: float | Array | None,
+    row_scale: float | Array,
+    logit_scale: float,
+    softcap: float,
+    z_loss: float,
+    first_class: int,
+    num_classes: int,
+    row_max: Array,
+    row_sum: Array,
+    row_mass: Array,
+    grad: Array,
     threads: int,
 ) -> None: ...
 def mean_loss(

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastxent import environment, threads
-from fastxent.backends.contract import KINDS, BinaryOutputs, HessRule, LabelSummary, Outputs
+from fastxent.backends.contract import (
+    KINDS,
+    BinaryOutputs,
+    HessRule,
+    LabelSummary,
+    Outputs,
+    PartialSums,
+)
 from fastxent.precision import Array
 
 if TYPE_CHECKING:
@@ -105,6 +112,75 @@ class CythonBackend:
     def backward(self, problem: Problem, row_max: Array, row_sum: Array, grad: Array) -> None:
         """Fill `grad` with the bits that `forward` gives it; the statistics are computed anew."""
         self.forward(problem, Outputs(grad=grad))
+
+    def partial(self, problem: Problem, sums: PartialSums) -> None:
+        """Fill what is not None with the sums of each block of `BLOCK` classes of `problem`."""
+        _kernels.partial(
+            problem.logits,
+            KINDS.index(problem.precision.kind),
+            problem.target,
+            problem.skip,
+            problem.soft,
+            _kind(problem.soft_kind),
+            problem.background,
+            problem.gain,
+            problem.logit_scale,
+            problem.softcap or 0.0,
+            problem.class_offset,
+            problem.num_classes,
+            sums,
+            problem.num_threads,
+        )
+
+    def merge(self, problem: Problem, sums: PartialSums, out: Outputs) -> None:
+        """Fill outputs of rows from the sums of all `num_classes` classes, in class order."""
+        _kernels.merge(
+            problem.rows,
+            problem.precision.compute.itemsize,
+            problem.target,
+            problem.skip,
+            problem.spike,
+            problem.background_total,
+            problem.z_loss,
+            problem.num_classes,
+            sums,
+            out.loss,
+            out.total,
+            out.row_max,
+            out.row_sum,
+            out.log_prob,
+            out.argmax,
+            out.entropy,
+            out.mass,
+            problem.num_threads,
+        )
+
+    def partial_backward(
+        self, problem: Problem, row_max: Array, row_sum: Array, row_mass: Array, grad: Array
+    ) -> None:
+        """Fill `grad`, rows like those of `problem`, from the statistics of all classes."""
+        _kernels.partial_backward(
+            problem.logits,
+            KINDS.index(problem.precision.kind),
+            problem.target,
+            problem.skip,
+            problem.soft,
+            _kind(problem.soft_kind),
+            problem.spike,
+            problem.background,
+            problem.gain,
+            problem.row_scale,
+            problem.logit_scale,
+            problem.softcap or 0.0,
+            problem.z_loss,
+            problem.class_offset,
+            problem.num_classes,
+            row_max,
+            row_sum,
+            row_mass,
+            grad,
+            problem.num_threads,
+        )
 
     def softmax(self, problem: Problem, out: Outputs) -> None:
         """Fill `proba` or `log_proba`, and `row_max`, `row_sum`, as far as they are not None."""

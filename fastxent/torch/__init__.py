@@ -26,11 +26,16 @@ from fastxent.torch.modules import BCEWithLogitsLoss, CrossEntropyLoss
 from fastxent.torch.on_cpu.loss import empty_cache
 from fastxent.torch.patching import patch, patched, unpatch
 from fastxent.torch.softmax import log_softmax, softmax
+from fastxent.torch.vocab_parallel import (
+    VocabParallelCrossEntropyLoss,
+    vocab_parallel_cross_entropy,
+)
 
 __all__ = [
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
     "LinearCrossEntropyLoss",
+    "VocabParallelCrossEntropyLoss",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
     "empty_cache",
@@ -40,6 +45,7 @@ __all__ = [
     "patched",
     "softmax",
     "unpatch",
+    "vocab_parallel_cross_entropy",
 ]
 
 del _torch

@@ -1,0 +1,1 @@
+"""Tests of the loss over shards of the classes."""
