@@ -31,6 +31,7 @@ from fastxent.torch.linear_results import (
     reduced,
     skipped_rows,
 )
+from fastxent.torch.modes import without_autocast
 from fastxent.torch.settings import Settings
 
 __all__ = ["compute"]
@@ -187,7 +188,7 @@ def compute(
 
     `grad_output` is one number, or one a loss; it is no factor of the loss.
     """
-    with torch.no_grad(), torch.autocast(arguments.input.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(arguments.input.device.type):
         return _compute(arguments.detached(), settings, chunking, wants, grad_output, tuple(aux))
 
 

@@ -1,6 +1,7 @@
 """fastxent.torch.linear_cross_entropy against PyTorch's own: options, shapes, dtypes, chunks."""
 
 import itertools
+import re
 
 import pytest
 
@@ -149,6 +150,28 @@ def test_every_way_through_the_rows(plans, dtype, kind):
     assert plans[-1].first_rows == (48 if kind == "labels" else 0)
 
 
+def test_blocks_of_classes_with_several_losses_a_row(plans):
+    given = problem(32, 24, 200, (3,), dtype=torch.bfloat16)
+    given[3][1] = -100  # beside a row that is ignored, one of which a part is
+    given[3][2, 1] = -100
+    truth = results(plain, *doubled(*given), label_smoothing=0.1)
+    for budget, is_by_class in ((None, False), (140_000, True)):
+        found = results(linear_cross_entropy, *given, memory_budget=budget, label_smoothing=0.1)
+        close(found, truth)
+        assert (plans[-1].by_class is not None) is is_by_class
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_budget_of_one_row(plans, dtype):
+    given = problem(20, 4, 300, dtype=dtype)
+    with pytest.raises(fastxent.OptionError, match="at least") as refused:
+        results(linear_cross_entropy, *given, memory_budget=1)
+    least = int(re.search(r"at least (\d+) bytes", str(refused.value))[1])
+    found = results(linear_cross_entropy, *given, memory_budget=least + 2000)
+    assert plans[-1].rows <= 2
+    close(found, results(plain, *doubled(*given)))
+
+
 @pytest.mark.parametrize("dtypes", [(4, 8, 4), (8, 4, 2), (2, 4, 4), (4, 2, 8)], ids=str)
 def test_each_tensor_has_a_dtype_of_its_own(dtypes):
     names = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}
@@ -188,6 +211,11 @@ def test_one_row_and_none():
             functional.linear_cross_entropy, hidden[1], weights, bias, target[1], **options
         )
         torch.testing.assert_close(found, expected)
+    soft = torch.rand(6, **DOUBLE)
+    torch.testing.assert_close(
+        results(linear_cross_entropy, hidden[1], weights, bias, soft),
+        results(functional.linear_cross_entropy, hidden[1], weights, bias, soft),
+    )
     none = torch.empty(0, dtype=torch.int64)
     found = results(linear_cross_entropy, hidden[:0], weights, bias, none)
     assert found[0].isnan()
@@ -215,13 +243,13 @@ def test_side_outputs_are_those_of_the_logits():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_filter_errs_by_no_more_than_its_bound(dtype):
+def test_the_filter_errs_by_no_more_than_its_bound(plans, dtype):
     hidden, weights, bias, target = problem(40, 16, 600)
     weights *= 6  # peaked: most of the classes have next to no probability
     sample = 2 * torch.rand(40, **DOUBLE)
     narrow = [one.to(dtype) for one in (hidden, weights, bias)]
     size = 1e-3
-    for budget in (None, 250_000):
+    for budget in (None, 130_000):
         options = {"reduction": "sum", "sample_weight": sample, "memory_budget": budget}
         exact = results(linear_cross_entropy, *narrow, target, 1.0, **options)
         found = results(linear_cross_entropy, *narrow, target, 1.0, grad_filter=size, **options)
@@ -234,6 +262,8 @@ def test_the_filter_errs_by_no_more_than_its_bound(dtype):
         bound = size * (sample[:, None] * hidden.abs()).sum(0)
         error = (found[2].double() - exact[2].double()).abs()
         assert (error <= bound + rounding * exact[2].double().abs() + 1e-6).all()
+    assert plans[-1].rows < 40
+    assert (plans[-1].by_class is not None) is (dtype is torch.bfloat16)
 
 
 def test_the_same_bits_each_time():
