@@ -51,6 +51,17 @@ enum fastxent_softmax_integer {
     fastxent_softmax_integers,
 };
 
+enum fastxent_shard_integer {
+    fastxent_shard_rank,        /* of the logits; further leading dimensions number independent calls */
+    fastxent_shard_trailing,    /* dimensions after that of the classes */
+    fastxent_shard_has_skip,
+    fastxent_shard_skip,
+    fastxent_shard_has_weight,  /* the last operand */
+    fastxent_shard_threads,     /* 0: as many as it is worth */
+    fastxent_shard_num_classes, /* in all shards together */
+    fastxent_shard_integers,
+};
+
 struct fastxent_call {
     int64_t operand_count, result_count, integer_count, number_count;
     struct fastxent_array operands[fastxent_most_arrays], results[fastxent_most_arrays];
@@ -67,10 +78,13 @@ typedef int fastxent_jax_body(const struct fastxent_call *call, char *message, s
 extern "C" {
 #endif
 
+fastxent_jax_body fastxent_jax_partial_body, fastxent_jax_partial_backward_body;
 fastxent_jax_body fastxent_jax_cross_entropy_body, fastxent_jax_softmax_body;
 fastxent_jax_body fastxent_jax_denominator_body, fastxent_jax_brain_rows_body;
 
 /* The handlers, as XLA calls them. */
+void *fastxent_jax_partial(void *frame);
+void *fastxent_jax_partial_backward(void *frame);
 void *fastxent_jax_cross_entropy(void *frame);
 void *fastxent_jax_softmax(void *frame);
 void *fastxent_jax_denominator(void *frame);

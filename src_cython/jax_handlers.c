@@ -88,6 +88,12 @@ static void *handle(const struct fastxent_xla_frame *frame, fastxent_jax_body *b
     }
 }
 
+void *fastxent_jax_partial(void *frame) { return handle(frame, fastxent_jax_partial_body); }
+
+void *fastxent_jax_partial_backward(void *frame) {
+    return handle(frame, fastxent_jax_partial_backward_body);
+}
+
 void *fastxent_jax_cross_entropy(void *frame) { return handle(frame, fastxent_jax_cross_entropy_body); }
 
 void *fastxent_jax_softmax(void *frame) { return handle(frame, fastxent_jax_softmax_body); }
