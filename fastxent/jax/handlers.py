@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -122,6 +123,7 @@ def call_denominator(
     computed after that.
     """
     target, hard = operands.target, operands.target.ndim == 1
+    options = replace(options, rank=2, trailing=0)
     shapes = [((), compute)] + ([(target.shape, target.dtype)] if hard else [])
     given = [operand for operand in operands[1:] if operand is not None]
     if _why_callback is not None:
