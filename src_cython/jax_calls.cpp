@@ -32,36 +32,6 @@ int fastxent_jax_cross_entropy_body(const fastxent_call *call, char *message, si
     return loss_call(*call, message, size).run_all();
 }
 
-static int run_shard(const fastxent_call *call, bool backward, char *message, size_t size) {
-    const int64_t rows = backward ? 4 : 0;  // operands that have a number for each row
-    bool good = call->integer_count == fastxent_shard_integers &&
-                call->number_count == fastxent_numbers && call->operand_count >= 3 + rows;
-    good = good && computed(call->operands[0]) && call->operands[1].kind >= 0 &&
-           call->operands[2].kind >= fastxent_uint32 &&
-           call->operand_count == 3 + rows + (call->integers[fastxent_shard_has_weight] != 0);
-    if (good) {
-        const fastxent_array *operands = call->operands;
-        const int compute = operands->kind == fastxent_float64 ? fastxent_float64 : fastxent_float32;
-        const bool hard = operands[1].rank < operands->rank;
-        const bool everywhere = !hard || call->numbers[fastxent_on_all] != 0.0;
-        good = call->result_count == (backward ? 1 : 2 + 2 * everywhere + hard);
-        for (int64_t at = 3; at < call->operand_count; ++at) good = good && operands[at].kind == compute;
-        for (int64_t at = 0; at < call->result_count; ++at)
-            good = good && call->results[at].kind == (backward ? operands->kind : compute);
-    }
-    if (!good)
-        return refuse(message, size, "fastxent: operands or options of another form than expected");
-    return shard_call(*call, backward, message, size).run_all();
-}
-
-int fastxent_jax_partial_body(const fastxent_call *call, char *message, size_t size) {
-    return run_shard(call, false, message, size);
-}
-
-int fastxent_jax_partial_backward_body(const fastxent_call *call, char *message, size_t size) {
-    return run_shard(call, true, message, size);
-}
-
 // Operands: target, and the weights as for the loss. Results: what the mean is divided by, in the compute
 // type, and for class indices these once more, so that what reads them comes after the check.
 int fastxent_jax_denominator_body(const fastxent_call *call, char *message, size_t size) {
@@ -106,6 +76,36 @@ int fastxent_jax_brain_rows_body(const fastxent_call *call, char *message, size_
         for (int64_t k = 0; k < width; ++k) to[k] = inside ? static_cast<uint32_t>(numbers[k]) << 16 : 0;
     }
     return fastxent_done;
+}
+
+static int run_shard(const fastxent_call *call, bool backward, char *message, size_t size) {
+    const int64_t rows = backward ? 4 : 0;  // operands that have a number for each row
+    bool good = call->integer_count == fastxent_shard_integers &&
+                call->number_count == fastxent_numbers && call->operand_count >= 3 + rows;
+    good = good && computed(call->operands[0]) && call->operands[1].kind >= 0 &&
+           call->operands[2].kind >= fastxent_uint32 &&
+           call->operand_count == 3 + rows + (call->integers[fastxent_shard_has_weight] != 0);
+    if (good) {
+        const fastxent_array *operands = call->operands;
+        const int compute = operands->kind == fastxent_float64 ? fastxent_float64 : fastxent_float32;
+        const bool hard = operands[1].rank < operands->rank;
+        const bool everywhere = !hard || call->numbers[fastxent_on_all] != 0.0;
+        good = call->result_count == (backward ? 1 : 2 + 2 * everywhere + hard);
+        for (int64_t at = 3; at < call->operand_count; ++at) good = good && operands[at].kind == compute;
+        for (int64_t at = 0; at < call->result_count; ++at)
+            good = good && call->results[at].kind == (backward ? operands->kind : compute);
+    }
+    if (!good)
+        return refuse(message, size, "fastxent: operands or options of another form than expected");
+    return shard_call(*call, backward, message, size).run_all();
+}
+
+int fastxent_jax_partial_body(const fastxent_call *call, char *message, size_t size) {
+    return run_shard(call, false, message, size);
+}
+
+int fastxent_jax_partial_backward_body(const fastxent_call *call, char *message, size_t size) {
+    return run_shard(call, true, message, size);
 }
 
 int fastxent_jax_softmax_body(const fastxent_call *call, char *message, size_t size) {

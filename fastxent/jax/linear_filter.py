@@ -15,7 +15,10 @@ from jax import lax
 from fastxent.jax.blocks import zeros
 from fastxent.jax.handlers import call_rows
 
-__all__ = ["filtered_products", "kept_classes"]
+__all__ = ["FILTER_BLOCK", "filtered_products", "kept_classes"]
+
+# Classes of a block, at most: what is left out comes in full blocks only.
+FILTER_BLOCK = 128
 
 
 def kept_classes(grad: Any, least: float) -> Any:

@@ -16,7 +16,7 @@ from jax import custom_batching, lax
 
 from fastxent.jax.blocks import each_block, is_new, put, taken, zeros
 from fastxent.jax.handlers import call_denominator, call_loss
-from fastxent.jax.linear_filter import filtered_products, kept_classes
+from fastxent.jax.linear_filter import FILTER_BLOCK, filtered_products, kept_classes
 from fastxent.jax.linear_operands import LinearOperands, LinearOptions, LinearWants
 from fastxent.jax.linear_products import (
     bias_product,
@@ -142,7 +142,7 @@ def _chunk(
             kept,
             matrix if wants.hidden else None,
             scaled,
-            plan.block,
+            min(plan.block, FILTER_BLOCK),
             carry["linear_weight"] if sums else None,
         )
     else:
