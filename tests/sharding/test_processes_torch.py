@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from fastxent.backends import load
 from sharding import torch_calls as calls
 from sharding.shard_cases import (
     CASES,
@@ -18,8 +19,6 @@ from sharding.shard_cases import (
     spread,
 )
 from sharding.torch_worlds import World, values
-
-from fastxent.backends import load
 
 THREE = ShardCase("three", tuple(spread(37, 3)))
 
@@ -62,6 +61,25 @@ def test_blocks_merged_in_order_have_the_bits_of_one_process(world, name):
     expected = case.expected()
     np.testing.assert_array_equal(loss, expected[0])
     np.testing.assert_array_equal(grad, expected[1])
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].ranks != 2])
+def test_operators_of_gpus_give_the_same(world, name):
+    case = CASES[name]
+    answers = values(world.run(case.ranks, calls.by_operators, case))
+    grad = np.concatenate([grad for _, grad, _ in answers], axis=1)
+    expected = case.expected()
+    assert_close((answers[0][0], grad), expected, case.rows, ulps=8)
+    if answers[0][2] is not None:
+        assert_same_asides(answers[-1][2], expected[2], expected[0].dtype)
+
+
+def test_operators_of_gpus_make_a_label_outside_a_nan(world):
+    ((loss, grad),) = values(world.run(1, calls.label_outside_by_operators, CASES["plain on 1"]))
+    assert loss.isnan().tolist() == [False, True, False, False, False, False]
+    assert grad.isfinite().all()
+    assert (grad[1] == 0).all()
+    assert (grad[0] != 0).all()
 
 
 def test_bfloat16(world):

@@ -35,6 +35,29 @@ def loss_and_grad(group, case, grad_output=None):
     return loss.detach().numpy(), local.grad.numpy(), asides
 
 
+def by_operators(group, case):
+    """The same by the operators that compute on a GPU, here on the CPU."""
+    from fastxent.torch import shards
+
+    before, shards.passes_of = shards.passes_of, lambda tensor: shards.ON_GPU
+    try:
+        return loss_and_grad(group, case)
+    finally:
+        shards.passes_of = before
+
+
+def label_outside_by_operators(group, case):
+    """What a label outside of all classes does where the host does not look."""
+    from fastxent.torch import shard_formula, shard_loss
+
+    local, target = tensors_of(case, 0)
+    target[1], local = 99, local.detach()
+    given = {"num_classes": 37, "reduction": "none", "label_smoothing": 0.1}
+    stats = shard_formula.partial_stats(local, target, class_offset=0, **given)
+    loss = shard_loss.loss_from_stats(stats, target, **given)
+    return loss, shard_loss.grad_from_stats(local, target, stats, class_offset=0, **given)
+
+
 def half_loss_and_grad(group, case, dtype):
     """The same for a dtype that NumPy lacks, as float32, and what a single call gives."""
     rank = dist.get_rank(group)
