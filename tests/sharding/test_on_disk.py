@@ -130,6 +130,16 @@ def test_arrays_in_slices(tmp_path, kind, soft):
     np.testing.assert_array_equal(found["logits"][:], expected[1])
 
 
+def test_the_same_dataset_looked_up_twice(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+    logits, target = arrays((10, 7))
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file["logits"] = logits
+        on_disk.cross_entropy_and_grad(file["logits"], target, out=file["logits"])
+        expected = fx.cross_entropy_and_grad(logits, target)[1]
+        np.testing.assert_array_equal(file["logits"][:], expected)
+
+
 def test_part_of_a_map(tmp_path):
     logits, target = arrays((2000, 7))
     whole = np.load(saved(tmp_path, logits=logits)["logits"], mmap_mode="r+")
