@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 
 #include "jax_calls.h"
 #include "kernels.hpp"
@@ -142,5 +143,41 @@ struct class_factor {
         return true;
     }
 };
+
+// The masses of classes of a pass whose target is set: what is spread over all `num_classes` classes,
+// and what becomes of probabilities. Of the weights of many calls those of one are taken.
+struct class_masses {
+    class_factor background, gain;
+    bool fill(fastxent_pass &pass, double on_target, double spread, int64_t num_classes,
+              const fastxent_array *weights, int64_t call) {
+        const double on_all = spread != 0.0 ? spread / static_cast<double>(num_classes) : 0.0;
+        const bool has_gain = pass.soft.data && (weights || on_target != 1.0);
+        double unused;
+        if (has_gain) {
+            if (!gain.fill(pass.size, on_target, weights, call, pass.classes, &unused)) return false;
+            pass.gain = gain.data, pass.gain_step = gain.step;
+        }
+        if (on_all == 0.0 && !has_gain) return true;
+        if (!background.fill(pass.size, on_all, on_all != 0.0 ? weights : nullptr, call, pass.classes,
+                             &pass.background_total))
+            return false;
+        pass.background = background.data, pass.background_step = background.step;
+        return true;
+    }
+};
+
+// Weights are the caller's arrays, whose numbers nobody has seen before.
+int check_weights(const fastxent_array *weights, const char *name, char *message, size_t message_size) {
+    if (!weights) return fastxent_done;
+    const int64_t count = product(weights->dims, 0, weights->rank);
+    for (int64_t i = 0; i < count; ++i) {
+        const double value = value_of(*weights, i);
+        if (!(value >= 0.0 && value <= std::numeric_limits<double>::max()))
+            return refuse(message, message_size,
+                          "fastxent: %s holds %g at place %lld: weights must be finite and not negative",
+                          name, value, static_cast<long long>(i));
+    }
+    return fastxent_done;
+}
 
 }  // namespace

@@ -7,8 +7,7 @@
 #include <initializer_list>
 #include <limits>
 
-#include "jax_arrays.hpp"
-#include "jax_run.hpp"
+#include "jax_labels.hpp"
 #include "pages.hpp"
 
 namespace {
@@ -21,7 +20,7 @@ struct loss_call {
     const fastxent_array &logits, &target;
     const fastxent_array *factor = nullptr, *row_weight = nullptr, *denominator = nullptr;
     const fastxent_array &loss;
-    const fastxent_array *grad = nullptr, *target_grad = nullptr;
+    const fastxent_array *grad = nullptr, *target_grad = nullptr, *row_max = nullptr, *row_sum = nullptr;
     bool hard;
     shape_of_rows shape;
     int64_t groups, rows_of_group;
@@ -37,6 +36,7 @@ struct loss_call {
         if (option(fastxent_has_denominator)) denominator = operand++;
         if (option(fastxent_wants_grad)) grad = result++;
         if (option(fastxent_wants_target_grad)) target_grad = result++;
+        if (option(fastxent_wants_sums)) row_max = result++, row_sum = result++;
         shape = shape_of(logits, option(fastxent_trailing));
         hard = target.rank < logits.rank;
         groups = product(logits.dims, 0, logits.rank - option(fastxent_rank));
@@ -51,83 +51,13 @@ struct loss_call {
     double number(fastxent_number name) const { return call.numbers[name]; }
     bool is_mean() const { return option(fastxent_reduce) == 2; }
 
-    fastxent_labels labels(int64_t group, int64_t count) const {
-        fastxent_labels all = {};
-        all.size = static_cast<int>(size_of(target.kind));
-        all.data = static_cast<const char *>(target.data) + group * rows_of_group * all.size;
-        all.rows = count * rows_of_group;
-        all.classes = shape.classes;
-        all.is_signed = target.kind % 2;  // of integer kinds the signed ones have odd numbers
-        all.has_skip = option(fastxent_has_skip) != 0;
-        all.skip = option(fastxent_skip);
-        return all;
-    }
-
-    // Weights are the caller's arrays, whose numbers nobody has seen before.
-    int check_weights(const fastxent_array *weights, const char *name) {
-        if (!weights) return fastxent_done;
-        const int64_t count = product(weights->dims, 0, weights->rank);
-        for (int64_t i = 0; i < count; ++i) {
-            const double value = value_of(*weights, i);
-            if (!(value >= 0.0 && value <= std::numeric_limits<double>::max()))
-                return refuse(message, message_size,
-                              "%s holds %g at place %lld: weights must be finite and not negative", name,
-                              value, static_cast<long long>(i));
-        }
-        return fastxent_done;
+    call_labels labels() const {
+        return {target, shape.classes, option(fastxent_has_skip), option(fastxent_skip)};
     }
 
     int bad_label(int64_t row) {
-        const fastxent_labels all = labels(0, groups);
-        const char *place = static_cast<const char *>(all.data) + row * all.size;
-        char label[32], ignored[64] = "", place_in_call[80] = "";
-        int64_t value = 0;
-        std::memcpy(&value, place, static_cast<size_t>(all.size));
-        if (all.is_signed && all.size < 8) {
-            const int unused = 64 - 8 * all.size;
-            value = static_cast<int64_t>(static_cast<uint64_t>(value) << unused) >> unused;
-        }
-        std::snprintf(label, sizeof label, all.is_signed ? "%lld" : "%llu",
-                      static_cast<long long>(value));
-        if (all.has_skip)
-            std::snprintf(ignored, sizeof ignored, " and is not the ignored label %lld",
-                          static_cast<long long>(all.skip));
         const int64_t calls = product(logits.dims, 0, logits.rank - option(fastxent_rank));
-        if (calls > 1) {
-            const int64_t rows_of_call = shape.rows() / calls;
-            std::snprintf(place_in_call, sizeof place_in_call, " (row %lld of call %lld)",
-                          static_cast<long long>(row % rows_of_call),
-                          static_cast<long long>(row / rows_of_call));
-        }
-        return refuse(message, message_size,
-                      "fastxent: the target of row %lld%s is %s: it lies outside [0, %lld) for C = %lld "
-                      "classes%s",
-                      static_cast<long long>(row), place_in_call, label, static_cast<long long>(shape.classes),
-                      static_cast<long long>(shape.classes), ignored);
-    }
-
-    // First bad label of these groups or -1, and the mass of the live rows.
-    int check_labels(int64_t group, int64_t count, const double *class_mass, const double *row_mass,
-                     int64_t *bad_row, double *mass) {
-        fastxent_label_check check = {};
-        check.labels = labels(group, count);
-        check.class_mass = class_mass;
-        check.row_mass = row_mass;
-        check.threads = threads;
-        const int64_t chunks = (check.labels.rows + fastxent_label_chunk - 1) / fastxent_label_chunk;
-        scratch memory;
-        char *place = memory.get(24 * chunks);
-        if (!place) return fastxent_no_memory;
-        check.bad_row = reinterpret_cast<int64_t *>(place);
-        check.live = check.bad_row + chunks;
-        check.mass = reinterpret_cast<double *>(check.live + chunks);
-        level.load()->check_labels(check);
-        *bad_row = -1, *mass = 0.0;
-        for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-            if (*bad_row < 0) *bad_row = check.bad_row[chunk];
-            *mass += check.mass[chunk];
-        }
-        return fastxent_done;
+        return labels().refuse_row(row, shape.rows(), calls, message, message_size);
     }
 
     // What the sum of a group's losses is divided by.
@@ -143,7 +73,8 @@ struct loss_call {
         if (hard) {
             int64_t bad_row;
             if (groups > 1 || class_mass || row_mass)
-                return check_labels(group, 1, class_mass, row_mass, &bad_row, divisor);
+                return labels().check(group * rows_of_group, rows_of_group, class_mass, row_mass, threads,
+                                      &bad_row, divisor);
             *divisor = live;
             return fastxent_done;
         }
@@ -174,8 +105,8 @@ struct loss_call {
     int run_groups(int64_t first, int64_t count) {
         const int64_t rows = count * rows_of_group, classes = shape.classes;
         double total = 0.0;
-        class_factor background, gain;
-        scratch class_memory, row_memory, scale_memory, divisor_memory, loss_memory, pass_memory;
+        class_masses masses;
+        scratch class_memory, row_memory, scale_memory, divisor_memory, loss_memory, sum_memory, pass_memory;
         double *divisors = reinterpret_cast<double *>(divisor_memory.get(8 * count));
         if (!divisors) return fastxent_no_memory;
 
@@ -206,11 +137,9 @@ struct loss_call {
         pass.logit_scale = number(fastxent_scale);
         pass.softcap = number(fastxent_cap);
         pass.z_loss = number(fastxent_square);
-        const double on_target = number(fastxent_on_target), spread = number(fastxent_on_all);
-        const double on_all = spread != 0.0 ? spread / static_cast<double>(classes) : 0.0;
-        double unused;
+        const double on_target = number(fastxent_on_target);
         if (hard) {
-            pass.labels = labels(first, count);
+            pass.labels = labels().of_rows(first_row, rows);
             pass.spike = &one;
             if (factor) {
                 pass.spike_step = 1;
@@ -220,17 +149,8 @@ struct loss_call {
             pass.soft = matrix_of(target, shape, from, leads);
             pass.spike = &total;
         }
-        const bool has_gain = !hard && (factor || on_target != 1.0);
-        if (has_gain) {
-            if (!gain.fill(size, on_target, factor, first, classes, &unused)) return fastxent_no_memory;
-            pass.gain = gain.data, pass.gain_step = gain.step;
-        }
-        if (on_all != 0.0 || has_gain) {
-            const fastxent_array *weights = on_all != 0.0 ? factor : nullptr;
-            if (!background.fill(size, on_all, weights, first, classes, &pass.background_total))
-                return fastxent_no_memory;
-            pass.background = background.data, pass.background_step = background.step;
-        }
+        if (!masses.fill(pass, on_target, number(fastxent_on_all), classes, factor, first))
+            return fastxent_no_memory;
         // the mass of the labels themselves is known by now: the same memory takes the spikes
         if (hard && factor)
             for (int64_t k = 0; k < classes; ++k) class_mass[k] *= on_target;
@@ -249,6 +169,11 @@ struct loss_call {
         }
         if (grad) pass.grad = matrix_of(*grad, shape, from, leads);
         if (target_grad) pass.target_grad = matrix_of(*target_grad, shape, from, leads);
+        if (row_sum) {
+            pass.row_max = static_cast<char *>(row_max->data) + first_row * size;
+            pass.row_sum = reinterpret_cast<double *>(sum_memory.get(8 * rows));
+            if (!pass.row_sum) return fastxent_no_memory;
+        }
         const bool each = option(fastxent_reduce) == 0, in_rows = each || row_weight || count > 1;
         fastxent_array losses = loss;
         if (each)
@@ -263,6 +188,7 @@ struct loss_call {
         if (rows > 0 && counts) {
             const int outcome = run(pass, pass_memory);
             if (outcome != fastxent_done) return outcome;
+            for (int64_t i = 0; row_sum && i < rows; ++i) put_value(*row_sum, first_row + i, pass.row_sum[i]);
         }
         for (int64_t i = 0; i < count; ++i)
             if (divisors[i] == 0.0) {
@@ -300,7 +226,7 @@ struct loss_call {
         return !array || product(array->dims, 0, array->rank) == size;
     }
 
-    int run_all() {
+    int check_all() {
         // sizes may be known only now (jax.export with symbolic shapes)
         if (product(target.dims, 0, target.rank) != shape.rows() * (hard ? 1 : shape.classes))
             return refuse(message, message_size, "fastxent: the target has another shape than the rows");
@@ -309,15 +235,41 @@ struct loss_call {
             !has_size(denominator, calls))
             return refuse(message, message_size,
                           "fastxent: weights have another shape than the rows or classes");
-        int outcome = check_weights(factor, "fastxent: weight");
-        if (outcome == fastxent_done) outcome = check_weights(row_weight, "fastxent: sample_weight");
+        int outcome = check_weights(factor, "weight", message, message_size);
+        if (outcome == fastxent_done) outcome = check_weights(row_weight, "sample_weight", message, message_size);
         if (outcome != fastxent_done) return outcome;
         if (hard) {
             int64_t bad_row;
-            outcome = check_labels(0, groups, nullptr, nullptr, &bad_row, &live);
+            outcome = labels().check(0, shape.rows(), nullptr, nullptr, threads, &bad_row, &live);
             if (outcome != fastxent_done) return outcome;
             if (bad_row >= 0) return bad_label(bad_row);
         }
+        return fastxent_done;
+    }
+
+    // The checks, and what the mean of one group of rows is divided by.
+    int run_denominator() {
+        int outcome = check_all();
+        if (outcome != fastxent_done) return outcome;
+        scratch class_memory, row_memory;
+        double *masses[] = {nullptr, nullptr}, divisor;
+        const fastxent_array *weights[] = {factor, row_weight};
+        scratch *memory[] = {&class_memory, &row_memory};
+        for (int i = 0; i < 2; ++i) {
+            if (!weights[i]) continue;
+            const int64_t count = product(weights[i]->dims, 0, weights[i]->rank);
+            masses[i] = reinterpret_cast<double *>(memory[i]->get(8 * count));
+            if (!masses[i]) return fastxent_no_memory;
+            for (int64_t k = 0; k < count; ++k) masses[i][k] = value_of(*weights[i], k);
+        }
+        outcome = denominator_of(0, masses[0], masses[1], &divisor);
+        if (outcome == fastxent_done) put_value(loss, 0, divisor);
+        return outcome;
+    }
+
+    int run_all() {
+        int outcome = check_all();
+        if (outcome != fastxent_done) return outcome;
         for (const fastxent_array *array : {grad, target_grad})
             if (array) advise_large_pages(array->data, shape.rows() * shape.classes * size_of(array->kind));
         if (same_factors()) return groups ? run_groups(0, groups) : fastxent_done;

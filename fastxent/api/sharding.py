@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fastxent import checks, sharding
+from fastxent import checks, on_device, sharding
 from fastxent.interchange import Home, home_of
 from fastxent.options import Options
 from fastxent.sharding import ShardStats
@@ -104,8 +104,9 @@ def partial_stats(
         aux=aux,
     )
     home = home_of(logits)
-    checks.check_is_on_host(home.is_on_device, "partial_stats")
     shard = class_offset, num_classes
+    if home.is_on_device:
+        return on_device.partial_stats(home, target, options, shard, by_block, backend, num_threads)
     stats = sharding.stats_of(logits, target, options, shard, by_block, backend, num_threads)
     return _given(home, stats)
 
@@ -142,8 +143,10 @@ def merge_stats(*stats: ShardStats) -> ShardStats:
     >>> merged.sum, merged.classes
     (array([[4.]]), (4,))
     """
-    read = checks.check_mergeable(stats, ShardStats)
-    return _given(home_of(stats[0].max), sharding.merged(read))
+    home = home_of(getattr(stats[0], "max", None)) if stats else home_of(None)
+    if home.is_on_device:
+        return on_device.merge_stats(home, stats)
+    return _given(home, sharding.merged(checks.check_mergeable(stats, ShardStats)))
 
 
 def loss_from_stats(
@@ -218,7 +221,10 @@ def loss_from_stats(
         aux=aux,
     )
     home = home_of(getattr(stats, "max", None))
-    checks.check_is_on_host(home.is_on_device, "loss_from_stats")
+    if home.is_on_device:
+        return on_device.loss_from_stats(
+            home, stats, target, options, num_classes, backend, num_threads
+        )
     loss, asides = sharding.loss_of(stats, target, options, num_classes, backend, num_threads)
     return home.give(loss) if asides is None else (home.give(loss), home.give_each(asides))
 
@@ -297,8 +303,9 @@ def grad_from_stats(
         all_ignored=all_ignored,
     )
     home = home_of(logits)
-    checks.check_is_on_host(home.is_on_device, "grad_from_stats")
     shard = class_offset, num_classes
     rest = backend, num_threads, grad_output, out
+    if home.is_on_device:
+        return on_device.grad_from_stats(home, target, stats, options, shard, *rest)
     grad = sharding.grad_of(logits, target, stats, options, shard, *rest)
     return home.deliver(grad, out)

@@ -7,9 +7,9 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from fastxent.errors import BackendError, DTypeError, LabelError, OptionError
+from fastxent.errors import BackendError, DTypeError, LabelError, OptionError, ShapeError
 
-__all__ = ["check_kept", "raise_not_on_cpu", "raise_traced"]
+__all__ = ["check_fixed_sizes", "check_kept", "raise_not_on_cpu", "raise_traced"]
 
 
 def check_kept(
@@ -29,6 +29,15 @@ def check_kept(
         and not kept_range.min <= ignore_index <= kept_range.max
     ):
         raise OptionError(f"{what} ignore_index = {ignore_index}: {then}")
+
+
+def check_fixed_sizes(name: str, shape: tuple[Any, ...]) -> None:
+    """Sizes that are numbers: what is planned when a function is traced needs them."""
+    if not all(isinstance(size, int) for size in shape):
+        raise ShapeError(
+            f"{name} of shape ({', '.join(map(str, shape))}) has symbolic sizes, and the chunks of "
+            "rows are planned from fixed ones: export the function once for each size"
+        )
 
 
 def raise_not_on_cpu(platforms: str) -> NoReturn:

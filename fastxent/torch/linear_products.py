@@ -67,6 +67,13 @@ class Products:
             else:
                 torch.addmm(self.bias[part], x, rows.t(), out=out[:, part])
 
+    def logits_by_class(self, x: Tensor, out: Tensor) -> None:
+        """Compute ``matrix @ x.T + bias``, with a row a class; the matrix is read in place."""
+        if self.bias is None:
+            torch.mm(self.matrix, x.t(), out=out)
+        else:
+            torch.addmm(self.bias.unsqueeze(1), self.matrix, x.t(), out=out)
+
     def hidden_grad(self, grad: Tensor, out: Tensor) -> None:
         """Compute ``grad @ matrix``."""
         is_first = True

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastxent import api
 from fastxent.checks.processes import (
+    check_first_derivative,
     check_mesh_group,
     check_placements,
     check_runs_eagerly,
@@ -25,7 +26,7 @@ from fastxent.sharding.stats import ShardStats
 from fastxent.side_outputs import Aux
 from fastxent.torch.arrays import array_of, class_axis, factor_of, storage_of
 from fastxent.torch.devices import check_tensors
-from fastxent.torch.modes import has_tangent, is_eager
+from fastxent.torch.modes import has_tangent, is_batched, is_eager
 from fastxent.torch.process_group import Group
 
 __all__ = ["ShardCall", "local_parts"]
@@ -72,9 +73,7 @@ class ShardCall:
         return Arguments(
             array_of(logits, storage, "local_logits"),
             array_of(target, storage, "target"),
-            self.options._replace(
-                **{name: factor_of(factor) for name, factor in given.items()}
-            ),
+            self.options._replace(**{name: factor_of(factor) for name, factor in given.items()}),
             storage=storage,
             backend=self.backend,
             num_threads=self.num_threads,
@@ -86,7 +85,9 @@ class ShardCall:
         how = {"backend": self.backend, "num_threads": self.num_threads}
         named = self.options._asdict()
         partial = functools.partial(
-            *(api.partial_stats, logits, target),
+            api.partial_stats,
+            logits,
+            target,
             **{name: named[name] for name in _OF_STATS},
             **how,
         )
@@ -110,17 +111,24 @@ class ShardCall:
     def backward(self, logits: Tensor, target: Tensor, grad_output: Tensor) -> Tensor:
         """Gradient of the local logits."""
         assert self.shards is not None
-        named = self.options._asdict()
-        del named["aux"]
+        assert self.stats is not None
+        given: dict[str, Any] = {**self.options._asdict(), **self.shards.place()}
+        del given["aux"]
         grad: Tensor = api.grad_from_stats(
-            *(logits, target, self.stats),
-            **self.shards.place(),
-            **named,
+            logits,
+            target,
+            self.stats,
+            **given,
             backend=self.backend,
             num_threads=self.num_threads,
             grad_output=grad_output,
         )
         return grad
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The numbers without a graph, and not with their sign still to be turned."""
+    return tensor.detach().resolve_neg()
 
 
 class _VocabParallel(torch.autograd.Function):
@@ -129,13 +137,14 @@ class _VocabParallel(torch.autograd.Function):
         ctx.call = call
         # also to notice tensors that were written to before backward
         ctx.save_for_backward(logits, target)
-        return call.forward(logits.detach(), target)
+        return call.forward(_plain(logits), _plain(target))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        check_first_derivative(torch.is_grad_enabled() or is_batched(grad_output))
         logits, target = ctx.saved_tensors
-        return ctx.call.backward(logits, target, grad_output), None, None
+        given = _plain(logits), _plain(target), _plain(grad_output)
+        return ctx.call.backward(*given), None, None
 
 
 def local_parts(logits: Any, target: Any, group: Any) -> tuple[Any, Any, Any]:
