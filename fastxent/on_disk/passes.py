@@ -31,8 +31,8 @@ from fastxent.side_outputs import loss_and_aux
 
 __all__ = ["MEMORY_BUDGET", "computed"]
 
-# Bytes of a window, where the caller names none. The loss of a cached file of 256 MB took 60 to 65 ms
-# of a CPU with windows of 1, 4, 16 and 64 MB, and 81 with one of 256 MB; few reads are kind to disks.
+# Bytes of a window, where the caller names none. The loss of a cached file of 256 MB took 60 to
+# 65 ms of a CPU with windows of 1 to 64 MB, and 81 with one of 256 MB; disks like large reads.
 MEMORY_BUDGET = 64_000_000
 
 
