@@ -102,15 +102,12 @@ ENGINES: dict[str, type[TorchRank | MPIRank]] = {"torch": TorchRank, "mpi": MPIR
 def alone(logits: np.ndarray, target: np.ndarray, first: int, classes: int) -> Callable[[], None]:
     """Give a rank's own passes over its logits: without agreement and exchange."""
     given: dict[str, Any] = {"class_offset": first, "num_classes": classes, "num_threads": 1}
-    whole = fx.merge_stats(
-        fx.partial_stats(logits, target, **given),
-        *(
-            fx.partial_stats(np.zeros((len(target), stop - start), np.float32), target, **more)
-            for start, stop in ((0, first), (first + logits.shape[1], classes))
-            if stop > start
-            for more in [given | {"class_offset": start}]
-        ),
-    )
+    stats = [fx.partial_stats(logits, target, **given)]
+    # any logits will do for the classes of the others; these take no memory
+    for start, stop in ((0, first), (first + logits.shape[1], classes)):
+        zeros = np.broadcast_to(np.float32(0), (len(target), stop - start))
+        stats.append(fx.partial_stats(zeros, target, **given | {"class_offset": start}))
+    whole = fx.merge_stats(*stats)
     out = np.empty_like(logits)
 
     def step() -> None:

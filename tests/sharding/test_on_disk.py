@@ -130,6 +130,16 @@ def test_arrays_in_slices(tmp_path, kind, soft):
     np.testing.assert_array_equal(found["logits"][:], expected[1])
 
 
+def test_the_same_dataset_looked_up_twice(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+    logits, target = arrays((10, 7))
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file["logits"] = logits
+        on_disk.cross_entropy_and_grad(file["logits"], target, out=file["logits"])
+        expected = fx.cross_entropy_and_grad(logits, target)[1]
+        np.testing.assert_array_equal(file["logits"][:], expected)
+
+
 def test_part_of_a_map(tmp_path):
     logits, target = arrays((2000, 7))
     whole = np.load(saved(tmp_path, logits=logits)["logits"], mmap_mode="r+")
@@ -139,6 +149,19 @@ def test_part_of_a_map(tmp_path):
     assert_same_loss(loss, expected[0])
     np.testing.assert_array_equal(whole[1:1999:2], expected[1])
     np.testing.assert_array_equal(whole[::2], logits[::2])
+
+
+def test_bfloat16(tmp_path):
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes has bfloat16")
+    logits, target = arrays((10, 7), dtype=ml_dtypes.bfloat16)
+    path, out = saved(tmp_path, logits=logits)["logits"], tmp_path / "grad.npy"
+    with pytest.raises(fx.DTypeError, match="logits has dtype"):
+        on_disk.cross_entropy(path, target)
+    mapped = np.load(path, mmap_mode="r").view(ml_dtypes.bfloat16)
+    loss, _ = on_disk.cross_entropy_and_grad(mapped, target, out=out, memory_budget=40)
+    expected = fx.cross_entropy_and_grad(logits, target)
+    assert_same_loss(loss, expected[0])
+    np.testing.assert_array_equal(np.load(out).view(ml_dtypes.bfloat16), expected[1])
 
 
 def test_private_changes_to_a_map_are_kept(tmp_path):
