@@ -45,6 +45,7 @@ ALLOWED = {
     "layout": {"precision"},
     "options": set(),
     "long_sum": set(),
+    "long_sum": set(),
     "interchange.*": {"interchange.", "device_array", "precision"},
     "checks.*": {"checks.", "device_array", "errors", "interchange", "layout", "precision"},
     "environment": {"checks"},
@@ -98,7 +99,7 @@ ALLOWED = {
     }
     | DOOR,
     "linear.*": {"linear.", "backends", "backends.contract", "side_outputs"} | DOOR,
-    "sharding.*": {"sharding.", "backends", "backends.contract", "side_outputs"} | DOOR,
+    "sharding.*": {"sharding.", "checks.", "backends", "backends.contract", "side_outputs"} | DOOR,
     "shortcut": {"backends", "layout", "options", "threads"},
     "loss": {"api", "checks", "options"},
     "cases.*": {"cases.", "precision"},
