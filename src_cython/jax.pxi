@@ -9,6 +9,8 @@ cdef extern from "jax_calls.h" nogil:
     void *fastxent_jax_partial_backward(void *)
     void *fastxent_jax_cross_entropy(void *)
     void *fastxent_jax_softmax(void *)
+    void *fastxent_jax_denominator(void *)
+    void *fastxent_jax_brain_rows(void *)
 
 
 def jax_use(int limit, double of_row, double of_byte, double of_thread):
@@ -23,4 +25,6 @@ def jax_handlers():
         "partial_backward": PyCapsule_New(<void *>fastxent_jax_partial_backward, NULL, NULL),
         "cross_entropy": PyCapsule_New(<void *>fastxent_jax_cross_entropy, NULL, NULL),
         "softmax": PyCapsule_New(<void *>fastxent_jax_softmax, NULL, NULL),
+        "denominator": PyCapsule_New(<void *>fastxent_jax_denominator, NULL, NULL),
+        "brain_rows": PyCapsule_New(<void *>fastxent_jax_brain_rows, NULL, NULL),
     }

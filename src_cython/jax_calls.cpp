@@ -2,6 +2,7 @@
 #include "jax_calls.h"
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "jax_loss.hpp"
@@ -29,6 +30,52 @@ int fastxent_jax_cross_entropy_body(const fastxent_call *call, char *message, si
         if (call->operands[at].kind != compute)
             return refuse(message, size, "fastxent: weights have another type than is computed in");
     return loss_call(*call, message, size).run_all();
+}
+
+// Operands: target, and the weights as for the loss. Results: what the mean is divided by, in the compute
+// type, and for class indices these once more, so that what reads them comes after the check.
+int fastxent_jax_denominator_body(const fastxent_call *call, char *message, size_t size) {
+    const bool hard = call->operand_count > 0 && call->operands[0].rank == 1;
+    if (call->integer_count != fastxent_check_integers || call->operand_count < 1 ||
+        call->operand_count >= fastxent_most_arrays || call->result_count != (hard ? 2 : 1) ||
+        call->operands[0].kind < 0 || !computed(call->results[0]))
+        return refuse(message, size, "fastxent: operands or options of another form than expected");
+    const fastxent_array &target = call->operands[0];
+    const int64_t dims[] = {target.dims[0], call->integers[fastxent_check_classes]};
+    fastxent_call whole = *call;
+    whole.integer_count = fastxent_integers;
+    whole.operand_count = call->operand_count + 1;
+    whole.operands[0] = {nullptr, call->results[0].kind, 2, dims};  // the logits, which nobody reads
+    for (int64_t at = 0; at < call->operand_count; ++at) {
+        whole.operands[at + 1] = call->operands[at];
+        if (at && call->operands[at].kind != call->results[0].kind)
+            return refuse(message, size, "fastxent: weights have another type than is computed in");
+    }
+    const int outcome = loss_call(whole, message, size).run_denominator();
+    if (hard && outcome == fastxent_done && call->results[1].data != target.data)
+        std::memcpy(call->results[1].data, target.data,
+                    static_cast<size_t>(target.dims[0] * size_of(target.kind)));
+    return outcome;
+}
+
+// Some rows of a matrix of bfloat16 as float32; 0 for a row that it does not have. XLA itself would make
+// float32 of the whole matrix, because it has no slices of bfloat16 on a CPU.
+int fastxent_jax_brain_rows_body(const fastxent_call *call, char *message, size_t size) {
+    if (call->operand_count != 2 || call->result_count != 1 || call->operands[0].kind != fastxent_bfloat16 ||
+        call->operands[0].rank != 2 || size_of(call->operands[1].kind) != 4 ||
+        call->results[0].kind != fastxent_float32)
+        return refuse(message, size, "fastxent: operands of another form than expected");
+    const fastxent_array &matrix = call->operands[0], &places = call->operands[1];
+    const int64_t width = matrix.dims[1];
+    const uint16_t *from = static_cast<const uint16_t *>(matrix.data);
+    const int32_t *place = static_cast<const int32_t *>(places.data);
+    uint32_t *to = static_cast<uint32_t *>(call->results[0].data);
+    for (int64_t row = 0; row < product(places.dims, 0, places.rank); ++row, to += width) {
+        const bool inside = place[row] >= 0 && place[row] < matrix.dims[0];
+        const uint16_t *numbers = from + (inside ? place[row] * width : 0);
+        for (int64_t k = 0; k < width; ++k) to[k] = inside ? static_cast<uint32_t>(numbers[k]) << 16 : 0;
+    }
+    return fastxent_done;
 }
 
 static int run_shard(const fastxent_call *call, bool backward, char *message, size_t size) {

@@ -27,6 +27,7 @@ enum fastxent_integer {
     fastxent_has_denominator,
     fastxent_wants_grad,  /* the results after the loss, in this order */
     fastxent_wants_target_grad,
+    fastxent_wants_sums,  /* each row's largest z, and its sum of exp(z - that), in the compute type */
     fastxent_threads,     /* 0: as many as it is worth */
     fastxent_integers,
 };
@@ -39,6 +40,9 @@ enum fastxent_number {
     fastxent_square,      /* factor of the squared logsumexp */
     fastxent_numbers,
 };
+
+/* Of a call that only checks targets and weights: those of the loss, and how many classes there are. */
+enum { fastxent_check_classes = fastxent_integers, fastxent_check_integers };
 
 enum fastxent_softmax_integer {
     fastxent_softmax_trailing,
@@ -76,12 +80,15 @@ extern "C" {
 
 fastxent_jax_body fastxent_jax_partial_body, fastxent_jax_partial_backward_body;
 fastxent_jax_body fastxent_jax_cross_entropy_body, fastxent_jax_softmax_body;
+fastxent_jax_body fastxent_jax_denominator_body, fastxent_jax_brain_rows_body;
 
 /* The handlers, as XLA calls them. */
 void *fastxent_jax_partial(void *frame);
 void *fastxent_jax_partial_backward(void *frame);
 void *fastxent_jax_cross_entropy(void *frame);
 void *fastxent_jax_softmax(void *frame);
+void *fastxent_jax_denominator(void *frame);
+void *fastxent_jax_brain_rows(void *frame);
 
 #ifdef __cplusplus
 }

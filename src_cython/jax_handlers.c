@@ -97,3 +97,7 @@ void *fastxent_jax_partial_backward(void *frame) {
 void *fastxent_jax_cross_entropy(void *frame) { return handle(frame, fastxent_jax_cross_entropy_body); }
 
 void *fastxent_jax_softmax(void *frame) { return handle(frame, fastxent_jax_softmax_body); }
+
+void *fastxent_jax_denominator(void *frame) { return handle(frame, fastxent_jax_denominator_body); }
+
+void *fastxent_jax_brain_rows(void *frame) { return handle(frame, fastxent_jax_brain_rows_body); }

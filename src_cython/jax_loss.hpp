@@ -20,7 +20,7 @@ struct loss_call {
     const fastxent_array &logits, &target;
     const fastxent_array *factor = nullptr, *row_weight = nullptr, *denominator = nullptr;
     const fastxent_array &loss;
-    const fastxent_array *grad = nullptr, *target_grad = nullptr;
+    const fastxent_array *grad = nullptr, *target_grad = nullptr, *row_max = nullptr, *row_sum = nullptr;
     bool hard;
     shape_of_rows shape;
     int64_t groups, rows_of_group;
@@ -36,6 +36,7 @@ struct loss_call {
         if (option(fastxent_has_denominator)) denominator = operand++;
         if (option(fastxent_wants_grad)) grad = result++;
         if (option(fastxent_wants_target_grad)) target_grad = result++;
+        if (option(fastxent_wants_sums)) row_max = result++, row_sum = result++;
         shape = shape_of(logits, option(fastxent_trailing));
         hard = target.rank < logits.rank;
         groups = product(logits.dims, 0, logits.rank - option(fastxent_rank));
@@ -105,7 +106,7 @@ struct loss_call {
         const int64_t rows = count * rows_of_group, classes = shape.classes;
         double total = 0.0;
         class_masses masses;
-        scratch class_memory, row_memory, scale_memory, divisor_memory, loss_memory, pass_memory;
+        scratch class_memory, row_memory, scale_memory, divisor_memory, loss_memory, sum_memory, pass_memory;
         double *divisors = reinterpret_cast<double *>(divisor_memory.get(8 * count));
         if (!divisors) return fastxent_no_memory;
 
@@ -168,6 +169,11 @@ struct loss_call {
         }
         if (grad) pass.grad = matrix_of(*grad, shape, from, leads);
         if (target_grad) pass.target_grad = matrix_of(*target_grad, shape, from, leads);
+        if (row_sum) {
+            pass.row_max = static_cast<char *>(row_max->data) + first_row * size;
+            pass.row_sum = reinterpret_cast<double *>(sum_memory.get(8 * rows));
+            if (!pass.row_sum) return fastxent_no_memory;
+        }
         const bool each = option(fastxent_reduce) == 0, in_rows = each || row_weight || count > 1;
         fastxent_array losses = loss;
         if (each)
@@ -182,6 +188,7 @@ struct loss_call {
         if (rows > 0 && counts) {
             const int outcome = run(pass, pass_memory);
             if (outcome != fastxent_done) return outcome;
+            for (int64_t i = 0; row_sum && i < rows; ++i) put_value(*row_sum, first_row + i, pass.row_sum[i]);
         }
         for (int64_t i = 0; i < count; ++i)
             if (divisors[i] == 0.0) {
@@ -219,7 +226,7 @@ struct loss_call {
         return !array || product(array->dims, 0, array->rank) == size;
     }
 
-    int run_all() {
+    int check_all() {
         // sizes may be known only now (jax.export with symbolic shapes)
         if (product(target.dims, 0, target.rank) != shape.rows() * (hard ? 1 : shape.classes))
             return refuse(message, message_size, "fastxent: the target has another shape than the rows");
@@ -237,6 +244,32 @@ struct loss_call {
             if (outcome != fastxent_done) return outcome;
             if (bad_row >= 0) return bad_label(bad_row);
         }
+        return fastxent_done;
+    }
+
+    // The checks, and what the mean of one group of rows is divided by.
+    int run_denominator() {
+        int outcome = check_all();
+        if (outcome != fastxent_done) return outcome;
+        scratch class_memory, row_memory;
+        double *masses[] = {nullptr, nullptr}, divisor;
+        const fastxent_array *weights[] = {factor, row_weight};
+        scratch *memory[] = {&class_memory, &row_memory};
+        for (int i = 0; i < 2; ++i) {
+            if (!weights[i]) continue;
+            const int64_t count = product(weights[i]->dims, 0, weights[i]->rank);
+            masses[i] = reinterpret_cast<double *>(memory[i]->get(8 * count));
+            if (!masses[i]) return fastxent_no_memory;
+            for (int64_t k = 0; k < count; ++k) masses[i][k] = value_of(*weights[i], k);
+        }
+        outcome = denominator_of(0, masses[0], masses[1], &divisor);
+        if (outcome == fastxent_done) put_value(loss, 0, divisor);
+        return outcome;
+    }
+
+    int run_all() {
+        int outcome = check_all();
+        if (outcome != fastxent_done) return outcome;
         for (const fastxent_array *array : {grad, target_grad})
             if (array) advise_large_pages(array->data, shape.rows() * shape.classes * size_of(array->kind));
         if (same_factors()) return groups ? run_groups(0, groups) : fastxent_done;

@@ -7,9 +7,18 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from fastxent.errors import BackendError, DTypeError, LabelError, OptionError
+from fastxent.checks.options import check_num_classes
+from fastxent.errors import BackendError, DTypeError, LabelError, OptionError, ShapeError
 
-__all__ = ["check_kept", "raise_not_on_cpu", "raise_traced"]
+__all__ = [
+    "check_differentiable",
+    "check_fixed_sizes",
+    "check_foreign",
+    "check_kept",
+    "check_padded_classes",
+    "raise_not_on_cpu",
+    "raise_traced",
+]
 
 
 def check_kept(
@@ -29,6 +38,47 @@ def check_kept(
         and not kept_range.min <= ignore_index <= kept_range.max
     ):
         raise OptionError(f"{what} ignore_index = {ignore_index}: {then}")
+
+
+def check_fixed_sizes(name: str, shape: tuple[Any, ...]) -> None:
+    """Sizes that are numbers: what is planned when a function is traced needs them."""
+    if not all(isinstance(size, int) for size in shape):
+        raise ShapeError(
+            f"{name} of shape ({', '.join(map(str, shape))}) has symbolic sizes, and the chunks of "
+            "rows are planned from fixed ones: export the function once for each size"
+        )
+
+
+def check_foreign(function: str, why_not: str | None) -> None:
+    """That XLA can call the kernels, for what has no other way to them."""
+    if why_not is not None:
+        raise BackendError(
+            f"fastxent.jax.{function} needs kernels that XLA calls through its foreign function "
+            f"interface, and cannot: {why_not}"
+        )
+
+
+def check_differentiable(moved: list[str]) -> None:
+    """That nothing is differentiated but the logits."""
+    if moved:
+        raise OptionError(
+            f"the loss over shards of the classes has no derivative with respect to "
+            f"{' and '.join(moved)}: only with respect to local_logits; jax.lax.stop_gradient "
+            "holds the others constant"
+        )
+
+
+def check_padded_classes(value: Any, held: int) -> int:
+    """How many classes there are among those that the shards hold, which may be padded."""
+    if value is None:
+        return held
+    num_classes = check_num_classes(value)
+    if num_classes > held:
+        raise OptionError(
+            f"num_classes = {num_classes} is more than the {held} classes that the shards of all "
+            "devices hold"
+        )
+    return num_classes
 
 
 def raise_not_on_cpu(platforms: str) -> NoReturn:

@@ -15,6 +15,16 @@ except ImportError as error:
 
 from fastxent.jax.cross_entropy import cross_entropy
 from fastxent.jax.handlers import info
+from fastxent.jax.linear import linear_cross_entropy
 from fastxent.jax.softmax import log_softmax, logsumexp, softmax
+from fastxent.jax.vocab_parallel import vocab_parallel_cross_entropy
 
-__all__ = ["cross_entropy", "info", "log_softmax", "logsumexp", "softmax"]
+__all__ = [
+    "cross_entropy",
+    "info",
+    "linear_cross_entropy",
+    "log_softmax",
+    "logsumexp",
+    "softmax",
+    "vocab_parallel_cross_entropy",
+]

@@ -6,16 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fastxent import checks
+from fastxent.jax.arguments import checked
 from fastxent.jax.handlers import share_threads
 from fastxent.jax.loss import loss
-from fastxent.jax.operands import LossOptions, Operands
-from fastxent.jax.reading import checked_threads, fixed, labels_kept, stand_in
-from fastxent.mass import representable
-from fastxent.precision import precision_of
-from fastxent.reduction import REDUCTIONS, WHEN_ALL_IGNORED
+from fastxent.jax.operands import Operands
+from fastxent.jax.reading import fixed, labels_kept, stand_in
+from fastxent.options import Options
 
 __all__ = ["cross_entropy"]
 
@@ -120,39 +118,10 @@ def cross_entropy(
     logits, target = jnp.asarray(logits), jnp.asarray(labels_kept(target, ignore_index))
     shaped = checks.check_logits(stand_in(logits))
     axis = checks.check_axis(fixed(axis, "axis"), shaped)
-    precision = precision_of(shaped.dtype)
-    assert precision is not None  # check_logits has passed
-    compute = precision.compute
-    rows_shape = shaped.shape[:axis] + shaped.shape[axis + 1 :]
-    _, hard = checks.check_target(stand_in(target), shaped, axis)
-    skip = checks.check_ignore_index(ignore_index, hard)
-    scale = checks.check_logit_scale(fixed(logit_scale, "logit_scale"), compute)
-    kind = checks.check_choice(reduction, "reduction", REDUCTIONS)
-    options = LossOptions(
-        rank=logits.ndim,
-        trailing=logits.ndim - 1 - axis,
-        ignore_index=representable(skip, np.dtype(target.dtype)) if hard else None,
-        label_smoothing=checks.check_label_smoothing(fixed(label_smoothing, "label_smoothing")),
-        reduction=kind,
-        z_loss=checks.check_z_loss(fixed(z_loss, "z_loss")),
-        softcap=checks.check_softcap(fixed(softcap, "softcap"), scale, compute),
-        logit_scale=scale,
-        all_ignored=checks.check_choice(all_ignored, "all_ignored", WHEN_ALL_IGNORED),
-        num_threads=checked_threads(num_threads),
+    given = Options(
+        *(weight, ignore_index, label_smoothing, reduction, normalizer, sample_weight),
+        *(z_loss, softcap, logit_scale, axis, all_ignored),
     )
-    weight, sample_weight, normalizer = (
-        None if x is None else jnp.asarray(x) for x in (weight, sample_weight, normalizer)
-    )
-    # whether their numbers are good is known, and said, when the function runs
-    checks.check_weight(_shape_of(weight), shaped.shape[axis], compute)
-    checks.check_sample_weight(_shape_of(sample_weight), rows_shape)
-    checks.check_normalizer(_shape_of(normalizer), kind)
-    factors = (
-        None if x is None else x.astype(compute) for x in (weight, sample_weight, normalizer)
-    )
+    options, _, *factors = checked(given, shaped, axis, target, shaped.shape[axis], num_threads)
     share_threads()
     return loss(options, Operands(logits, target, *factors))
-
-
-def _shape_of(x: Any) -> Any:
-    return None if x is None else stand_in(x)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -17,13 +18,23 @@ import numpy as np
 
 from fastxent import environment, threads
 from fastxent.backends import load
+from fastxent.checks.jax import check_foreign
 from fastxent.jax import host
 from fastxent.jax.manual_axes import alike
 from fastxent.jax.operands import LOSS_ALONE, LossOptions, Operands, Wants
 from fastxent.jax.platform import on_cpu
 from fastxent.precision import precision_of
 
-__all__ = ["call_loss", "call_softmax", "info", "share_threads"]
+__all__ = [
+    "call_denominator",
+    "call_loss",
+    "call_partial",
+    "call_partial_backward",
+    "call_rows",
+    "call_softmax",
+    "info",
+    "share_threads",
+]
 
 _REDUCTIONS = ("none", "sum", "mean")
 _FORMS = ("softmax", "log_softmax", "logsumexp", "logsumexp and softmax")
@@ -59,8 +70,13 @@ def info() -> str:
     return f"jax.pure_callback ({_why_callback})"
 
 
-def call_loss(options: LossOptions, operands: Operands, wants: Wants = LOSS_ALONE) -> list[Any]:
-    """Loss, and the gradients that are wanted, of one pass."""
+def call_loss(
+    options: LossOptions,
+    operands: Operands,
+    wants: Wants = LOSS_ALONE,
+    in_place: bool = False,
+) -> list[Any]:
+    """Loss, and the gradients that are wanted, of one pass; the first over the logits, if asked."""
     logits, target = operands.logits, operands.target
     compute = _compute(logits)
     at = logits.ndim + options.axis
@@ -70,24 +86,112 @@ def call_loss(options: LossOptions, operands: Operands, wants: Wants = LOSS_ALON
         shapes.append((logits.shape, logits.dtype))
     if wants.target_grad:
         shapes.append((target.shape, target.dtype))
+    if wants.sums:
+        shapes += [(rows_shape, compute)] * 2
     given = [operand for operand in operands if operand is not None]
     if _why_callback is not None:
         names = tuple(name for name, x in operands._asdict().items() if x is not None)
         return _callback(functools.partial(host.loss, options, names, wants), given, shapes)
     smoothing = options.label_smoothing
-    skip = options.ignore_index or 0
-    integers = (
-        *(options.rank, options.trailing, _REDUCTIONS.index(options.reduction)),
-        *(options.ignore_index is not None, skip - (1 << 64) if skip >= 1 << 63 else skip),
-        options.all_ignored == "zero",
-        *(factor is not None for factor in operands[2:]),
-        *(wants.grad, wants.target_grad, options.num_threads or 0),
-    )
     numbers = (
         *(1.0 - smoothing, smoothing),
         *(options.logit_scale, options.softcap or 0.0, options.z_loss),
     )
-    return _foreign("cross_entropy", given, shapes, integers, numbers)
+    same = {0: 1} if in_place and wants.grad else None
+    return _foreign(
+        "cross_entropy", given, shapes, _integers(options, operands, wants), numbers, same
+    )
+
+
+def _integers(options: LossOptions, operands: Operands, wants: Wants) -> tuple[int, ...]:
+    skip = options.ignore_index or 0
+    return (
+        *(options.rank, options.trailing, _REDUCTIONS.index(options.reduction)),
+        *(options.ignore_index is not None, skip - (1 << 64) if skip >= 1 << 63 else skip),
+        options.all_ignored == "zero",
+        *(factor is not None for factor in operands[2:]),
+        *(*wants, options.num_threads or 0),
+    )
+
+
+def call_denominator(
+    options: LossOptions, operands: Operands, classes: int, compute: np.dtype[Any]
+) -> list[Any]:
+    """What the mean of rows is divided by, without their logits; class indices also.
+
+    Labels and weights are checked. What is computed from the class indices that come back is
+    computed after that.
+    """
+    target, hard = operands.target, operands.target.ndim == 1
+    options = replace(options, rank=2, trailing=0)
+    shapes = [((), compute)] + ([(target.shape, target.dtype)] if hard else [])
+    given = [operand for operand in operands[1:] if operand is not None]
+    if _why_callback is not None:
+        names = tuple(name for name, x in operands._asdict().items() if x is not None)
+        call = functools.partial(host.denominator, options, names, classes, compute)
+        return _callback(call, given, shapes, "sequential")
+    integers = (*_integers(options, operands, LOSS_ALONE), classes)
+    same = {0: 1} if hard else None
+    return _foreign("denominator", given, shapes, integers, (), same, "sequential")
+
+
+def call_rows(matrix: Any, places: Any) -> Any:
+    """Rows of a matrix of bfloat16 in float32; 0 for places that it does not have."""
+    shapes = [((*places.shape, matrix.shape[1]), np.dtype(np.float32))]
+    if _why_callback is not None:
+        return _callback(host.rows, [matrix, places], shapes, "sequential")[0]
+    return _foreign("brain_rows", [matrix, places], shapes, (0,), (), None, "sequential")[0]
+
+
+def call_partial(
+    options: LossOptions, num_classes: int, spread: float, logits: Any, target: Any, *others: Any
+) -> dict[str, Any]:
+    """What rows hand up of some classes, by the names of src_cython/jax_shard.hpp.
+
+    `others` are the number of the first class, and the weights of these classes if there are any;
+    `spread` is the mass that is spread evenly over `num_classes`.
+    """
+    names = ["max", "sum"]
+    if spread or target.ndim == logits.ndim:
+        names += ["mass", "dot"]
+    if target.ndim < logits.ndim:
+        names.append("label_logit")
+    at = logits.ndim + options.axis
+    shape = logits.shape[:at] + logits.shape[at + 1 :]
+    shapes = [(shape, _compute(logits))] * len(names)
+    given = [logits, target, *others]
+    settings = _of_shard(options, num_classes, spread, len(others) > 1)
+    return dict(zip(names, _foreign("partial", given, shapes, *settings), strict=True))
+
+
+def call_partial_backward(
+    options: LossOptions, num_classes: int, spread: float, logits: Any, target: Any, *others: Any
+) -> Any:
+    """Gradient of the logits of some classes.
+
+    `others` are the number of the first class, then of each row max, sum, mass of its target and
+    factor of its gradient, and the weights of these classes if there are any.
+    """
+    settings = _of_shard(options, num_classes, spread, len(others) > 5)
+    given, shapes = [logits, target, *others], [(logits.shape, logits.dtype)]
+    return _foreign("partial_backward", given, shapes, *settings)[0]
+
+
+def _of_shard(
+    options: LossOptions, num_classes: int, spread: float, has_weight: bool
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    check_foreign("vocab_parallel_cross_entropy", _why_callback)
+    skip = options.ignore_index or 0
+    integers = (
+        *(options.rank, options.trailing, options.ignore_index is not None),
+        *(skip - (1 << 64) if skip >= 1 << 63 else skip, has_weight),
+        *(options.num_threads or 0, num_classes),
+    )
+    numbers = (
+        *(1.0 - options.label_smoothing, spread),
+        *(options.logit_scale, options.softcap or 0.0, options.z_loss),
+    )
+    return integers, numbers
 
 
 def call_softmax(form: str, x: Any, trailing: int, num_threads: int | None) -> list[Any]:
@@ -115,10 +219,18 @@ def _prepared(operands: list[Any], shapes: list[Any]) -> tuple[list[Any], list[A
 
 
 def _foreign(
-    name: str, operands: list[Any], shapes: list[Any], integers: Any, numbers: Any
+    name: str,
+    operands: list[Any],
+    shapes: list[Any],
+    integers: Any,
+    numbers: Any,
+    same: dict[int, int] | None = None,
+    vmap_method: str = "broadcast_all",
 ) -> list[Any]:
     operands, results = _prepared(operands, shapes)
-    call = jax.ffi.ffi_call(f"fastxent_{name}", results, vmap_method="broadcast_all")
+    call = jax.ffi.ffi_call(
+        f"fastxent_{name}", results, vmap_method=vmap_method, input_output_aliases=same
+    )
     return list(
         call(
             *operands,
@@ -128,9 +240,11 @@ def _foreign(
     )
 
 
-def _callback(call: Any, operands: list[Any], shapes: list[Any]) -> list[Any]:
+def _callback(
+    call: Any, operands: list[Any], shapes: list[Any], vmap_method: str = "broadcast_all"
+) -> list[Any]:
     operands, results = _prepared(operands, shapes)
-    return list(jax.pure_callback(call, tuple(results), *operands, vmap_method="broadcast_all"))
+    return list(jax.pure_callback(call, tuple(results), *operands, vmap_method=vmap_method))
 
 
 def _why_not() -> str | None:

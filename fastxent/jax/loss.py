@@ -17,7 +17,7 @@ from fastxent.jax import formula
 from fastxent.jax.handlers import call_loss
 from fastxent.jax.operands import LossOptions, Operands, Wants
 
-__all__ = ["loss"]
+__all__ = ["loss", "moves"]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -28,13 +28,13 @@ def loss(options: LossOptions, operands: Operands) -> Any:
 
 def _loss_jvp(options: LossOptions, primals: Any, tangents: Any) -> tuple[Any, Any]:
     (operands,), (dots,) = primals, tangents
-    moved = [name for name, dot in zip(Operands._fields, dots, strict=True) if _moves(dot)]
+    moved = [name for name, dot in zip(Operands._fields, dots, strict=True) if moves(dot)]
     wants = Wants("logits" in moved, "target" in moved)
     if any(wants):
         value, *grads = _loss_and_grads(options, wants, operands)
     else:
         value, grads = loss(options, operands), []
-    names = [name for name, wanted in zip(("logits", "target"), wants, strict=True) if wanted]
+    names = [name for name in ("logits", "target") if name in moved]
     tangent = jnp.zeros_like(value)
     for name, grad in zip(names, grads, strict=True):
         tangent = tangent + _dot(options, grad, getattr(dots, name), value.dtype)
@@ -58,7 +58,8 @@ def _loss_jvp(options: LossOptions, primals: Any, tangents: Any) -> tuple[Any, A
 loss.defjvp(_loss_jvp, symbolic_zeros=True)
 
 
-def _moves(dot: Any) -> bool:
+def moves(dot: Any) -> bool:
+    """Whether a tangent or cotangent is there and not known to be 0."""
     return dot is not None and not isinstance(dot, SymbolicZero)
 
 

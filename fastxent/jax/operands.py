@@ -58,10 +58,19 @@ class Operands(NamedTuple):
 
 
 class Wants(NamedTuple):
-    """Which gradients a pass shall write beside the loss."""
+    """What a pass shall write beside the loss.
+
+    Attributes
+    ----------
+    grad, target_grad : bool
+    sums : bool
+        Each row's largest transformed logit m, and its sum of exp(z - m), in the compute dtype;
+        not where the mean's denominator is 0.
+    """
 
     grad: bool = False
     target_grad: bool = False
+    sums: bool = False
 
 
 LOSS_ALONE = Wants()

@@ -19,23 +19,33 @@ except ImportError as error:
     ) from error
 
 from fastxent.torch.binary import binary_cross_entropy_with_logits
+from fastxent.torch.linear import linear_cross_entropy
+from fastxent.torch.linear_module import LinearCrossEntropyLoss
 from fastxent.torch.loss import cross_entropy
 from fastxent.torch.modules import BCEWithLogitsLoss, CrossEntropyLoss
 from fastxent.torch.on_cpu.loss import empty_cache
 from fastxent.torch.patching import patch, patched, unpatch
 from fastxent.torch.softmax import log_softmax, softmax
+from fastxent.torch.vocab_parallel import (
+    VocabParallelCrossEntropyLoss,
+    vocab_parallel_cross_entropy,
+)
 
 __all__ = [
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
+    "LinearCrossEntropyLoss",
+    "VocabParallelCrossEntropyLoss",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
     "empty_cache",
+    "linear_cross_entropy",
     "log_softmax",
     "patch",
     "patched",
     "softmax",
     "unpatch",
+    "vocab_parallel_cross_entropy",
 ]
 
 del _torch

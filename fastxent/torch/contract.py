@@ -21,7 +21,15 @@ class Later(Protocol):
     """What a forward pass keeps for a gradient that is computed when it is asked for.
 
     No tensor of the caller's: those come back from autograd, which may have kept them elsewhere.
+
+    Attributes
+    ----------
+    row_max, row_sum : array or Tensor
+        Largest logit of each row, and the sum of the exponentials less that.
     """
+
+    row_max: Any
+    row_sum: Any
 
     def grad(self, saved: Sequence[Tensor | None], grad_output: Tensor) -> Tensor:
         """Gradient for an upstream gradient, one number or one a row: one pass for any of them.
@@ -68,6 +76,20 @@ class Kernels(Protocol):
         aux: Iterable[str] = (),
     ) -> Found:
         """Run the pass with what is asked for; `out` takes the gradient."""
+
+    def denominator(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        sample_weight: Tensor | None,
+        settings: Settings,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the sum of the losses is divided by, and on a GPU whether a label is a bad one.
+
+        Of `logits` the shape and dtype are looked at. The host waits for neither number; on the CPU
+        the labels are checked.
+        """
 
     def scaled(self, grad: Tensor, grad_output: Tensor, is_kept: bool) -> Tensor:
         """Give a gradient times the upstream one, one number or one a row.

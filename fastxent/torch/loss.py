@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,10 +13,10 @@ from fastxent.checks import check_choice, check_normalizer
 from fastxent.checks.torch import check_memory, check_no_gradient, check_traceable
 from fastxent.reduction import REDUCTIONS
 from fastxent.torch import eager, formula, operators
-from fastxent.torch.arrays import class_axis
 from fastxent.torch.devices import check_tensors, is_on_gpu
 from fastxent.torch.door import check_call
 from fastxent.torch.modes import has_tangent, is_eager, needs_grad
+from fastxent.torch.normalizer import divided_rows, unless_empty
 from fastxent.torch.settings import Settings
 
 __all__ = ["cross_entropy"]
@@ -157,7 +156,7 @@ def cross_entropy(
         if is_on_gpu(normalizer):
             # its number stays there: a mean is a sum of rows that weigh less
             check_normalizer(1.0, check_choice(reduction, "reduction", REDUCTIONS))
-            sample_weight = _divided_rows(input, sample_weight, normalizer)
+            sample_weight = divided_rows(input, sample_weight, normalizer)
             divisor, reduction, normalizer = normalizer.reshape(()), "sum", None
         else:
             normalizer = normalizer.item()
@@ -169,7 +168,7 @@ def cross_entropy(
     if not is_eager(input, target) or has_tangent(input, target):
         check_traceable(in_place, aux)
         loss = _traced(input, target, weight, sample_weight, settings, memory)
-        return loss if divisor is None else _unless_empty(loss, divisor, all_ignored)
+        return loss if divisor is None else unless_empty(loss, divisor, all_ignored)
     call = eager.Call(
         settings,
         is_plain=not (has_factors or aux) and options == _PLAIN,
@@ -181,25 +180,8 @@ def cross_entropy(
     )
     loss = eager.run(input, target, call)
     if divisor is not None:
-        loss = _unless_empty(loss, divisor, all_ignored)
+        loss = unless_empty(loss, divisor, all_ignored)
     return (loss, call.found_aux) if call.found_aux is not None and aux else loss
-
-
-def _divided_rows(input: Tensor, sample_weight: Tensor | None, normalizer: Tensor) -> Tensor:
-    """Weights of the rows over the denominator of the mean, 0 where that is 0."""
-    factors = {} if sample_weight is None else {"sample_weight": sample_weight}
-    check_tensors(input=input, normalizer=normalizer, **factors)
-    share = torch.where(normalizer == 0, 0.0, 1.0 / normalizer.double()).reshape(())
-    if sample_weight is not None:
-        # a number alone would be rounded to the dtype of the weights
-        return sample_weight.double() * share
-    axis = class_axis(input)
-    return share.expand(input.shape[:axis] + input.shape[axis + 1 :])
-
-
-def _unless_empty(loss: Tensor, divisor: Tensor, all_ignored: str) -> Tensor:
-    """The loss, or what it is where the denominator of the mean is 0."""
-    return torch.where(divisor == 0, math.nan if all_ignored == "nan" else 0.0, loss)
 
 
 def _check_factors(input: Any, weight: Any, sample_weight: Any) -> None:

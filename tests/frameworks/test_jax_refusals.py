@@ -34,7 +34,7 @@ def test_floats_of_eight_bits_are_refused(name):
 @pytest.mark.parametrize("weight", [None, np.float16])
 def test_the_handler_looks_at_dtypes_itself(target, weight):
     # as a program may call it that was exported by another version
-    integers = np.array([2, 0, 2, 0, 0, 0, weight is not None, 0, 0, 0, 0, 0], np.int64)
+    integers = np.array([2, 0, 2, 0, 0, 0, weight is not None, 0, 0, 0, 0, 0, 0], np.int64)
     numbers = np.array([1.0, 0.0, 1.0, 0.0, 0.0])
     given = [jnp.zeros((2, 3)), jnp.full((2, 3), 1 / 3, target)]
     if weight is not None:
@@ -85,7 +85,7 @@ def test_sizes_are_compared_when_an_exported_program_runs(name):
 
 @pytest.mark.parametrize("at", [2, 3, 4])
 def test_the_handler_compares_sizes(at):
-    integers = np.array([2, 0, 2, 0, 0, 0, 1, 1, 1, 0, 0, 0], np.int64)
+    integers = np.array([2, 0, 2, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0], np.int64)
     numbers = np.array([1.0, 0.0, 1.0, 0.0, 0.0])
     given = [LOGITS, np.maximum(LABELS, 0), *(jnp.ones(size) for size in (3, 4, 1))]
     call = jax.ffi.ffi_call("fastxent_cross_entropy", [jax.ShapeDtypeStruct((), jnp.float32)])

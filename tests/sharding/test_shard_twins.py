@@ -1,16 +1,19 @@
-"""The verbs of shards in the compiled backends: the bits of a single call, and of each other."""
+"""The verbs of shards in the Numba backend: the bits of a single call, and of the compiled twin."""
 
 import os
-from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
 
 import fastxent as fx
 from fastxent.backends import load
-from fastxent.backends.contract import BLOCK, Outputs, PartialSums
+from fastxent.backends.contract import BLOCK
 from fastxent.problem import Problem
+from sharding.verbs import check_same, sharded_call, single_call
+
+REASON = fx.backends()["numba"]
+pytestmark = pytest.mark.skipif(REASON is not None, reason=f"numba: {REASON}")
+NUMBA = load("numba")
 
 ROWS = 11
 MIXED = {
@@ -20,102 +23,6 @@ MIXED = {
     "logit_scale": 0.7,
     "reduction": "none",
 }
-
-
-def can_run(name):
-    reason = fx.backends()[name]
-    return pytest.param(name, marks=pytest.mark.skipif(reason is not None, reason=f"{reason}"))
-
-
-def part_of(problem, begin, end):
-    """The problem of some of the classes."""
-
-    def here(factor):
-        return factor[begin:end] if isinstance(factor, np.ndarray) else factor
-
-    return replace(
-        problem,
-        logits=problem.logits[..., begin:end],
-        soft=None if problem.soft is None else problem.soft[..., begin:end],
-        background=here(problem.background),
-        gain=here(problem.gain),
-        classes=end - begin,
-        class_offset=begin,
-    )
-
-
-def sums_for(problem, aux):
-    shape = -(-problem.classes // BLOCK), problem.rows
-    massed = problem.soft is not None or problem.background is not None
-    return PartialSums(
-        max=np.full(shape, 7.0),
-        sum=np.full(shape, 7.0),
-        mass=np.full(shape, 7.0) if massed else None,
-        dot=np.full(shape, 7.0) if massed else None,
-        spread=np.full(shape, 7.0) if aux else None,
-        argmax=np.full(shape, 7, np.int64) if aux else None,
-        label_logit=None if problem.target is None else np.full(problem.rows, 7.0),
-    )
-
-
-NAMES = ("max", "sum", "mass", "dot", "spread", "argmax")
-
-
-def joined(sums):
-    """The sums of all parts, in the order of their classes."""
-    arrays = {
-        name: np.concatenate([getattr(part, name) for part in sums])
-        for name in NAMES
-        if getattr(sums[0], name) is not None
-    }
-    if sums[0].label_logit is not None:
-        arrays["label_logit"] = np.sum([part.label_logit for part in sums], axis=0)
-    return PartialSums(**arrays)
-
-
-def outputs_for(problem, aux):
-    compute, loss, rows = problem.precision.compute, problem.precision.loss, problem.rows
-    return Outputs(
-        loss=np.full(rows, 7, loss),
-        total=np.full(1, 7.0),
-        row_max=np.full(rows, 7, compute),
-        row_sum=np.full(rows, 7.0),
-        log_prob=np.full(rows, 7, loss),
-        argmax=np.full(rows, 7, np.int64) if aux else None,
-        entropy=np.full(rows, 7, loss) if aux else None,
-    )
-
-
-def single_call(backend, problem, aux):
-    """The outputs of one call, and its gradient laid out as the logits."""
-    out, grad = outputs_for(problem, aux), problem.new_output(None)
-    backend.forward(problem, replace(out, grad=grad.rows))
-    return out, grad.rows
-
-
-def sharded_call(backend, problem, cuts, aux, in_place=False):
-    """The same from shards; with the sums that they hand up, and the mass of the rows."""
-    shards = [part_of(problem, *ends) for ends in pairwise(cuts)]
-    sums = [sums_for(shard, aux) for shard in shards]
-    for shard, of_shard in zip(shards, sums, strict=True):
-        backend.partial(shard, of_shard)
-    out = replace(outputs_for(problem, aux), mass=np.full(problem.rows, 7.0))
-    stand_in = replace(problem, logits=None, soft=None, background=None, gain=None)
-    whole = joined(sums)
-    backend.merge(stand_in, whole, out)
-    grad = problem.logits if in_place else problem.new_output(None).rows
-    statistics = out.row_max.astype(np.float64), out.row_sum, out.mass
-    for shard, ends in zip(shards, pairwise(cuts), strict=True):
-        backend.partial_backward(shard, *statistics, grad[..., slice(*ends)])
-    return out, grad, whole
-
-
-def check_same(ours, others):
-    for name in Outputs.__slots__:
-        a, b = getattr(ours, name), getattr(others, name)
-        assert (a is None) == (b is None) or name == "mass", name
-        if a is not None and b is not None:
-            np.testing.assert_array_equal(a, b, err_msg=name, strict=True)
 
 
 def logits_of(rng, classes, storage="float32", rows=ROWS):
@@ -150,41 +57,37 @@ def cases_of(rng, storage, classes, labels):
     if storage == "bfloat16":
         return [(labels, {}, False)]
     few = [(labels, {}, False), (labels, {"label_smoothing": 0.1}, False), (soft, {}, False)]
-    return [*few, (labels, weighted, True), (soft, MIXED, True)]
+    return [*few, (labels, weighted, True)]
 
 
-def built(name, logits, target, num_threads=1, **options):
-    if not np.issubdtype(target.dtype, np.integer):
-        options.pop("ignore_index", None)
+def built(logits, target, num_threads=1, **options):
     problem = Problem.build(logits, target, num_threads=1, **options)
     problem.num_threads = num_threads
-    return problem.with_labels(load(name))
+    return problem.with_labels(NUMBA)
 
 
 # --- the bits of a single call
 
 
-@pytest.mark.parametrize("name", [can_run("numba"), can_run("cython")])
 @pytest.mark.parametrize("storage", ["float32", "float64", "float16", "bfloat16"])
-def test_blocks_merged_in_order_have_the_bits_of_a_single_call(name, storage):
+def test_blocks_merged_in_order_have_the_bits_of_a_single_call(storage):
     classes = 3 * BLOCK + 300
     rng = np.random.default_rng(1)
     logits, storing = logits_of(rng, classes, storage)
     for target, options, aux in cases_of(rng, storage, classes, labels_of(rng, classes)):
-        problem = built(name, logits, target, **options, **storing)
-        out, grad = single_call(load(name), problem, aux)
+        problem = built(logits, target, **options, **storing)
+        out, grad = single_call(NUMBA, problem, aux)
         for cuts in ((0, BLOCK, 3 * BLOCK, classes), (0, classes)):
-            ours, ours_grad, _ = sharded_call(load(name), problem, cuts, aux)
+            ours, ours_grad, _ = sharded_call(NUMBA, problem, cuts, aux)
             check_same(ours, out)
             np.testing.assert_array_equal(ours_grad, grad, strict=True)
 
 
-@pytest.mark.parametrize("name", [can_run("numba"), can_run("cython")])
 @pytest.mark.parametrize("storage", ["float32", "float16"])
 @pytest.mark.parametrize(
     "layout", ["rows apart", "classes apart", "three dimensions", "in columns"]
 )
-def test_any_layout(name, storage, layout):
+def test_any_layout(storage, layout):
     classes = 2 * BLOCK + 130
     rng = np.random.default_rng(2)
     close, _ = logits_of(rng, classes, storage)
@@ -199,57 +102,54 @@ def test_any_layout(name, storage, layout):
     target = labels_of(rng, classes)
     if storage == "float16":
         target = rng.random((ROWS, classes), np.float32)
-    expected, expected_grad = single_call(load(name), built(name, close, target, **MIXED), False)
+    expected, expected_grad = single_call(NUMBA, built(close, target, **MIXED), False)
     if layout == "three dimensions":
         logits = np.zeros((2, 7, classes), storage)[:, 1:]
         logits[0], logits[1, :5] = close[:6], close[6:]
         target = np.concatenate([target, target[:1]]).reshape(2, 6, *target.shape[1:])
-    problem = built(name, logits, target, **MIXED)
-    ours, grad, _ = sharded_call(load(name), problem, (0, BLOCK, classes), False)
+    problem = built(logits, target, **MIXED)
+    ours, grad, _ = sharded_call(NUMBA, problem, (0, BLOCK, classes), False)
     np.testing.assert_array_equal(ours.loss[:ROWS], expected.loss)
     np.testing.assert_array_equal(np.reshape(grad, (-1, classes))[:ROWS], expected_grad)
 
 
-@pytest.mark.parametrize("name", [can_run("numba"), can_run("cython")])
 @pytest.mark.parametrize("storage", ["float32", "float16"])
-def test_gradient_over_the_logits(name, storage):
+def test_gradient_over_the_logits(storage):
     classes = BLOCK + 700
     rng = np.random.default_rng(3)
     logits, _ = logits_of(rng, classes, storage)
     for target, options, _ in cases_of(rng, storage, classes, labels_of(rng, classes)):
-        problem = built(name, logits.copy(), target, **options)
-        _, grad = single_call(load(name), problem, False)
-        _, ours, _ = sharded_call(load(name), problem, (0, BLOCK, classes), False, in_place=True)
+        problem = built(logits.copy(), target, **options)
+        _, grad = single_call(NUMBA, problem, False)
+        _, ours, _ = sharded_call(NUMBA, problem, (0, BLOCK, classes), False, in_place=True)
         np.testing.assert_array_equal(ours, grad)
 
 
-@pytest.mark.parametrize("name", [can_run("numba"), can_run("cython")])
 @pytest.mark.parametrize(("rows", "classes"), [(3, 70_001), (700, 150)])
-def test_any_number_of_threads_gives_the_same_bits(name, rows, classes):
+def test_any_number_of_threads_gives_the_same_bits(rows, classes):
     rng = np.random.default_rng(4)
     logits, _ = logits_of(rng, classes, rows=rows + 3)
     logits = logits[3:]
     labels = labels_of(rng, classes, rows + 3)[3:]
     for options in ({}, MIXED):
-        expected = single_call(load(name), built(name, logits, labels, **options), False)
+        expected = single_call(NUMBA, built(logits, labels, **options), False)
         for threads in (1, 2, 5):
-            problem = built(name, logits, labels, threads, **options)
+            problem = built(logits, labels, threads, **options)
             cuts = (0, classes // 2 // BLOCK * BLOCK, classes) if classes > BLOCK else (0, classes)
-            ours, grad, _ = sharded_call(load(name), problem, cuts, False)
+            ours, grad, _ = sharded_call(NUMBA, problem, cuts, False)
             check_same(ours, expected[0])
             np.testing.assert_array_equal(grad, expected[1])
 
 
-@pytest.mark.parametrize("name", [can_run("numba"), can_run("cython")])
-def test_a_label_that_changed_after_the_check_spoils_its_row_alone(name):
+def test_a_label_that_changed_after_the_check_spoils_its_row_alone():
     classes = BLOCK + 5
     rng = np.random.default_rng(5)
     logits, _ = logits_of(rng, classes)
     labels = labels_of(rng, classes)
-    problem = built(name, logits, labels, **MIXED)
-    expected, grad = single_call(load(name), problem, True)
+    problem = built(logits, labels, **MIXED)
+    expected, grad = single_call(NUMBA, problem, True)
     problem.target[4] = classes
-    ours, ours_grad, sums = sharded_call(load(name), problem, (0, BLOCK, classes), True)
+    ours, ours_grad, sums = sharded_call(NUMBA, problem, (0, BLOCK, classes), True)
     others = np.arange(ROWS) != 4
     np.testing.assert_array_equal(ours.loss[others], expected.loss[others])
     np.testing.assert_array_equal(ours_grad[others], grad[others])
@@ -258,12 +158,11 @@ def test_a_label_that_changed_after_the_check_spoils_its_row_alone(name):
     assert np.isnan(sums.max[:, 4]).all()
 
 
-@pytest.mark.parametrize("name", [can_run("numba"), can_run("cython")])
-def test_skipped_rows_are_not_read_and_hand_up_what_counts_for_nothing(name):
+def test_skipped_rows_are_not_read_and_hand_up_what_counts_for_nothing():
     classes = BLOCK + 5
     logits = np.full((2, classes), np.nan, np.float32)
-    problem = built(name, logits, np.array([-100, 3]), label_smoothing=0.1)
-    out, grad, sums = sharded_call(load(name), problem, (0, BLOCK, classes), True)
+    problem = built(logits, np.array([-100, 3]), label_smoothing=0.1)
+    out, grad, sums = sharded_call(NUMBA, problem, (0, BLOCK, classes), True)
     held = {"max": 0, "sum": 1, "mass": 0, "dot": 0, "spread": 0, "argmax": -1}
     for field, value in held.items():
         assert (getattr(sums, field)[:, 0] == value).all(), field
@@ -279,10 +178,10 @@ def test_skipped_rows_are_not_read_and_hand_up_what_counts_for_nothing(name):
 @pytest.mark.parametrize("storage", ["float32", "float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("classes", [1, 3, 17, 100, 101, 1023, 1025, 5000])
 def test_the_compiled_twin_gives_the_same_bits(storage, classes):
-    for name in ("numba", "cython"):
-        if fx.backends()[name] is not None:
-            pytest.skip(f"{name}: {fx.backends()[name]}")
-    if load("cython").info()["instruction level"] not in ("v3", "v4"):
+    if fx.backends()["cython"] is not None:
+        pytest.skip("cython: " + str(fx.backends()["cython"]))
+    cython = load("cython")
+    if cython.info()["instruction level"] not in ("v3", "v4"):
         pytest.skip("the compiled backend runs without a fused multiply-add")
     rng = np.random.default_rng(classes)
     x = (4 * rng.normal(size=(ROWS, classes))).astype(np.float32)
@@ -293,9 +192,9 @@ def test_the_compiled_twin_gives_the_same_bits(storage, classes):
     middle = classes // 2 if classes > 1 else 1
     cuts = (0, middle, classes) if middle < classes else (0, classes)
     for target, options, aux in cases_of(rng, storage, classes, labels):
-        problem = built("numba", logits, target, **options, **bits)
-        ours, grad, sums = sharded_call(load("numba"), problem, cuts, aux)
-        others, other_grad, other_sums = sharded_call(load("cython"), problem, cuts, aux)
+        problem = built(logits, target, **options, **bits)
+        ours, grad, sums = sharded_call(NUMBA, problem, cuts, aux)
+        others, other_grad, other_sums = sharded_call(cython, problem, cuts, aux)
         check_same(ours, others)
         np.testing.assert_array_equal(ours.mass, others.mass)
         np.testing.assert_array_equal(grad, other_grad)
@@ -307,18 +206,17 @@ def test_the_compiled_twin_gives_the_same_bits(storage, classes):
 # --- where the kernels run
 
 
-@pytest.mark.parametrize("name", [can_run("numba"), can_run("cython")])
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_forked_child_computes_the_same(name):
+def test_a_forked_child_computes_the_same():
     rng = np.random.default_rng(6)
     logits, _ = logits_of(rng, BLOCK + 50, rows=200)
-    problem = built(name, logits, labels_of(rng, BLOCK + 50, 200), num_threads=2)
+    problem = built(logits, labels_of(rng, BLOCK + 50, 200), num_threads=2)
     cuts = (0, BLOCK, BLOCK + 50)
-    loss = sharded_call(load(name), problem, cuts, False)[0].loss
+    loss = sharded_call(NUMBA, problem, cuts, False)[0].loss
     child = os.fork()
     if child == 0:
         try:
-            again = sharded_call(load(name), problem, cuts, False)[0].loss
+            again = sharded_call(NUMBA, problem, cuts, False)[0].loss
             os._exit(0 if np.array_equal(loss, again, equal_nan=True) else 1)
         except BaseException:
             os._exit(2)

@@ -21,7 +21,7 @@ from fastxent.torch.arrays import array_of, class_axis, factor_of, storage_of, t
 from fastxent.torch.contract import Found
 from fastxent.torch.settings import Settings
 
-__all__ = ["empty_cache", "forward", "plain_forward"]
+__all__ = ["empty_cache", "forward", "plain_forward", "problem_of"]
 
 
 # From this size on gradients lie in memory of our own, which the next call takes again once they
@@ -44,7 +44,7 @@ class _Later:
         logits, target, weight, sample_weight = saved
         assert logits is not None
         assert target is not None
-        problem = _problem(logits, target, weight, sample_weight, self.settings)
+        problem = problem_of(logits, target, weight, sample_weight, self.settings)
         problem = problem.with_labels(self.backend)
         upstream = array_of(grad_output)
         grad = problem.later_grad(self.backend, self.row_max, self.row_sum, upstream)
@@ -109,7 +109,7 @@ def forward(
     into = None if out is None else array_of(out, storage)
     if wants_grad and out is None and given.nbytes >= _LARGE and given.flags.c_contiguous:
         into = _spare.array(given.shape, given.dtype)
-    problem = _problem(
+    problem = problem_of(
         *(logits, target, weight, sample_weight, settings),
         grad_output=None if grad_output is None else array_of(grad_output),
         out=into,
@@ -138,7 +138,7 @@ def forward(
     return found
 
 
-def _problem(
+def problem_of(
     logits: Tensor,
     target: Tensor,
     weight: Tensor | None,
@@ -146,6 +146,7 @@ def _problem(
     settings: Settings,
     **more: Any,
 ) -> Problem:
+    """Check a call; its labels are not looked at yet."""
     storage = storage_of(logits)
     options = settings._asdict()
     del options["backend"]

@@ -1,0 +1,213 @@
+"""The two ways in which ranks turn statistics of their own classes into those of all classes.
+
+`reduced` lets the library of the channel add up: two exchanges of 3 to 4 numbers a row. `in_order`
+hands every part to every rank, which merges them in the order of the classes: the same bits for
+any number of ranks and any algorithm of the library.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastxent.backends.contract import BLOCK
+from fastxent.sharding.agreement import Shards
+from fastxent.sharding.stats import ShardStats
+
+__all__ = ["Channel", "in_order", "reduced"]
+
+_OF_PARTS = ("max", "sum", "mass", "dot", "spread", "bare_mass", "bare_dot", "argmax")
+_OF_TARGETS = (("mass", "dot"), ("bare_mass", "bare_dot"))
+# What an ignored row holds.
+_IGNORED = {"sum": 1.0, "mass": 0.0, "dot": 0.0, "spread": 0.0}
+# Above every class, and exact as float64 too.
+_NO_CLASS = 1 << 53
+
+
+class Channel(Protocol):
+    """What ranks speak through: contiguous arrays of one dimension.
+
+    Attributes
+    ----------
+    arrays : module
+        `numpy`, or `torch` where they are tensors.
+    rank, size : int
+    """
+
+    arrays: Any
+    rank: int
+    size: int
+
+    def all_max(self, numbers: Any) -> None:
+        """Largest of each entry over the ranks, in place; float64 without a NaN."""
+
+    def all_min(self, numbers: Any) -> None:
+        """Least of each entry over the ranks, in place; int64."""
+
+    def all_sum(self, numbers: Any) -> None:
+        """Sum of each entry over the ranks, in place; float64. All ranks get the same bits."""
+
+    def gather(self, numbers: Any, counts: Sequence[int]) -> list[Any]:
+        """The float64 numbers of every rank, of which rank r has ``counts[r]``."""
+
+
+def reduced(stats: ShardStats, shards: Shards, channel: Channel, counted: Any) -> ShardStats:
+    """Statistics of all classes, in one part, from an exchange of maxima and one of sums.
+
+    Parameters
+    ----------
+    stats : ShardStats
+        Of this rank, in one part, or in none where it has no class.
+    shards : Shards
+    channel : Channel
+    counted : bool array of the rows, or None
+        For class indices which rows count; None where all do.
+
+    Returns
+    -------
+    ShardStats
+        The same bits on every rank.
+    """
+    xp = channel.arrays
+    rows_shape = stats.max.shape[1:]
+    own = {name: _only_part(getattr(stats, name), name) for name in _OF_PARTS}
+    # what a comparison makes of a NaN depends on the order of the ranks: the sum carries it
+    is_nan = xp.isnan(own["max"])
+    top = xp.where(is_nan, -math.inf, own["max"])
+    of_all = xp.zeros_like(top) + top
+    channel.all_max(of_all)
+    sums = _lowered(own, top, of_all, xp)
+    sums["sum"] = xp.where(is_nan, math.nan, sums["sum"])
+    is_hard = stats.label_logit is not None
+    if is_hard:
+        sums["label_logit"] = stats.label_logit.reshape(-1)
+    if is_hard and "mass" in sums:
+        # beside a label every row that counts has the same mass
+        sums["mass"] = sums["mass"].max().reshape(1) if math.prod(rows_shape) else sums["mass"]
+    found = _summed(sums, channel)
+    if is_hard and "mass" in sums:
+        found["mass"] = xp.zeros_like(of_all) + found["mass"]
+    if counted is not None:
+        skipped = ~counted.reshape(-1)
+        for name, filling in _IGNORED.items():
+            if name in found:
+                found[name] = xp.where(skipped, filling, found[name])
+    if stats.argmax is not None:
+        is_here = (top == of_all) & (own["argmax"] >= 0)
+        first = xp.where(is_here, own["argmax"], _NO_CLASS)
+        channel.all_min(first)
+        found["argmax"] = xp.where(first == _NO_CLASS, -1, first)
+    changed: dict[str, Any] = {
+        name: array.reshape(rows_shape if name == "label_logit" else (1, *rows_shape))
+        for name, array in (found | {"max": of_all}).items()
+    }
+    changed |= {"first_class": (0,), "classes": (shards.num_classes,), "by_block": False}
+    return stats._replace(**changed)
+
+
+def _only_part(array: Any, name: str) -> Any:
+    """The rows of the only part; where there is none, what no class hands up."""
+    if array is None:
+        return None
+    if array.shape[0]:
+        return array.reshape(-1)
+    return array.sum(0).reshape(-1) + {"max": -math.inf, "argmax": -1}.get(name, 0)
+
+
+def _lowered(own: dict[str, Any], top: Any, of_all: Any, xp: Any) -> dict[str, Any]:
+    """Sums relative to the maximum of all classes."""
+    with np.errstate(all="ignore"):
+        # where all is masked sums are relative to 0 already
+        down = xp.where(top == -math.inf, 0.0, top) - xp.where(of_all == -math.inf, 0.0, of_all)
+        share = xp.where(top == -math.inf, 0.0, xp.exp(top - of_all))
+        share = xp.where(top == of_all, 1.0, share)
+        # a NaN counts, whatever it is relative to
+        sums = {"sum": xp.where(xp.isnan(own["sum"]), own["sum"], own["sum"] * share)}
+        for mass, dot in _OF_TARGETS:
+            if own[mass] is not None:
+                sums[mass] = own[mass]
+                # without mass nothing comes down, be it from an infinite maximum
+                sums[dot] = own[dot] + xp.where(own[mass] != 0, own[mass] * down, 0.0)
+        if own["spread"] is not None:
+            spread = share * (own["spread"] + own["sum"] * down)
+            sums["spread"] = xp.where(share != 0, spread, 0.0)
+    return sums
+
+
+def _summed(sums: dict[str, Any], channel: Channel) -> dict[str, Any]:
+    """Every array summed over the ranks, in one exchange."""
+    together = channel.arrays.concatenate(list(sums.values()))
+    channel.all_sum(together)
+    found, start = {}, 0
+    for name, array in sums.items():
+        end = start + math.prod(array.shape)
+        found[name] = together[start:end]
+        start = end
+    return found
+
+
+def in_order(
+    stats: ShardStats,
+    shards: Shards,
+    channel: Channel,
+    by_block: bool,
+    merged: Callable[..., ShardStats],
+) -> ShardStats:
+    """Statistics of all classes from those of every rank, merged in the order of the classes.
+
+    Parameters
+    ----------
+    stats : ShardStats
+        Of this rank, of no part where it has no class.
+    shards : Shards
+    channel : Channel
+    by_block : bool
+        Whether each rank has a part for every `BLOCK` classes, or one in all.
+    merged : callable
+        `fastxent.merge_stats`.
+
+    Returns
+    -------
+    ShardStats
+        The same bits on every rank.
+    """
+    xp = channel.arrays
+    rows_shape = tuple(stats.max.shape[1:])
+    names = [name for name in _OF_PARTS if getattr(stats, name) is not None]
+    is_hard = stats.label_logit is not None
+    runs = [_runs(*run, by_block) for run in zip(shards.offsets, shards.classes, strict=True)]
+    own = [getattr(stats, name).reshape(-1) for name in names]
+    if is_hard and runs[shards.rank]:
+        own.append(stats.label_logit.reshape(-1))
+    # numbers of classes are exact in float64
+    together = xp.concatenate([array + xp.zeros_like(array, dtype=xp.float64) for array in own])
+    rows = math.prod(rows_shape)
+    counts = [rows * (len(run) * len(names) + is_hard) if run else 0 for run in runs]
+    found = []
+    for run, numbers in zip(runs, channel.gather(together, counts), strict=True):
+        if run:
+            shape = (len(run), *rows_shape)
+            size = math.prod(shape)
+            arrays = {
+                name: numbers[at * size : (at + 1) * size].reshape(shape)
+                for at, name in enumerate(names)
+            }
+            if "argmax" in arrays:
+                arrays["argmax"] = xp.asarray(arrays["argmax"], dtype=xp.int64)
+            if is_hard:
+                arrays["label_logit"] = numbers[len(names) * size :].reshape(rows_shape)
+            begins, sizes = zip(*run, strict=True)
+            found.append(stats._replace(**arrays, first_class=begins, classes=sizes))
+    return merged(*found)
+
+
+def _runs(offset: int, classes: int, by_block: bool) -> list[tuple[int, int]]:
+    """First class and number of classes of each part of a shard."""
+    step = BLOCK if by_block else max(classes, 1)
+    return [
+        (begin, min(step, offset + classes - begin))
+        for begin in range(offset, offset + classes, step)
+    ]

@@ -1,0 +1,213 @@
+"""One call over the classes of a group, as autograd runs it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastxent import api
+from fastxent.checks.processes import (
+    check_backend_of_group,
+    check_first_derivative,
+    check_mesh_group,
+    check_placements,
+    check_runs_eagerly,
+    check_target_placements,
+)
+from fastxent.checks.torch import check_no_gradient
+from fastxent.options import Options
+from fastxent.precision import Array
+from fastxent.sharding.agreement import Shards
+from fastxent.sharding.engine import Arguments, agreed, whole_stats
+from fastxent.sharding.stats import ShardStats
+from fastxent.side_outputs import Aux
+from fastxent.torch import shard_formula, shard_loss
+from fastxent.torch.arrays import array_of, class_axis, factor_of, storage_of
+from fastxent.torch.devices import check_tensors, is_on_gpu
+from fastxent.torch.modes import has_tangent, is_batched, is_eager
+from fastxent.torch.process_group import Group
+
+__all__ = ["ShardCall", "local_parts"]
+
+_OF_STATS = ("weight", "ignore_index", "label_smoothing", "softcap", "logit_scale", "axis", "aux")
+_OF_LOGITS = ("softcap", "logit_scale")
+
+
+class Passes(NamedTuple):
+    """The functions of shards, with the arguments of those of `fastxent`."""
+
+    partial_stats: Callable[..., ShardStats]
+    merge_stats: Callable[..., ShardStats]
+    loss_from_stats: Callable[..., Any]
+    grad_from_stats: Callable[..., Any]
+
+
+ON_HOST = Passes(api.partial_stats, api.merge_stats, api.loss_from_stats, api.grad_from_stats)
+ON_GPU = Passes(
+    shard_formula.partial_stats,
+    shard_formula.merge_stats,
+    shard_loss.loss_from_stats,
+    shard_loss.grad_from_stats,
+)
+
+
+def passes_of(tensor: Tensor) -> Passes:
+    """Who passes over the rows of a tensor: our kernels, or on a GPU PyTorch's own operators."""
+    return ON_GPU if is_on_gpu(tensor) else ON_HOST
+
+
+def _stand_in(tensor: Tensor, storage: str | None, name: str) -> Array:
+    """An array of zeros without memory, of the shape and dtype of a tensor on a GPU."""
+    zero = array_of(torch.zeros((), dtype=tensor.dtype), storage, name)
+    return np.broadcast_to(zero, tuple(tensor.shape))
+
+
+def _stand_in_of_factor(factor: Any) -> Any:
+    return np.zeros(tuple(factor.shape))
+
+
+@dataclass(slots=True)
+class ShardCall:
+    """One call: its arguments beside logits and target, and what backward needs."""
+
+    options: Options
+    merge: Any
+    backend: Any
+    num_threads: Any
+    ranks: Group
+    shards: Shards | None = None
+    stats: ShardStats | None = None
+    found_aux: Aux | None = None
+
+    def run(self, logits: Any, target: Any) -> Tensor:
+        """The loss, with a graph where one is needed."""
+        self.shards = agreed(functools.partial(self._read, logits, target), self.merge, self.ranks)
+        loss: Tensor = _VocabParallel.apply(logits, target, self)
+        return loss
+
+    def _read(self, logits: Any, target: Any) -> Arguments:
+        """Look at the arguments, and settle the options."""
+        options = self.options
+        factors = {"weight": options.weight, "sample_weight": options.sample_weight}
+        given = {name: factor for name, factor in factors.items() if factor is not None}
+        check_tensors(local_logits=logits, target=target, **given)
+        check_runs_eagerly(is_eager(logits, target) and not has_tangent(logits, target))
+        for name, factor in given.items():
+            check_no_gradient(factor.requires_grad, name)
+        check_no_gradient(target.requires_grad, "target")
+        normalizer = options.normalizer
+        if isinstance(normalizer, Tensor):
+            check_no_gradient(normalizer.requires_grad, "normalizer")
+            normalizer = normalizer.item()
+        self.options = options._replace(normalizer=normalizer, axis=class_axis(logits))
+        storage = storage_of(logits)
+        has_values = not is_on_gpu(logits)
+        check_backend_of_group(has_values or self.backend is None, self.backend)
+        read, factor = (array_of, factor_of) if has_values else (_stand_in, _stand_in_of_factor)
+        return Arguments(
+            read(logits, storage, "local_logits"),
+            read(target, storage, "target"),
+            self.options._replace(**{name: factor(one) for name, one in given.items()}),
+            has_values=has_values,
+            storage=storage,
+            backend=self.backend,
+            num_threads=self.num_threads,
+        )
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Exchange statistics, and make the loss of them."""
+        assert self.shards is not None
+        passes = passes_of(logits)
+        how = {"backend": self.backend, "num_threads": self.num_threads}
+        named = self.options._asdict()
+        partial = functools.partial(
+            passes.partial_stats,
+            logits,
+            target,
+            **{name: named[name] for name in _OF_STATS},
+            **how,
+        )
+        counted = None
+        if self.options.ignore_index is not None and not (
+            target.is_floating_point() or target.dtype is torch.bool
+        ):
+            counted = target != self.options.ignore_index
+        self.stats = stats = whole_stats(
+            self.shards, self.merge, self.ranks, partial, passes.merge_stats, counted
+        )
+        for name in _OF_LOGITS:
+            del named[name]
+        rest = {**named, **how, "num_classes": self.shards.num_classes}
+        loss = passes.loss_from_stats(stats, target, **rest)
+        if self.options.aux:
+            loss, self.found_aux = loss
+        found: Tensor = loss
+        return found
+
+    def backward(self, logits: Tensor, target: Tensor, grad_output: Tensor) -> Tensor:
+        """Gradient of the local logits."""
+        assert self.shards is not None
+        assert self.stats is not None
+        given: dict[str, Any] = {**self.options._asdict(), **self.shards.place()}
+        del given["aux"]
+        grad: Tensor = passes_of(logits).grad_from_stats(
+            logits,
+            target,
+            self.stats,
+            **given,
+            backend=self.backend,
+            num_threads=self.num_threads,
+            grad_output=grad_output,
+        )
+        return grad
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The numbers without a graph, and not with their sign still to be turned."""
+    return tensor.detach().resolve_neg()
+
+
+class _VocabParallel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, call: ShardCall) -> Tensor:
+        ctx.call = call
+        # also to notice tensors that were written to before backward
+        ctx.save_for_backward(logits, target)
+        return call.forward(_plain(logits), _plain(target))
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        check_first_derivative(torch.is_grad_enabled() or is_batched(grad_output))
+        logits, target = ctx.saved_tensors
+        given = _plain(logits), _plain(target), _plain(grad_output)
+        return ctx.call.backward(*given), None, None
+
+
+def local_parts(logits: Any, target: Any, group: Any) -> tuple[Any, Any, Any]:
+    """Local tensors and the group of their mesh, where these are DTensors; gradients go through."""
+    distributed = sys.modules.get("torch.distributed.tensor")
+    if distributed is None:
+        return logits, target, group
+    if isinstance(logits, distributed.DTensor):
+        mesh, placements = logits.device_mesh, logits.placements
+        axis = class_axis(logits)
+        at = [dim for dim, place in enumerate(placements) if place.is_shard(axis)]
+        others = [place for place in placements if not place.is_shard(axis)]
+        check_placements(
+            len(at) == 1 and all(place.is_replicate() for place in others), placements, axis
+        )
+        of_mesh = mesh.get_group(at[0])
+        check_mesh_group(group is None or group is of_mesh)
+        logits, group = logits.to_local(grad_placements=placements), of_mesh
+    if isinstance(target, distributed.DTensor):
+        is_whole = all(place.is_replicate() for place in target.placements)
+        check_target_placements(is_whole, target.placements)
+        target = target.to_local()
+    return logits, target, group
