@@ -31,7 +31,7 @@ BELOW_ADAPTERS = {
     "binary",
     "loss",
 } | DOOR
-BELOW_ADAPTERS |= {"shortcut", "side_outputs", "on_device.", "linear.", "sharding."}
+BELOW_ADAPTERS |= {"shortcut", "side_outputs", "on_device.", "linear.", "sharding.", "long_sum"}
 BENCH = {"backends", "backends.contract", "precision", "threads"}
 ALLOWED = {
     "errors": set(),
@@ -39,9 +39,13 @@ ALLOWED = {
     "version": set(),
     "reference.*": {"reference."},
     "device_array": {"precision"},
-    "on_device.*": {"on_device.", "backends", "backends.contract", "binary", "side_outputs"} | DOOR,
+    "on_device.*": {"on_device.", "backends", "backends.contract", "binary", "side_outputs"}
+    | {"sharding."}
+    | DOOR,
     "layout": {"precision"},
     "options": set(),
+    "long_sum": set(),
+    "long_sum": set(),
     "interchange.*": {"interchange.", "device_array", "precision"},
     "checks.*": {"checks.", "device_array", "errors", "interchange", "layout", "precision"},
     "environment": {"checks"},
@@ -95,7 +99,7 @@ ALLOWED = {
     }
     | DOOR,
     "linear.*": {"linear.", "backends", "backends.contract", "side_outputs"} | DOOR,
-    "sharding.*": {"sharding.", "backends", "backends.contract", "side_outputs"} | DOOR,
+    "sharding.*": {"sharding.", "checks.", "backends", "backends.contract", "side_outputs"} | DOOR,
     "shortcut": {"backends", "layout", "options", "threads"},
     "loss": {"api", "checks", "options"},
     "cases.*": {"cases.", "precision"},

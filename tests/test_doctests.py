@@ -26,6 +26,8 @@ FRAMEWORKS = {
     "numba": ("numba",),
     "tensorflow": ("tensorflow",),
     "keras": ("keras", "tensorflow"),
+    "dask": ("dask",),
+    "mpi": ("mpi4py",),
 }
 
 

@@ -108,8 +108,7 @@ logit_scale, all_ignored, aux
         num_threads=num_threads,
     )
     home = home_of(hidden)
-    chosen = pick(backend, call.problem)
-    loss, _, asides = loss_grads_and_aux(call, chosen, lambda: chosen)
+    loss, _, asides = loss_grads_and_aux(call, pick(backend, call.problem))
     return home.give(loss) if asides is None else (home.give(loss), home.give_each(asides))
 
 
@@ -214,10 +213,7 @@ backend, num_threads
         out=out,
     )
     home = home_of(hidden)
-    chosen = pick(backend, call.problem)
-    loss, found, asides = loss_grads_and_aux(
-        call, chosen, lambda: pick(backend, call.problem, "partial_backward")
-    )
+    loss, found, asides = loss_grads_and_aux(call, pick(backend, call.problem))
     given = LinearGrads(
         *(
             None if grad is None else home.deliver(grad, into)

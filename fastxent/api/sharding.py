@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fastxent import checks, sharding
+from fastxent import checks, on_device, sharding
 from fastxent.interchange import Home, home_of
 from fastxent.options import Options
 from fastxent.sharding import ShardStats
@@ -104,8 +104,9 @@ def partial_stats(
         aux=aux,
     )
     home = home_of(logits)
-    checks.check_is_on_host(home.is_on_device, "partial_stats")
     shard = class_offset, num_classes
+    if home.is_on_device:
+        return on_device.partial_stats(home, target, options, shard, by_block, backend, num_threads)
     stats = sharding.stats_of(logits, target, options, shard, by_block, backend, num_threads)
     return _given(home, stats)
 
@@ -123,6 +124,8 @@ def merge_stats(*stats: ShardStats) -> ShardStats:
     ShardStats
         Parts in class order. Where all are `by_block` they are put together as they are, and
         nothing is rounded; else runs of classes that touch become one part, in float64.
+        Statistics on a GPU are merged on the host: this waits for the GPU, where `partial_stats`,
+        `loss_from_stats` and `grad_from_stats` do not.
 
     Raises
     ------
@@ -142,8 +145,10 @@ def merge_stats(*stats: ShardStats) -> ShardStats:
     >>> merged.sum, merged.classes
     (array([[4.]]), (4,))
     """
-    read = checks.check_mergeable(stats, ShardStats)
-    return _given(home_of(stats[0].max), sharding.merged(read))
+    home = home_of(getattr(stats[0], "max", None)) if stats else home_of(None)
+    if home.is_on_device:
+        return on_device.merge_stats(home, stats)
+    return _given(home, sharding.merged(checks.check_mergeable(stats, ShardStats)))
 
 
 def loss_from_stats(
@@ -181,7 +186,7 @@ def loss_from_stats(
     aux : iterable of str, default ()
         As in `cross_entropy`; `partial_stats` must have been asked for the same names, but for
         "lse" and "z_loss". "target_grad" cannot be had, and "correct" of probabilities only where
-        `target` has those of all classes.
+        `target` has those of all classes, and is not on a GPU.
 
     Returns
     -------
@@ -218,7 +223,10 @@ def loss_from_stats(
         aux=aux,
     )
     home = home_of(getattr(stats, "max", None))
-    checks.check_is_on_host(home.is_on_device, "loss_from_stats")
+    if home.is_on_device:
+        return on_device.loss_from_stats(
+            home, stats, target, options, num_classes, backend, num_threads
+        )
     loss, asides = sharding.loss_of(stats, target, options, num_classes, backend, num_threads)
     return home.give(loss) if asides is None else (home.give(loss), home.give_each(asides))
 
@@ -297,8 +305,9 @@ def grad_from_stats(
         all_ignored=all_ignored,
     )
     home = home_of(logits)
-    checks.check_is_on_host(home.is_on_device, "grad_from_stats")
     shard = class_offset, num_classes
     rest = backend, num_threads, grad_output, out
+    if home.is_on_device:
+        return on_device.grad_from_stats(home, target, stats, options, shard, *rest)
     grad = sharding.grad_of(logits, target, stats, options, shard, *rest)
     return home.deliver(grad, out)

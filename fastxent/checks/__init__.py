@@ -68,7 +68,7 @@ from fastxent.checks.sharding import (
     check_target_of_stats,
     check_whole_stats,
 )
-from fastxent.checks.states import check_is_on_host, raise_backend, raise_call_order
+from fastxent.checks.states import raise_backend, raise_call_order
 
 __all__ = [
     "as_device_array",
@@ -91,7 +91,6 @@ __all__ = [
     "check_grad_names",
     "check_grad_output",
     "check_ignore_index",
-    "check_is_on_host",
     "check_is_writable",
     "check_label_smoothing",
     "check_linear_arrays",

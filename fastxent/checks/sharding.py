@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
 
 from fastxent.checks.arrays import check_target
 from fastxent.checks.axes import check_axis
+from fastxent.checks.on_device import outline
 from fastxent.checks.options import check_num_classes
 from fastxent.checks.output import overlap
 from fastxent.checks.reading import as_array, integer, shown
+from fastxent.device_array import DeviceArray
 from fastxent.errors import DTypeError, OptionError, OutputError, ShapeError
 from fastxent.precision import Array
 
@@ -65,13 +68,21 @@ def check_begins_block(class_offset: int, block: int) -> None:
 
 
 def check_aux_of_stats(
-    asked: tuple[str, ...], soft_classes: int | None = None, num_classes: int | None = None
+    asked: tuple[str, ...],
+    soft_classes: int | None = None,
+    num_classes: int | None = None,
+    on_device: bool = False,
 ) -> None:
     """Side outputs follow from statistics of rows; `soft_classes` is what probabilities are of."""
     if "target_grad" in asked:
         raise OptionError(
             "aux names 'target_grad', which has a number for each class and does not follow from "
             "statistics of rows: leave the name out"
+        )
+    if "correct" in asked and soft_classes is not None and on_device:
+        raise OptionError(
+            "aux names 'correct', and target holds probabilities on a GPU, which are not searched "
+            "for their largest: compare aux.argmax yourself"
         )
     if "correct" in asked and soft_classes is not None and soft_classes != num_classes:
         raise OptionError(
@@ -80,8 +91,17 @@ def check_aux_of_stats(
         )
 
 
-def check_stats(value: Any, kind: type[Stats], name: str = "stats") -> Stats:
-    """Statistics as NumPy arrays of one shape."""
+def _as_dense(value: Any, name: str) -> Array:
+    return np.require(as_array(value, name), requirements=["C_CONTIGUOUS", "ALIGNED"])
+
+
+def check_stats(
+    value: Any,
+    kind: type[Stats],
+    name: str = "stats",
+    read: Callable[[Any, str], Any] = _as_dense,
+) -> Stats:
+    """Statistics as dense arrays of one shape, NumPy's unless `read` reads others."""
     if not isinstance(value, kind):
         raise DTypeError(
             f"{name} must be a {kind.__name__}, as fastxent.partial_stats and "
@@ -89,7 +109,7 @@ def check_stats(value: Any, kind: type[Stats], name: str = "stats") -> Stats:
         )
     given: Any = value
     runs = _runs(given, name)
-    arrays: dict[str, Array] = {}
+    arrays: dict[str, Any] = {}
     shape: tuple[int, ...] | None = None
     for field in (*_OF_PARTS, "label_logit"):
         part = getattr(given, field)
@@ -97,7 +117,7 @@ def check_stats(value: Any, kind: type[Stats], name: str = "stats") -> Stats:
             if field in ("max", "sum"):
                 raise DTypeError(f"{name}.{field} is None: every ShardStats has it")
             continue
-        array = as_array(part, f"{name}.{field}")
+        array = read(part, f"{name}.{field}")
         dtype = np.dtype(np.int64 if field == "argmax" else np.float64)
         if array.dtype != dtype:
             raise DTypeError(f"{name}.{field} has dtype {array.dtype}: expected {dtype}")
@@ -108,12 +128,12 @@ def check_stats(value: Any, kind: type[Stats], name: str = "stats") -> Stats:
                 f"{name}.{field} has {shown(array.shape)}: expected one entry for each of "
                 f"{len(runs)} parts and each row of {name}.max, {shown(needed)}"
             )
-        arrays[field] = np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])
+        arrays[field] = array
     for mass, dot in (("mass", "dot"), ("bare_mass", "bare_dot")):
         if (mass in arrays) != (dot in arrays):
             raise DTypeError(f"{name}.{mass} and {name}.{dot} must both be there or both be None")
-    read: Stats = given._replace(**arrays)
-    return read
+    dense: Stats = given._replace(**arrays)
+    return dense
 
 
 def _runs(stats: Any, name: str) -> list[tuple[int, int]]:
@@ -133,11 +153,15 @@ def _runs(stats: Any, name: str) -> list[tuple[int, int]]:
     return runs
 
 
-def check_mergeable(values: tuple[Any, ...], kind: type[Stats]) -> tuple[Stats, ...]:
+def check_mergeable(
+    values: tuple[Any, ...],
+    kind: type[Stats],
+    read: Callable[[Any, str], Any] = _as_dense,
+) -> tuple[Stats, ...]:
     """Statistics of the same rows, with the same fields, of classes that do not overlap."""
     if not values:
         raise OptionError("merge_stats needs at least one ShardStats")
-    stats = tuple(check_stats(value, kind, f"stats[{at}]") for at, value in enumerate(values))
+    stats = tuple(check_stats(value, kind, f"stats[{at}]", read) for at, value in enumerate(values))
     first: Any = stats[0]
     runs = []
     for at, one in enumerate(stats):
@@ -241,11 +265,12 @@ def check_stats_suffice(
             )
 
 
-def check_out_apart(out: Array | None, stats: Any) -> None:
+def check_out_apart(out: Any, stats: Any) -> None:
     """An output that is no part of the statistics."""
     if out is None:
         return
+    seen = outline if isinstance(out, DeviceArray) else np.asarray
     for field in (*_OF_PARTS, "label_logit"):
         array = getattr(stats, field)
-        if array is not None and overlap(out, array):
+        if array is not None and overlap(seen(out), seen(array)):
             raise OutputError(f"out shares memory with stats.{field}, which would be overwritten")

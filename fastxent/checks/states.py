@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from fastxent.errors import BackendError, CallOrderError
 
-__all__ = ["check_is_on_host", "raise_backend", "raise_call_order"]
+__all__ = ["raise_backend", "raise_call_order"]
 
 
 def raise_backend(message: str) -> NoReturn:
@@ -17,9 +17,3 @@ def raise_backend(message: str) -> NoReturn:
 def raise_call_order(message: str) -> NoReturn:
     """Report a method that was called too early."""
     raise CallOrderError(message)
-
-
-def check_is_on_host(is_on_device: bool, function: str) -> None:
-    """Refuse arrays on a GPU where nothing computes on them."""
-    if is_on_device:
-        raise BackendError(f"{function} does not take arrays on a GPU: copy them to the host")

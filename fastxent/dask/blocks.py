@@ -52,7 +52,7 @@ class Result(NamedTuple):
 
     Attributes
     ----------
-    loss : array of the rows' shape
+    loss : array of the rows' shape, a number for one row
         For ``reduction="none"``.
     total : float64 array with one entry and as many dimensions as the rows
         Otherwise: sum of the losses, not divided, not rounded to the loss dtype.
@@ -60,7 +60,7 @@ class Result(NamedTuple):
     aux : Aux or None
     """
 
-    loss: Array | None
+    loss: Any
     total: Array | None
     grad: Array | None
     aux: Aux | None
@@ -130,7 +130,7 @@ def result_of_block(
     assert problem.reduction is not None
     dimensions = len(problem.reduction.rows_shape)
     if options.reduction == "none":
-        return Result(np.asarray(loss), None, made, aux)
+        return Result(loss, None, made, aux)
     return Result(None, one_entry(_total(problem, outputs), dimensions), made, aux)
 
 
@@ -149,8 +149,7 @@ def _total(problem: Problem, outputs: Outputs) -> float:
 
 def taken(result: Result, name: str) -> Any:
     """One of the results of a block."""
-    value = getattr(result.aux if name in Aux._fields else result, name)
-    return value if value is None or np.ndim(value) else np.asarray(value)
+    return getattr(result.aux if name in Aux._fields else result, name)
 
 
 def added(numbers: Array, axis: tuple[int, ...] = (), keepdims: bool = False, **_: Any) -> Any:

@@ -41,8 +41,8 @@ def cross_entropy(
     Parameters
     ----------
     logits : dask array of float16, bfloat16, float32 or float64
-        Unnormalised scores; C classes along `axis`, every other position is a row. Blocks may cut
-        the rows, in any of their axes; each row has to be in one block.
+        Unnormalised scores; C classes along `axis`, every other position is a row. Blocks of whole
+        rows are best; they may be split along any axis.
     target : dask array or array_like
         Integers: class indices, shape of `logits` without `axis`. Floating-point numbers or bool:
         probabilities, shape of `logits`. Blocks other than those of `logits` are rechunked, an
@@ -71,8 +71,7 @@ all_ignored, backend
     Raises
     ------
     ShapeError, OptionError
-        A shape or a value does not fit, blocks have unknown sizes, or cut the axis of the classes.
-        Also a ``ValueError``.
+        A shape or a value does not fit, or blocks have unknown sizes. Also a ``ValueError``.
     DTypeError
         A dtype that is not computed with; `logits` are no dask array, or an option is one. Also a
         ``TypeError``.
@@ -84,9 +83,14 @@ all_ignored, backend
     -----
     ``reduction="none"`` and gradients have the bits of the call in memory, whatever the blocks. So
     does the mean's denominator, unless weights are added up for it: then it differs by the order of
-    a float64 sum. Losses of rows are added up in float64, with what each addition rounds off kept
-    beside. So a mean or a sum in float32 is that of the call in memory, but where it lies halfway
-    between two numbers; in float64 the last bit may differ.
+    a float64 sum, and so does the gradient. Losses of rows are added up in float64, with what each
+    addition rounds off kept beside. So a mean or a sum in float32 is that of the call in memory,
+    but where it lies halfway between two numbers; in float64 the last bits may differ.
+
+    Classes may be split into blocks too (`fastxent.partial_stats`, `fastxent.merge_stats`): then
+    the logits are read twice for a gradient, and results differ by a few roundings. Where blocks
+    begin at multiples of 1,024 classes, the compiled backends give the bits of whole rows all the
+    same. The side output "target_grad", and "correct" of probabilities, need whole rows.
 
     Examples
     --------

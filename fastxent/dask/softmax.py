@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastxent import checks
-from fastxent.api import log_softmax as log_softmax_in_memory
-from fastxent.api import softmax as softmax_in_memory
+from fastxent import api, checks
 from fastxent.checks.dask import raise_split_classes
 from fastxent.dask.operands import chunked_logits
 from fastxent.precision import native
@@ -47,7 +45,7 @@ def softmax(x: Any, axis: int = -1, *, backend: str | None = None, num_threads: 
     array([[0.25, 0.25, 0.25, 0.25],
            [0.25, 0.25, 0.25, 0.25]])
     """
-    return _of_blocks(softmax_in_memory, "fastxent.softmax", x, axis, backend, num_threads)
+    return _of_blocks(api.softmax, "fastxent.softmax", x, axis, backend, num_threads)
 
 
 def log_softmax(x: Any, axis: int = -1, *, backend: str | None = None, num_threads: int = 1) -> Any:
@@ -75,7 +73,7 @@ def log_softmax(x: Any, axis: int = -1, *, backend: str | None = None, num_threa
     >>> fastxent.dask.log_softmax(da.from_array([[1000.0, 0.0]])).compute()
     array([[    0., -1000.]])
     """
-    return _of_blocks(log_softmax_in_memory, "fastxent.log_softmax", x, axis, backend, num_threads)
+    return _of_blocks(api.log_softmax, "fastxent.log_softmax", x, axis, backend, num_threads)
 
 
 def _of_blocks(

@@ -86,7 +86,7 @@ def result_of_rows(
     )
     loss, aux = found if options.aux else (found, None)
     if options.reduction == "none":
-        return Result(np.asarray(loss), None, None, aux)
+        return Result(loss, None, None, aux)
     with np.errstate(all="ignore"):
         weighted = np.asarray(loss) if sample_weight is None else loss * sample_weight
         total = float(np.sum(weighted, dtype=np.float64))

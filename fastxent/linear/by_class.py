@@ -74,6 +74,7 @@ class WeightGradByClass:
         self._buffers = Buffers(call.problem.precision.compute, plan.rows, plan.block)
         self._rows = HiddenRows(call, needs.has_skipped, needs.copies_hidden)
         self._bias = Bias(call.bias, None, self._buffers)
+        self._most_threads = needs.most_threads
         self._soft = None if call.soft is None else SoftRows(call.soft, call.problem)
         self._weights = Weights(call.weight, self._buffers)
         self._kept: KeptClasses | None = None
@@ -158,6 +159,7 @@ class WeightGradByClass:
     ) -> None:
         whole = self._call.problem
         scale = 1.0 if self._kept is not None else whole.row_scale
+        planned = threads.plan(self._call.num_threads, len(logits), logits.nbytes)
         problem: Problem = replace(
             whole,
             given=logits,
@@ -170,7 +172,7 @@ class WeightGradByClass:
             background=_of(whole.background, block),
             gain=_of(whole.gain, block),
             row_scale=scale[rows] if isinstance(scale, np.ndarray) else scale,
-            num_threads=threads.plan(self._call.num_threads, len(logits), logits.nbytes),
+            num_threads=min(planned, self._most_threads),
         )
         self._backend.partial_backward(
             problem,

@@ -49,7 +49,9 @@ class Chunks:
             weight_grad.sums.fill(0)
         with np.errstate(all="ignore"):
             if start:
+                self._kernel.most_threads = self._needs.most_threads_of_first
                 self._first_rows(start)
+            self._kernel.most_threads = self._needs.most_threads
             for begin in range(start, self._rows, self._plan.rows):
                 self._chunk(begin, min(begin + self._plan.rows, self._rows))
         if weight_grad is not None:

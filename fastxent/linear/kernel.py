@@ -54,6 +54,7 @@ class Kernel:
 
     def __post_init__(self) -> None:
         self.total = 0.0
+        self.most_threads = 1
         self.soft: SoftRows | None = None
         if self.call.soft is not None:
             self.soft = SoftRows(self.call.soft, self.call.problem)
@@ -104,6 +105,7 @@ class Kernel:
                 self.soft.largest(soft, self.labels[rows])
             if self.mass is not None:
                 self.soft.mass(soft, self.mass[rows])
+        planned = threads.plan(call.num_threads, logits.shape[0], logits.nbytes)
         problem = replace(
             whole,
             given=logits,
@@ -112,7 +114,7 @@ class Kernel:
             target=None if whole.target is None else whole.target[rows],
             soft=soft,
             row_scale=_some(whole.row_scale, rows) if self.scaled else 1.0,
-            num_threads=threads.plan(call.num_threads, logits.shape[0], logits.nbytes),
+            num_threads=min(planned, self.most_threads),
         )
         if self.log_prob is not None:
             self.backend.forward(problem.bare(), Outputs(log_prob=self.log_prob[rows]))

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from fastxent.layout import same_memory
-from fastxent.linear.plan import ChunkPlan, ChunkSizes, plan_blocks, plan_chunks
+from fastxent.linear.plan import (
+    DEFAULT_BUDGET,
+    ChunkPlan,
+    ChunkSizes,
+    least_bytes,
+    plan_blocks,
+    plan_chunks,
+)
 from fastxent.linear.problem import LinearGrads, LinearProblem
 from fastxent.linear.products import is_plain
 from fastxent.linear.rows import is_blas_matrix, moved_rows
+from fastxent.linear.scratch import scratch_of_columns, scratch_of_thread
 from fastxent.precision import Array
+from fastxent.threads import most_threads
 
-__all__ = ["KernelScratch", "Needs"]
+__all__ = ["Needs"]
 
 # Objects of Python and the sums of NumPy's buffered loops, whatever the sizes.
 _SLACK = 1 << 16
@@ -28,22 +37,11 @@ _STATISTICS = 24
 # Sums of the weights' gradient are kept for all classes where that many of them fit.
 _SUMS_SHARE = 2
 
+# The threads of a kernel get at most this part of the budget for scratch memory.
+_SCRATCH_SHARE = 8
+
 # Labels that are compared together.
 _GROUP = 1 << 14
-
-
-class KernelScratch(NamedTuple):
-    """Bytes that a backend's verbs hold of their own.
-
-    Attributes
-    ----------
-    fixed : int
-    per_class_of_row : int
-        For each logit.
-    """
-
-    fixed: int = 0
-    per_class_of_row: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +61,12 @@ class Needs:
         Whether the gradient of the weights is added up in memory of the call.
     by_class : ChunkPlan or None
         Blocks of classes and chunks of rows of a second pass, for the gradient of the weights.
+    most_threads : int
+        Threads whose scratch memory the budget holds.
     first_rows : int
         How many rows have their logits in the memory of the weights' gradient; 0 for none.
+    most_threads_of_first : int
+        Threads whose scratch memory the budget holds with these.
     """
 
     plan: ChunkPlan
@@ -73,10 +75,12 @@ class Needs:
     has_skipped: bool
     has_weight_sums: bool
     by_class: ChunkPlan | None
+    most_threads: int
     first_rows: int
+    most_threads_of_first: int
 
     @classmethod
-    def of(cls, call: LinearProblem, grads: LinearGrads, kernel_scratch: KernelScratch) -> Needs:
+    def of(cls, call: LinearProblem, grads: LinearGrads, backend_name: str) -> Needs:
         """Look at the arrays, and check that the budget is enough."""
         problem, dtype = call.problem, call.problem.precision.compute
         has_skipped = _has_skipped(problem.target, problem.skip)
@@ -87,22 +91,29 @@ class Needs:
             over = same_memory(grads.hidden, call.hidden)
             writes = _is_direct(moved_rows(grads.hidden, problem.axis), dtype)
             copies_grad = has_skipped or not writes or (over and call.grad_filter > 0)
-        held = _Held(call, grads, copies_hidden, copies_grad, kernel_scratch)
+        held = _Held(call, grads, copies_hidden, copies_grad, backend_name)
         rows, classes = problem.rows, problem.classes
-        sizes = call.features, classes, dtype.itemsize, call.memory_budget
-        plan = plan_chunks(rows, *sizes, held.sizes())
+        reserve = held.scratch_of_others()
+
+        def planned(sizes: ChunkSizes) -> ChunkPlan:
+            shape = call.features, classes, dtype.itemsize
+            return plan_chunks(rows, *shape, call.memory_budget, sizes, reserve)
+
         narrow = grads.linear_weight is not None and grads.linear_weight.dtype != dtype
+        # what a second pass would need is in what a call takes at least
+        plan = planned(held.sizes(_STATISTICS * rows if narrow else 0))
         has_sums, by_class = False, None
         if narrow and plan.count > 1 and problem.denominator != 0.0:
             sums = classes * call.features * dtype.itemsize
-            has_sums = plan.budget >= _SUMS_SHARE * sums + held.sizes().fixed
+            least = least_bytes(classes, dtype.itemsize, held.sizes(sums))
+            has_sums = plan.budget >= least + (_SUMS_SHARE - 1) * sums
             if has_sums:
-                plan = plan_chunks(rows, *sizes, held.sizes(sums))
+                plan = planned(held.sizes(sums))
             else:
-                first = replace(held, grads=grads._replace(linear_weight=None))
-                plan = plan_chunks(rows, *sizes, first.sizes(_STATISTICS * rows))
                 by_class = plan_blocks(rows, classes, plan.budget, held.sizes_by_class())
-        first_rows = 0
+        spare = plan.budget - plan.size + held.scratch_of_thread
+        limit = max(1, spare // held.scratch_of_thread)
+        first_rows, first_limit = 0, 0
         if (
             grads.linear_weight is not None
             and is_blas_matrix(grads.linear_weight, dtype)
@@ -112,8 +123,21 @@ class Needs:
             and problem.denominator != 0.0
             and min(rows, call.features) >= 2 * plan.rows
         ):
-            first_rows = min(rows, call.features)
-        return cls(plan, copies_hidden, copies_grad, has_skipped, has_sums, by_class, first_rows)
+            # the logits of a chunk are not there at the same time
+            spare += plan.rows * classes * dtype.itemsize
+            first_limit = spare // scratch_of_columns(backend_name, problem)
+            first_rows = min(rows, call.features) if first_limit else 0
+        return cls(
+            plan=plan,
+            copies_hidden=copies_hidden,
+            copies_hidden_grad=copies_grad,
+            has_skipped=has_skipped,
+            has_weight_sums=has_sums,
+            by_class=by_class,
+            most_threads=limit,
+            first_rows=first_rows,
+            most_threads_of_first=first_limit,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +148,17 @@ class _Held:
     grads: LinearGrads
     copies_hidden: bool
     copies_hidden_grad: bool
-    scratch: KernelScratch
+    backend_name: str
 
-    def sizes(self, weight_sums: int = 0) -> ChunkSizes:
-        """Bytes; `weight_sums` of them for the gradient of the weights."""
+    def sizes(self, more: int = 0) -> ChunkSizes:
+        """Bytes; `more` of them, whatever the chunks."""
         call, grads, problem = self.call, self.grads, self.call.problem
         item, features = problem.precision.compute.itemsize, call.features
         row, filtered = features * item, call.grad_filter > 0
         widens = not is_blas_matrix(call.weight, problem.precision.compute)
-        per_row = _ROW + row * (self.copies_hidden + self.copies_hidden_grad)
+        per_row = (
+            _ROW + problem.classes // 1024 + row * (self.copies_hidden + self.copies_hidden_grad)
+        )
         adds_hidden_parts = grads.hidden is not None and (widens or filtered)
         per_row += row * adds_hidden_parts + self._soft_row()
         per_class = row * (widens + (grads.linear_weight is not None))
@@ -141,11 +167,22 @@ class _Held:
             per_class += 2 * row
             per_pair = item
         return ChunkSizes(
-            fixed=_SLACK + weight_sums + self._of_rows() + self._of_classes() + self.scratch.fixed,
-            per_row=per_row + self.scratch.per_class_of_row * problem.classes,
+            fixed=self._fixed() + more,
+            per_row=per_row,
             per_class=per_class,
             per_pair=per_pair,
         )
+
+    @property
+    def scratch_of_thread(self) -> int:
+        """Bytes of the backend's own for one thread, which there are always."""
+        return scratch_of_thread(self.backend_name, self.call.problem)
+
+    def scratch_of_others(self) -> int:
+        """Bytes for the other threads, as far as they may take of the budget."""
+        budget, of_thread = self.call.memory_budget, self.scratch_of_thread
+        whole = DEFAULT_BUDGET if budget is None else budget
+        return of_thread * min(most_threads() - 1, whole // _SCRATCH_SHARE // of_thread)
 
     def sizes_by_class(self) -> ChunkSizes:
         """Bytes of the pass that takes blocks of classes first."""
@@ -154,13 +191,16 @@ class _Held:
         row, filtered = call.features * item, call.grad_filter > 0
         soft = call.soft
         copied = 0 if soft is None or soft.dtype.isnative else soft.itemsize
-        sums = _STATISTICS * problem.rows
         return ChunkSizes(
-            fixed=_SLACK + sums + self._of_rows() + self._of_classes() + self.scratch.fixed,
+            fixed=self._fixed() + _STATISTICS * problem.rows,
             per_row=_ROW + row * self.copies_hidden,
             per_class=row * (3 + filtered),
             per_pair=item * (1 + filtered) + copied,
         )
+
+    def _fixed(self) -> int:
+        """Bytes that do not depend on the chunks."""
+        return _SLACK + self._of_rows() + self._of_classes() + self.scratch_of_thread
 
     def _soft_row(self) -> int:
         """Bytes of a row of probabilities that have to be copied."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from fastxent import checks
 
-__all__ = ["DEFAULT_BUDGET", "ChunkPlan", "ChunkSizes", "plan_blocks", "plan_chunks"]
+__all__ = ["DEFAULT_BUDGET", "ChunkPlan", "ChunkSizes", "least_bytes", "plan_blocks", "plan_chunks"]
 
 # Bytes of temporaries where the caller names no number: 480 rows of 32,000 float32 logits, whose
 # products take 1.04 to 1.09 times as long as the whole ones.
@@ -30,9 +30,8 @@ _ENOUGH_ROWS = 512
 _MOST_BLOCK = 2048
 _BLOCK_SHARE = 8
 
-# Rows of the pass that takes blocks of classes first, and classes that are worth a block.
+# Rows of a chunk of the pass that takes blocks of classes first: more make nothing faster.
 _MOST_ROWS = 4096
-_ENOUGH_CLASSES = 128
 
 # Chunks are multiples of this many rows where they can be: what BLAS kernels compute together.
 _ROW_STEP = 16
@@ -92,6 +91,7 @@ def plan_chunks(
     itemsize: int,
     memory_budget: object = None,
     sizes: ChunkSizes | None = None,
+    reserve: int = 0,
 ) -> ChunkPlan:
     """Plan a call of so many rows, features and classes, whose logits have `itemsize` bytes each.
 
@@ -103,6 +103,8 @@ def plan_chunks(
         more.
     sizes : ChunkSizes, optional
         What the call holds beside the logits; by default one chunk of hidden vectors.
+    reserve : int, default 0
+        Bytes that are of more use elsewhere than for more rows, where they can be had.
 
     Raises
     ------
@@ -118,47 +120,62 @@ def plan_chunks(
     """
     held = ChunkSizes(per_row=features * itemsize) if sizes is None else sizes
     per_row = classes * itemsize + held.per_row
-    least = held.fixed + per_row + held.per_class + held.per_pair
+    floor = _least_block(per_row, held, classes)
+    least = least_bytes(classes, itemsize, held)
     if memory_budget is None:
         budget = max(DEFAULT_BUDGET, least)
     else:
         budget = checks.check_memory_budget(memory_budget, least)
-    block = _block(budget - held.fixed - per_row, held, classes)
-    most = (budget - held.fixed - block * held.per_class) // (per_row + block * held.per_pair)
+    spent = max(least, budget - reserve)
+    block = _block(spent - held.fixed - per_row, held, classes, floor)
+    most = (spent - held.fixed - block * held.per_class) // (per_row + block * held.per_pair)
     enough = max(_ENOUGH_ROWS, _CACHE_BYTES // max(1, classes * itemsize))
     chunk = _balanced(rows, max(1, min(most, enough)))
     size = held.fixed + chunk * per_row + block * (held.per_class + chunk * held.per_pair)
     return ChunkPlan(chunk, -(-rows // chunk), block, size, budget)
 
 
+def least_bytes(classes: int, itemsize: int, sizes: ChunkSizes) -> int:
+    """What a call takes at least: a row of logits, and a block of classes."""
+    per_row = classes * itemsize + sizes.per_row
+    block = _least_block(per_row, sizes, classes)
+    return sizes.fixed + per_row + block * (sizes.per_class + sizes.per_pair)
+
+
+def _least_block(per_row: int, sizes: ChunkSizes, classes: int) -> int:
+    """Classes that take as much as a row of logits: with one, there would be a product a class."""
+    return max(1, min(_MOST_BLOCK, classes, per_row // max(1, sizes.per_class + sizes.per_pair)))
+
+
 def plan_blocks(rows: int, classes: int, memory_budget: object, sizes: ChunkSizes) -> ChunkPlan:
     """Plan a pass that takes blocks of classes first, and chunks of rows for each of them.
 
-    Without memory for logits of all classes: those of a block are in `per_pair`. As many rows as
-    leave a block of `_ENOUGH_CLASSES`.
+    Without memory for logits of all classes: those of a block are in `per_pair`. The plan has the
+    fewest products, as each of them adds to sums and reads rows anew.
     """
     least = sizes.fixed + sizes.per_row + sizes.per_class + sizes.per_pair
     budget = checks.check_memory_budget(memory_budget, least)
+    plans = []
     chunk = max(1, min(rows, _MOST_ROWS))
     while True:
         left = budget - sizes.fixed - chunk * sizes.per_row
-        block = left // (sizes.per_class + chunk * sizes.per_pair)
-        if block >= min(classes, _ENOUGH_CLASSES) or chunk == 1:
+        most = min(classes, _MOST_BLOCK, left // (sizes.per_class + chunk * sizes.per_pair))
+        if most >= 1:
+            blocks = -(-classes // most)
+            plans.append((blocks * -(-rows // chunk), chunk, -(-classes // blocks)))
+        if chunk == 1:
             break
         chunk = -(-chunk // 2)
-    count = -(-classes // max(1, min(block, classes)))
-    block = -(-classes // count)
+    _, chunk, block = min(plans)
     size = sizes.fixed + chunk * sizes.per_row + block * (sizes.per_class + chunk * sizes.per_pair)
     return ChunkPlan(chunk, -(-rows // chunk), block, size, budget)
 
 
-def _block(left: int, held: ChunkSizes, classes: int) -> int:
-    """Classes of a block, out of what a row of logits leaves."""
+def _block(left: int, held: ChunkSizes, classes: int, floor: int) -> int:
+    """Classes of a block, at least `floor`, out of what a row of logits leaves."""
     per_class = held.per_class + held.per_pair
     most = min(_MOST_BLOCK, classes)
-    if per_class == 0:
-        return most
-    return max(1, min(most, left // per_class, max(left // _BLOCK_SHARE // per_class, 16)))
+    return most if per_class == 0 else max(floor, min(most, left // _BLOCK_SHARE // per_class))
 
 
 def _balanced(rows: int, most: int) -> int:

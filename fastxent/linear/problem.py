@@ -63,8 +63,9 @@ class LinearProblem:
         Names of the gradients to compute; that of a bias only where there is one.
     grad_filter : float
         Size below which entries of the gradient of the logits may be left out; 0 for none.
-    memory_budget, num_threads : object
-        As the caller gave them.
+    memory_budget : int or None
+    num_threads : object
+        As the caller gave it.
     """
 
     problem: Problem
@@ -75,7 +76,7 @@ class LinearProblem:
     out: dict[str, Array]
     asked: tuple[str, ...]
     grad_filter: float
-    memory_budget: Any
+    memory_budget: int | None
     num_threads: Any
 
     @classmethod
@@ -99,6 +100,7 @@ class LinearProblem:
             hidden, linear_weight, linear_bias, options.axis
         )
         asked = checks.check_grad_names(grads, GRADS)
+        budget = None if memory_budget is None else checks.check_memory_budget(memory_budget, 0)
         eps = checks.check_grad_filter(grad_filter)
         logits = _logits_stand_in(hidden, weight, bias, axis)
         target, hard = checks.check_target(target, logits, axis)
@@ -126,7 +128,7 @@ class LinearProblem:
             out=checks.check_linear_out(out, inputs, asked, GRADS),
             asked=tuple(name for name in asked if name != "linear_bias" or bias is not None),
             grad_filter=eps if asked else 0.0,
-            memory_budget=memory_budget,
+            memory_budget=budget,
             num_threads=num_threads,
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from fastxent.backends.contract import Outputs
 from fastxent.linear.by_class import RowStatistics, WeightGradByClass
 from fastxent.linear.chunks import Chunks
 from fastxent.linear.kernel import Kernel
-from fastxent.linear.needs import KernelScratch, Needs
+from fastxent.linear.needs import Needs
 from fastxent.linear.problem import LinearGrads, LinearProblem
 from fastxent.precision import Array
 from fastxent.side_outputs import Aux, allocate_aux, finish_aux
@@ -27,17 +26,14 @@ _GROUP = 1 << 14
 
 
 def loss_grads_and_aux(
-    call: LinearProblem, backend: Backend, second: Callable[[], Backend]
+    call: LinearProblem, backend: Backend
 ) -> tuple[Any, LinearGrads, Aux | None]:
-    """Compute the call; its labels are checked first, and so is its memory.
-
-    `second` gives the backend of a second pass, where one is needed.
-    """
+    """Compute the call; its labels are checked first, and so is its memory."""
     call.problem = problem = call.problem.with_labels(backend)
     recipe, loss_dtype = problem.reduction, problem.precision.loss
     assert recipe is not None
     grads = call.new_grads()
-    needs = Needs.of(call, grads, _SCRATCH.get(backend.name, KernelScratch()))
+    needs = Needs.of(call, grads, backend.name)
     nothing_counts = problem.denominator == 0.0
     whole = Outputs()
     target_grad = allocate_aux(problem, whole) if problem.asked else None
@@ -58,7 +54,6 @@ def loss_grads_and_aux(
     scaled = not call.grad_filter
     by_class, mass = needs.by_class, None
     if by_class is not None:
-        again = second()
         mass = _allocate_statistics(problem, whole)
     kernel = Kernel(call, backend, whole, log_prob if own_pass else None, labels, mass, scaled)
     if nothing_counts:
@@ -75,7 +70,7 @@ def loss_grads_and_aux(
         assert whole.row_max is not None
         assert whole.row_sum is not None
         statistics = RowStatistics(whole.row_max, whole.row_sum, mass)
-        WeightGradByClass(call, again, by_class, needs).run(statistics, grads.linear_weight)
+        WeightGradByClass(call, backend, by_class, needs).run(statistics, grads.linear_weight)
     if nothing_counts:
         loss = recipe.nothing_counted(loss_dtype.type)
     elif whole.loss is None:
@@ -103,7 +98,3 @@ def _allocate_statistics(problem: Problem, whole: Outputs) -> Array:
         else:
             mass += problem.spike
     return mass
-
-
-# Of NumPy's own operations, a group of rows at a time: benchmarks show 7 arrays of its size.
-_SCRATCH = {"numpy": KernelScratch(1 << 23, 28)}

@@ -17,7 +17,7 @@ code that is not 0.
 """
 
 try:
-    from mpi4py import MPI as _mpi  # noqa: F401, N811
+    from mpi4py import MPI as _mpi  # noqa: F401
 except (ImportError, RuntimeError) as error:
     raise ImportError(
         "fastxent.mpi needs mpi4py and a library of MPI, which cannot be imported: pip install "

@@ -211,15 +211,13 @@ class _Call:
         shards = self._agreed(logits, target, grad_output, out)
         with _job_ends_on_failure():
             loss, stats = self._merged(logits, target, shards)
-            options = self.options._asdict()
-            del options["aux"]
-            rest = {**options, **self.how, "grad_output": grad_output, "out": out}
-            grad = api.grad_from_stats(logits, target, stats, **shards.place(), **rest)
+            given: dict[str, Any] = {**self.options._asdict(), **self.how, **shards.place()}
+            del given["aux"]
+            rest = {"grad_output": grad_output, "out": out}
+            grad = api.grad_from_stats(logits, target, stats, **given, **rest)
         return (loss[0], grad, loss[1]) if self.options.aux else (loss, grad)
 
-    def _agreed(
-        self, logits: Any, target: Any, grad_output: Any = None, out: Any = None
-    ) -> Shards:
+    def _agreed(self, logits: Any, target: Any, grad_output: Any = None, out: Any = None) -> Shards:
         def read() -> Arguments:
             return Arguments(
                 *(logits, target, self.options), **self.how, grad_output=grad_output, out=out
@@ -230,7 +228,9 @@ class _Call:
     def _merged(self, logits: Any, target: Any, shards: Shards) -> tuple[Any, ShardStats]:
         named = self.options._asdict()
         partial = functools.partial(
-            *(api.partial_stats, logits, target),
+            api.partial_stats,
+            logits,
+            target,
             **{name: named[name] for name in (*_OF_STATS, "aux")},
             **self.how,
         )

@@ -11,6 +11,12 @@ from fastxent.on_device.binary import (
 from fastxent.on_device.cross_entropy import cross_entropy, cross_entropy_and_grad
 from fastxent.on_device.jacobian import jacobian_product
 from fastxent.on_device.labels import check_labels
+from fastxent.on_device.sharding import (
+    grad_from_stats,
+    loss_from_stats,
+    merge_stats,
+    partial_stats,
+)
 from fastxent.on_device.softmax import logsumexp, normalised
 
 __all__ = [
@@ -19,7 +25,11 @@ __all__ = [
     "check_labels",
     "cross_entropy",
     "cross_entropy_and_grad",
+    "grad_from_stats",
     "jacobian_product",
     "logsumexp",
+    "loss_from_stats",
+    "merge_stats",
     "normalised",
+    "partial_stats",
 ]

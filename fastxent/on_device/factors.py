@@ -51,18 +51,27 @@ def put_class_factors(
             if isinstance(factor, np.ndarray):
                 setattr(problem, name, arrays.upload(factor))
         return
-    checks.check_class_weight_on_device(weight, problem.classes)
-    shape, compute = (problem.classes,), problem.precision.compute
+    num_classes = problem.num_classes
+    checks.check_class_weight_on_device(weight, num_classes)
+    shape, compute = (num_classes,), problem.precision.compute
     # spike_of, background_of, background_total and gain_of
     found: list[Any] = [None] * 4
     if problem.target is not None:
         problem.spike = found[0] = arrays.scratch(shape, _FLOAT64)
     else:
-        problem.gain = found[3] = arrays.scratch(shape, compute)
+        found[3] = arrays.scratch(shape, compute)
+        problem.gain = _of_classes(problem, found[3])
     if smoothing != 0.0:
-        problem.background = found[1] = arrays.scratch(shape, compute)
+        found[1] = arrays.scratch(shape, compute)
+        problem.background = _of_classes(problem, found[1])
         problem.background_total = found[2] = arrays.scratch((1,), _FLOAT64)
-    arrays.backend.class_factors(weight, 1.0 - smoothing, smoothing / problem.classes, *found)
+    arrays.backend.class_factors(weight, 1.0 - smoothing, smoothing / num_classes, *found)
+
+
+def _of_classes(problem: Problem, factor: DeviceArray) -> DeviceArray:
+    """The factors of those classes that the problem has, out of all."""
+    address = factor.address + problem.class_offset * factor.itemsize
+    return DeviceArray(address, (problem.classes,), factor.dtype, factor.place, factor.owner)
 
 
 def put_row_factors(
@@ -128,7 +137,7 @@ def _mass(
         weight = arrays.upload(recipe.class_mass)
     bad_row = arrays.scratch((1,), _INT64)
     arrays.backend.label_mass(
-        target, problem.classes, problem.skip, weight, problem.row_weight_at, mass, bad_row
+        target, problem.num_classes, problem.skip, weight, problem.row_weight_at, mass, bad_row
     )
     return mass, bad_row
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastxent import checks
-from fastxent.backends.contract import Outputs
+from fastxent.backends.contract import Forward, Outputs
 from fastxent.layout import OutputRows, output_rows
 from fastxent.on_device.arrays import Arrays
 from fastxent.on_device.factors import Given, put_class_factors, put_row_factors
@@ -41,6 +41,7 @@ class LossOnDevice:
         num_threads: Any,
         grad_output: Any = None,
         out: Any = None,
+        shard: tuple[Any, Any] | None = None,
     ) -> None:
         self.arrays = arrays
         given = Given.read(arrays, options, grad_output)
@@ -49,7 +50,9 @@ class LossOnDevice:
         if there.dtype.kind in "iu" and not there.is_dense:
             there = arrays.read_dense(target, "target")
         first: Any = arrays.first
-        axis = checks.check_axis(options.axis, checks.check_logits(first))
+        axis = checks.check_axis(
+            options.axis, checks.check_logits(first), may_be_empty=shard is not None
+        )
         for array, name in ((first, "logits"), (there, "target"), (out, "out")):
             if array is not None and array.shape == first.shape:
                 checks.check_view(array, (axis,), name)
@@ -60,6 +63,7 @@ class LossOnDevice:
             num_threads,
             None if given.grad_output is not None else grad_output,
             out,
+            shard=shard,
         )
         if out is not None:
             others = {**given._asdict(), "target": there}
@@ -77,9 +81,13 @@ class LossOnDevice:
             out = self.arrays.empty_like(problem.given, problem.precision.storage)
         return problem.new_output(out)
 
-    def run(self, outputs: Outputs) -> tuple[Any, Aux | None]:
-        """Start everything; the loss, reduced, and the side outputs that were asked for."""
+    def run(self, outputs: Outputs, source: Forward | None = None) -> tuple[Any, Aux | None]:
+        """Start everything; the loss, reduced, and the side outputs that were asked for.
+
+        The rows' outputs are those of the backend, or of another `source`.
+        """
         problem, arrays, backend = self.problem, self.arrays, self.arrays.backend
+        rows = backend if source is None else source
         recipe, precision = problem.reduction, problem.precision
         assert recipe is not None
         outputs_of: Any = outputs
@@ -88,15 +96,15 @@ class LossOnDevice:
         if log_prob is not None and problem.soft is not None and not problem.is_bare:
             # the loss is not that of the bare probabilities; first, as the gradient may go over
             # the logits
-            backend.forward(replace(problem.bare(), row_weight_at=None), Outputs(log_prob=log_prob))
+            rows.forward(replace(problem.bare(), row_weight_at=None), Outputs(log_prob=log_prob))
             outputs.log_prob = None
         if recipe.kind == "none":
             outputs_of.loss = arrays.empty((problem.rows,), precision.loss)
-            backend.forward(problem, outputs)
+            rows.forward(problem, outputs)
             loss = outputs_of.loss.reshape(recipe.rows_shape)
         else:
             outputs_of.partial = arrays.scratch((backend.partial_count(problem),), _FLOAT64)
-            backend.forward(problem, outputs)
+            rows.forward(problem, outputs)
             total = arrays.empty((1,), precision.loss)
             backend.finish_sum(
                 outputs_of.partial,

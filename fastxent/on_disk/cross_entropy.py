@@ -52,7 +52,7 @@ logit_scale, axis, all_ignored, backend, num_threads
         Side outputs, as in `fastxent.cross_entropy`, but "target_grad", and for probabilities
         "correct".
     memory_budget : int, optional
-        Bytes of logits and probabilities in memory at a time, at least one row; 256 MB by default.
+        Bytes of logits and probabilities in memory at a time, at least one row; 64 MB by default.
         Beside it there are one number a row for what is returned so, for `sample_weight`, and for
         the class indices of an array that is no file.
     progress : bool, optional

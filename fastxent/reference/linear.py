@@ -34,7 +34,7 @@ def linear_logits(
         logits = logits + np.asarray(linear_bias, dtype)
     shape = list(np.shape(hidden))
     shape[axis] = weight.shape[0]
-    return classes_back(logits.reshape(-1, weight.shape[0]), tuple(shape), axis)
+    return classes_back(logits, tuple(shape), axis)
 
 
 @np.errstate(all="ignore")
@@ -55,8 +55,9 @@ def linear_cross_entropy_and_grad(
     logits = linear_logits(hidden, linear_weight, linear_bias, axis=axis, dtype=dtype)
     loss, grad = cross_entropy_and_grad(logits, target, axis=axis, dtype=dtype, **options)
     x, weight = classes_last(hidden, axis, dtype), np.asarray(linear_weight, dtype)
-    dz = classes_last(grad, axis, dtype).reshape(-1, weight.shape[0])
-    x = x.reshape(-1, weight.shape[1])
+    rows = int(np.prod(x.shape[:-1]))
+    dz = classes_last(grad, axis, dtype).reshape(rows, weight.shape[0])
+    x = x.reshape(dz.shape[0], weight.shape[1])
     labels, ignored = np.asarray(target), options.get("ignore_index", -100)
     if labels.dtype.kind in "iu" and ignored is not None:
         x = np.where((labels.reshape(-1) == ignored)[:, None], 0, x)

@@ -98,7 +98,9 @@ class Descriptor:
         return _encoded((_FITS, self.classes, low, high), text)
 
 
-def agree(describe: Callable[[], Descriptor], gather: Callable[[Array], Array], rank: int) -> Shards:
+def agree(
+    describe: Callable[[], Descriptor], gather: Callable[[Array], Array], rank: int
+) -> Shards:
     """Where the classes of all ranks lie, or an error on every rank.
 
     Parameters
@@ -197,7 +199,7 @@ def told(value: Any) -> str:
     if isinstance(value, np.ndarray) and value.ndim:
         same = np.int64 if value.dtype.kind in "iub" else np.float64
         numbers = np.ascontiguousarray(value, same)
-        return f"{value.shape} with checksum {zlib.crc32(numbers):08x}"
+        return f"{value.shape} with checksum {zlib.crc32(numbers.data):08x}"
     if isinstance(value, np.ndarray | np.generic):
         value = value.item()
     if isinstance(value, float) and value.is_integer():

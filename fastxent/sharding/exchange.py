@@ -100,12 +100,12 @@ def reduced(stats: ShardStats, shards: Shards, channel: Channel, counted: Any) -
         first = xp.where(is_here, own["argmax"], _NO_CLASS)
         channel.all_min(first)
         found["argmax"] = xp.where(first == _NO_CLASS, -1, first)
-    arrays = {
+    changed: dict[str, Any] = {
         name: array.reshape(rows_shape if name == "label_logit" else (1, *rows_shape))
         for name, array in (found | {"max": of_all}).items()
     }
-    runs = {"first_class": (0,), "classes": (shards.num_classes,), "by_block": False}
-    return stats._replace(**arrays, **runs)
+    changed |= {"first_class": (0,), "classes": (shards.num_classes,), "by_block": False}
+    return stats._replace(**changed)
 
 
 def _only_part(array: Any, name: str) -> Any:

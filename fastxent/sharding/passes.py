@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from fastxent.sharding.merging import combined
 from fastxent.sharding.stats import ShardStats
 from fastxent.side_outputs import Aux, loss_and_aux
 
-__all__ = ["grad_of", "loss_of", "stats_of"]
+__all__ = ["Merged", "check_suffice", "grad_of", "loss_of", "runs_of", "stats_of"]
 
 
 def stats_of(
@@ -57,20 +58,25 @@ def stats_of(
         name: None if array is None else array.reshape(parts, *rows)
         for name, array in given.items()
     }
-    begins = range(problem.class_offset, problem.class_offset + problem.classes, BLOCK)
+    first_class, classes = runs_of(problem, BLOCK)
     stats = ShardStats(
         **arrays,
         label_logit=None if sums.label_logit is None else sums.label_logit.reshape(rows),
-        first_class=tuple(begins),
-        classes=tuple(
-            min(BLOCK, problem.class_offset + problem.classes - begin) for begin in begins
-        ),
+        first_class=first_class,
+        classes=classes,
         dtype=problem.precision.loss,
         by_block=by_block,
     )
     if by_block:
         return stats
     return (combined(stats) if parts > 1 else stats)._replace(by_block=False)
+
+
+def runs_of(problem: Problem, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Beginnings and lengths of the parts of a problem's classes."""
+    end = problem.class_offset + problem.classes
+    begins = range(problem.class_offset, end, length)
+    return tuple(begins), tuple(min(length, end - begin) for begin in begins)
 
 
 def _sums(problem: Problem, backend: Backend) -> PartialSums:
@@ -95,7 +101,8 @@ def _sums(problem: Problem, backend: Backend) -> PartialSums:
     return sums
 
 
-def _check_suffice(stats: ShardStats, problem: Problem) -> None:
+def check_suffice(stats: ShardStats, problem: Problem) -> None:
+    """Check that statistics have what the target and the options need."""
     is_soft = problem.soft is not None
     checks.check_stats_suffice(
         stats,
@@ -106,18 +113,19 @@ def _check_suffice(stats: ShardStats, problem: Problem) -> None:
     )
 
 
-class _Merged:
+class Merged:
     """Rows whose statistics are there: `forward` merges them.
 
     Attributes
     ----------
-    sums, bare : PartialSums
-        Of all classes; with the mass of `Problem.bare`, where it is asked for.
+    sums : PartialSums
+        Of all classes.
     """
 
     def __init__(self, stats: ShardStats, backend: Backend) -> None:
         self._backend = backend
-        shape = len(stats.max), stats.max[0].size
+        parts, *rows = stats.max.shape
+        shape = parts, math.prod(rows)
 
         def flat(array: Any) -> Any:
             return None if array is None else array.reshape(shape)
@@ -164,12 +172,12 @@ def loss_of(
     checks.check_aux_of_stats(
         problem.asked, None if problem.soft is None else problem.classes, num_classes
     )
-    _check_suffice(whole, problem)
+    check_suffice(whole, problem)
     chosen = pick(backend, problem, "merge")
     # a row is worth reading its statistics
     problem.num_threads = threads.plan(num_threads, problem.rows, whole.max.nbytes)
     problem = problem.with_labels(chosen)
-    return loss_and_aux(problem, _Merged(whole, chosen), Outputs())
+    return loss_and_aux(problem, Merged(whole, chosen), Outputs())
 
 
 def grad_of(
@@ -192,7 +200,7 @@ def grad_of(
     checks.check_whole_stats(whole, problem.num_classes)
     assert problem.reduction is not None
     checks.check_stats_fit(whole, problem.reduction.rows_shape, problem.precision.loss)
-    _check_suffice(whole, problem)
+    check_suffice(whole, problem)
     checks.check_out_apart(into, whole)
     chosen = pick(backend, problem, "partial_backward")
     problem = problem.with_labels(chosen)
@@ -204,7 +212,7 @@ def grad_of(
         row_max = np.empty(rows, problem.precision.compute)
         row_sum, mass = np.empty(rows), np.empty(rows)
         found = Outputs(row_max=row_max, row_sum=row_sum, mass=mass)
-        chosen.merge(problem, _Merged(whole, chosen).sums, found)
+        chosen.merge(problem, Merged(whole, chosen).sums, found)
         maxima = row_max.astype(np.float64)
         chosen.partial_backward(problem, maxima, row_sum, mass, grad.rows)
     return grad.deliver()

@@ -15,8 +15,7 @@ class ShardStats(NamedTuple):
 
     `fastxent.partial_stats` makes it, `fastxent.merge_stats` puts several together. Arrays are
     float64, of shape (parts, *rows) but for `label_logit`, and of the library that the logits came
-    from. z are the scaled and capped logits. An ignored row holds max 0, sum 1 and 0 for the rest,
-    argmax -1, in each part that a call of `partial_stats` has made.
+    from. z are the scaled and capped logits. Those of an ignored row are finite and mean nothing.
 
     Attributes
     ----------

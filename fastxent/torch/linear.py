@@ -22,7 +22,7 @@ from fastxent.torch.devices import check_tensors, is_on_gpu
 from fastxent.torch.door import check_call
 from fastxent.torch.linear_arguments import LinearArguments, Wants
 from fastxent.torch.linear_options import chunking_of
-from fastxent.torch.modes import has_tangent, is_eager, needs_grad
+from fastxent.torch.modes import has_tangent, is_eager, needs_grad, without_autocast
 from fastxent.torch.normalizer import divided_rows, unless_empty
 from fastxent.torch.settings import Settings
 
@@ -207,7 +207,7 @@ def linear_cross_entropy(
         loss, asides = _run(arguments, settings, options, memory_budget, grad_filter, aux)
     else:
         arguments = _autocast(arguments, torch.get_autocast_dtype(device))
-        with torch.autocast(device, enabled=False):
+        with without_autocast(device):
             loss, asides = _run(arguments, settings, options, memory_budget, grad_filter, aux)
     if divisor is not None:
         loss = unless_empty(loss, divisor, all_ignored)

@@ -95,6 +95,11 @@ class LinearArguments(NamedTuple):
         return LinearArguments(*(None if one is None else one.detach() for one in self))
 
     @property
+    def positions(self) -> int:
+        """Number of losses of one row."""
+        return math.prod(self.shape_of_row[1:])
+
+    @property
     def width(self) -> int:
         """Number of logits of one row."""
         return math.prod(self.shape_of_row)

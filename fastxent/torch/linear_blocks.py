@@ -11,12 +11,13 @@ with the terms of docs/math.md.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from fastxent.linear.plan import ChunkPlan
 from fastxent.torch.linear_arguments import LinearArguments
 from fastxent.torch.linear_products import Products
 from fastxent.torch.settings import Settings
@@ -41,28 +42,23 @@ class BlockGradient:
 
     def __post_init__(self) -> None:
         rows = self.arguments.input.shape[0]
-        shape = rows, self.positions
+        shape = rows, self.arguments.positions
         device = self.arguments.input.device
         self.row_max = torch.empty(shape, dtype=self.arguments.dtype, device=device)
         self.row_sum = torch.empty(shape, dtype=torch.float64, device=device)
         self.total = torch.empty(shape, dtype=torch.float64, device=device)
 
-    @property
-    def positions(self) -> int:
-        """Losses of a row."""
-        return math.prod(self.arguments.shape_of_row[1:])
-
     def keep(self, rows: slice, row_max: Tensor, row_sum: Tensor) -> None:
         """Take the statistics of some rows."""
-        self.row_max[rows] = row_max.reshape(-1, self.positions)
-        self.row_sum[rows] = row_sum.reshape(-1, self.positions)
+        self.row_max[rows] = row_max.reshape(-1, self.arguments.positions)
+        self.row_sum[rows] = row_sum.reshape(-1, self.arguments.positions)
         self.total[rows] = self._total(rows)
 
     def of(self, z: Tensor, rows: slice, first: int) -> Tensor:
         """Gradient of a block's logits, written over them; `first` is the class of the first."""
         settings = self.settings
-        count = z.shape[1] // self.positions
-        z = z.view(z.shape[0], count, self.positions)
+        count = z.shape[1] // self.arguments.positions
+        z = z.view(z.shape[0], count, self.arguments.positions)
         classes = slice(first, first + count)
         slope: Tensor | float = settings.logit_scale
         if settings.softcap is not None:
@@ -87,7 +83,7 @@ class BlockGradient:
         """Multiply with the factors of the rows."""
         if self.factor is not None:
             factor = self.factor[rows] if self.factor.dim() else self.factor.reshape(1, 1)
-            shown = grad.view(grad.shape[0], -1, self.positions)
+            shown = grad.view(grad.shape[0], -1, self.arguments.positions)
             shown.mul_(factor.to(grad.dtype).unsqueeze(1))
 
     @property
@@ -96,7 +92,7 @@ class BlockGradient:
         return not (target.is_floating_point() or target.dtype is torch.bool)
 
     def _labels(self, rows: slice) -> Tensor:
-        return self.arguments.target[rows].reshape(-1, self.positions).long()
+        return self.arguments.target[rows].reshape(-1, self.arguments.positions).long()
 
     def _skipped(self, rows: slice) -> Tensor | None:
         """Rows without a gradient: their label is ignored, or on a GPU outside of the classes."""
@@ -128,7 +124,7 @@ class BlockGradient:
         if self._is_hard:
             inside = self._labels(rows).clamp(0, count - 1)
             return self._spike(inside) + background
-        soft = self.arguments.target[rows].reshape(-1, count, self.positions)
+        soft = self.arguments.target[rows].reshape(-1, count, self.arguments.positions)
         soft = soft.to(self.arguments.dtype)
         if weight is None:
             mass = soft.sum(1, dtype=torch.float64)
@@ -144,7 +140,9 @@ class BlockGradient:
             background = weights * (smoothing / count)
             z.sub_(background.unsqueeze(1) if isinstance(background, Tensor) else background)
         if not self._is_hard:
-            soft = self.arguments.target[rows].reshape(-1, count, self.positions)[:, classes]
+            soft = self.arguments.target[rows].reshape(-1, count, self.arguments.positions)[
+                :, classes
+            ]
             gain = weights * (1.0 - smoothing)
             shown = gain.unsqueeze(1) if isinstance(gain, Tensor) else gain
             z.sub_(soft.to(z.dtype) * shown)
@@ -157,22 +155,29 @@ class BlockGradient:
 
 
 def weight_grad(
-    blocks: BlockGradient, products: Products, chunk: int, buffer: Tensor, into: Tensor
+    blocks: BlockGradient,
+    products: Products,
+    plan: ChunkPlan,
+    into: Tensor,
+    hidden: Callable[[slice], Tensor],
 ) -> None:
-    """Fill the gradient of the weights, `chunk` rows and `products.block` classes at a time."""
-    arguments, positions = blocks.arguments, blocks.positions
+    """Fill the gradient of the weights by blocks of classes; `hidden` gives rows to compute with.
+
+    A block has all positions of its classes, so of a K-dimensional loss at least those of one.
+    """
+    arguments, positions = blocks.arguments, blocks.arguments.positions
     count, width = arguments.input.shape[0], into.shape[0]
-    step = max(1, products.block // positions) * positions
+    step = max(1, plan.block // positions) * positions
     for start in range(0, width, step):
         part = slice(start, min(start + step, width))
         matrix = products.matrix[part].to(products.dtype)
         bias = None if products.bias is None else products.bias[part]
         of_block = Products(matrix, bias, products.dtype, products.block, products.grad_filter)
         total = torch.zeros(matrix.shape, dtype=products.dtype, device=matrix.device)
-        for begin in range(0, count, chunk):
-            rows = slice(begin, min(begin + chunk, count))
-            x = arguments.input[rows].to(products.dtype)
-            z = buffer[: x.shape[0] * matrix.shape[0]].view(x.shape[0], matrix.shape[0])
+        for begin in range(0, count, plan.rows):
+            rows = slice(begin, min(begin + plan.rows, count))
+            x = hidden(rows)
+            z = torch.empty((x.shape[0], matrix.shape[0]), dtype=products.dtype, device=x.device)
             of_block.logits(x, z)
             grad = blocks.of(z, rows, start // positions)
             kept = of_block.kept(grad)

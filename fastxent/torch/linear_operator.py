@@ -15,6 +15,7 @@ from torch import Tensor
 from fastxent.torch import formula, operators
 from fastxent.torch.linear_arguments import Chunking, LinearArguments, Wants
 from fastxent.torch.linear_chunks import compute
+from fastxent.torch.modes import without_autocast
 from fastxent.torch.registration import register
 from fastxent.torch.settings import Settings
 
@@ -116,7 +117,8 @@ def _backward(ctx: Any, of_loss: Tensor | None, *of_grads: Tensor | None) -> _Te
         one if wanted else None for one, wanted in zip(of_grads, ctx.wants, strict=True)
     )
     if any(one is not None for one in of_grads):
-        more = _gradients_of_gradients(arguments, grad_output, ctx.settings, of_grads)
+        with without_autocast(arguments.input.device.type):
+            more = _gradients_of_gradients(arguments, grad_output, ctx.settings, of_grads)
         for at, one in more.items():
             if at == 6 or ctx.needs_input_grad[at]:
                 found[at] = one if found[at] is None or one is None else found[at] + one

@@ -1,8 +1,8 @@
 """The three matrix products of a chunk, on the weights where they lie or a block of them widened.
 
 Products are PyTorch's, on the CPU and on a GPU alike. A matrix of another dtype than the one that
-computes is widened a block of classes at a time: half precision is multiplied 20 to 50 times slower
-on a CPU (the documentation of `torch.nn.LinearCrossEntropyOptions`), and sums stay in float32.
+computes is widened a block of classes at a time: a product of half precision rounds its result to
+half precision on a CPU, and neither logits nor sums over rows may be rounded.
 """
 
 from __future__ import annotations
@@ -66,6 +66,13 @@ class Products:
                 torch.mm(x, rows.t(), out=out[:, part])
             else:
                 torch.addmm(self.bias[part], x, rows.t(), out=out[:, part])
+
+    def logits_by_class(self, x: Tensor, out: Tensor) -> None:
+        """Compute ``matrix @ x.T + bias``, with a row a class; the matrix is read in place."""
+        if self.bias is None:
+            torch.mm(self.matrix, x.t(), out=out)
+        else:
+            torch.addmm(self.bias.unsqueeze(1), self.matrix, x.t(), out=out)
 
     def hidden_grad(self, grad: Tensor, out: Tensor) -> None:
         """Compute ``grad @ matrix``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ __all__ = [
     "plain_tensor",
     "shapes_are_known",
     "transforms_are_active",
+    "without_autocast",
 ]
 
 _PLAIN = (Tensor, Parameter)
@@ -82,6 +84,13 @@ def plain_tensor(tensor: Tensor) -> Tensor | None:
             return None
         tensor = functorch.get_unwrapped(tensor)
     return tensor if type(tensor) in _PLAIN and tensor.is_cpu else None
+
+
+def without_autocast(device: str) -> Any:
+    """Context in which operators compute in the dtypes that they are given."""
+    if not torch.amp.is_autocast_available(device):
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def needs_grad(tensor: Tensor) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -43,7 +42,7 @@ class Group:
         device = torch.device("cpu") if on_host else torch.device(torch.cuda.current_device())
         own = torch.from_numpy(mine).to(device)
         found = own.new_empty(self.size * own.numel())
-        dist.all_gather_into_tensor(found, own, group=self.group)
+        dist.all_gather_single(found, own, group=self.group)
         array: Array = found.cpu().numpy().reshape(self.size, -1)
         return array
 
@@ -66,5 +65,5 @@ class Group:
         own = numbers.new_zeros(most)
         own[: numbers.numel()] = numbers
         found = numbers.new_empty(most * self.size)
-        dist.all_gather_into_tensor(found, own, group=self.group)
+        dist.all_gather_single(found, own, group=self.group)
         return [rank[:count] for rank, count in zip(found.split(most), counts, strict=True)]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastxent import api
 from fastxent.checks.processes import (
+    check_backend_of_group,
+    check_first_derivative,
     check_mesh_group,
     check_placements,
     check_runs_eagerly,
@@ -19,19 +23,54 @@ from fastxent.checks.processes import (
 )
 from fastxent.checks.torch import check_no_gradient
 from fastxent.options import Options
+from fastxent.precision import Array
 from fastxent.sharding.agreement import Shards
 from fastxent.sharding.engine import Arguments, agreed, whole_stats
 from fastxent.sharding.stats import ShardStats
 from fastxent.side_outputs import Aux
+from fastxent.torch import shard_formula, shard_loss
 from fastxent.torch.arrays import array_of, class_axis, factor_of, storage_of
-from fastxent.torch.devices import check_tensors
-from fastxent.torch.modes import has_tangent, is_eager
+from fastxent.torch.devices import check_tensors, is_on_gpu
+from fastxent.torch.modes import has_tangent, is_batched, is_eager
 from fastxent.torch.process_group import Group
 
 __all__ = ["ShardCall", "local_parts"]
 
 _OF_STATS = ("weight", "ignore_index", "label_smoothing", "softcap", "logit_scale", "axis", "aux")
 _OF_LOGITS = ("softcap", "logit_scale")
+
+
+class Passes(NamedTuple):
+    """The functions of shards, with the arguments of those of `fastxent`."""
+
+    partial_stats: Callable[..., ShardStats]
+    merge_stats: Callable[..., ShardStats]
+    loss_from_stats: Callable[..., Any]
+    grad_from_stats: Callable[..., Any]
+
+
+ON_HOST = Passes(api.partial_stats, api.merge_stats, api.loss_from_stats, api.grad_from_stats)
+ON_GPU = Passes(
+    shard_formula.partial_stats,
+    shard_formula.merge_stats,
+    shard_loss.loss_from_stats,
+    shard_loss.grad_from_stats,
+)
+
+
+def passes_of(tensor: Tensor) -> Passes:
+    """Who passes over the rows of a tensor: our kernels, or on a GPU PyTorch's own operators."""
+    return ON_GPU if is_on_gpu(tensor) else ON_HOST
+
+
+def _stand_in(tensor: Tensor, storage: str | None, name: str) -> Array:
+    """An array of zeros without memory, of the shape and dtype of a tensor on a GPU."""
+    zero = array_of(torch.zeros((), dtype=tensor.dtype), storage, name)
+    return np.broadcast_to(zero, tuple(tensor.shape))
+
+
+def _stand_in_of_factor(factor: Any) -> Any:
+    return np.zeros(tuple(factor.shape))
 
 
 @dataclass(slots=True)
@@ -69,12 +108,14 @@ class ShardCall:
             normalizer = normalizer.item()
         self.options = options._replace(normalizer=normalizer, axis=class_axis(logits))
         storage = storage_of(logits)
+        has_values = not is_on_gpu(logits)
+        check_backend_of_group(has_values or self.backend is None, self.backend)
+        read, factor = (array_of, factor_of) if has_values else (_stand_in, _stand_in_of_factor)
         return Arguments(
-            array_of(logits, storage, "local_logits"),
-            array_of(target, storage, "target"),
-            self.options._replace(
-                **{name: factor_of(factor) for name, factor in given.items()}
-            ),
+            read(logits, storage, "local_logits"),
+            read(target, storage, "target"),
+            self.options._replace(**{name: factor(one) for name, one in given.items()}),
+            has_values=has_values,
             storage=storage,
             backend=self.backend,
             num_threads=self.num_threads,
@@ -83,10 +124,13 @@ class ShardCall:
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Exchange statistics, and make the loss of them."""
         assert self.shards is not None
+        passes = passes_of(logits)
         how = {"backend": self.backend, "num_threads": self.num_threads}
         named = self.options._asdict()
         partial = functools.partial(
-            *(api.partial_stats, logits, target),
+            passes.partial_stats,
+            logits,
+            target,
             **{name: named[name] for name in _OF_STATS},
             **how,
         )
@@ -96,12 +140,12 @@ class ShardCall:
         ):
             counted = target != self.options.ignore_index
         self.stats = stats = whole_stats(
-            self.shards, self.merge, self.ranks, partial, api.merge_stats, counted
+            self.shards, self.merge, self.ranks, partial, passes.merge_stats, counted
         )
         for name in _OF_LOGITS:
             del named[name]
         rest = {**named, **how, "num_classes": self.shards.num_classes}
-        loss = api.loss_from_stats(stats, target, **rest)
+        loss = passes.loss_from_stats(stats, target, **rest)
         if self.options.aux:
             loss, self.found_aux = loss
         found: Tensor = loss
@@ -110,17 +154,24 @@ class ShardCall:
     def backward(self, logits: Tensor, target: Tensor, grad_output: Tensor) -> Tensor:
         """Gradient of the local logits."""
         assert self.shards is not None
-        named = self.options._asdict()
-        del named["aux"]
-        grad: Tensor = api.grad_from_stats(
-            *(logits, target, self.stats),
-            **self.shards.place(),
-            **named,
+        assert self.stats is not None
+        given: dict[str, Any] = {**self.options._asdict(), **self.shards.place()}
+        del given["aux"]
+        grad: Tensor = passes_of(logits).grad_from_stats(
+            logits,
+            target,
+            self.stats,
+            **given,
             backend=self.backend,
             num_threads=self.num_threads,
             grad_output=grad_output,
         )
         return grad
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The numbers without a graph, and not with their sign still to be turned."""
+    return tensor.detach().resolve_neg()
 
 
 class _VocabParallel(torch.autograd.Function):
@@ -129,13 +180,14 @@ class _VocabParallel(torch.autograd.Function):
         ctx.call = call
         # also to notice tensors that were written to before backward
         ctx.save_for_backward(logits, target)
-        return call.forward(logits.detach(), target)
+        return call.forward(_plain(logits), _plain(target))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        check_first_derivative(torch.is_grad_enabled() or is_batched(grad_output))
         logits, target = ctx.saved_tensors
-        return ctx.call.backward(logits, target, grad_output), None, None
+        given = _plain(logits), _plain(target), _plain(grad_output)
+        return ctx.call.backward(*given), None, None
 
 
 def local_parts(logits: Any, target: Any, group: Any) -> tuple[Any, Any, Any]:

@@ -4,12 +4,12 @@ import os
 
 import numpy as np
 import pytest
-from sharding.verbs import check_same, sharded_call, single_call
 
 import fastxent as fx
 from fastxent.backends import load
 from fastxent.backends.contract import BLOCK
 from fastxent.problem import Problem
+from sharding.verbs import check_same, sharded_call, single_call
 
 REASON = fx.backends()["numba"]
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"numba: {REASON}")

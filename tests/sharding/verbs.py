@@ -25,8 +25,8 @@ def part_of(problem, begin, end):
     )
 
 
-def sums_for(problem, aux):
-    shape = -(-problem.classes // BLOCK), problem.rows
+def sums_for(problem, aux, parts=None):
+    shape = parts or -(-problem.classes // BLOCK), problem.rows
     massed = problem.soft is not None or problem.background is not None
     return PartialSums(
         max=np.full(shape, 7.0),
@@ -74,10 +74,10 @@ def single_call(backend, problem, aux):
     return out, grad.rows
 
 
-def sharded_call(backend, problem, cuts, aux, in_place=False):
-    """The same from shards; with the sums that they hand up, and the mass of the rows."""
+def sharded_call(backend, problem, cuts, aux, in_place=False, parts=None):
+    """The same from shards, with the sums that they hand up: of each block, or of so many parts."""
     shards = [part_of(problem, *ends) for ends in pairwise(cuts)]
-    sums = [sums_for(shard, aux) for shard in shards]
+    sums = [sums_for(shard, aux, parts) for shard in shards]
     for shard, of_shard in zip(shards, sums, strict=True):
         backend.partial(shard, of_shard)
     out = replace(outputs_for(problem, aux), mass=np.full(problem.rows, 7.0))

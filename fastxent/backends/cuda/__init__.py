@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastxent.backends.contract import BinaryOutputs, LabelSummary, Outputs
+from fastxent.backends.contract import BinaryOutputs, LabelSummary, Outputs, PartialSums
 from fastxent.backends.cuda import (
     verbs_binary,
     verbs_factors,
     verbs_jacobian,
     verbs_rows,
+    verbs_shards,
 )
 from fastxent.backends.cuda.facts import facts
 from fastxent.backends.cuda.recording import NotRecorded, Recorder
@@ -43,6 +44,8 @@ _FLOAT64 = np.dtype(np.float64)
 _OF_ROWS = ("logits", "target", "soft", "spike", "background", "gain", "row_scale")
 _OF_ELEMENTS = ("logits", "target", "ones", "factor", "upstream")
 _OF_PRODUCT = ("grad", "proba", "log_proba")
+_OF_LABELS = ("target", "spike", "background_total", "row_weight_at")
+_OF_SUMS = ("max", "sum", "mass", "dot", "spread", "argmax", "label_logit")
 
 
 def _is_integer(problem: BinaryProblem) -> bool:
@@ -131,6 +134,45 @@ class CudaBackend:
         there = copies.take_fields(problem, *_OF_ROWS)
         statistics = copies.take(row_max), copies.take(row_sum)
         verbs_rows.backward(self._here, there, *statistics, copies.give(grad))
+        copies.deliver()
+
+    def partial(self, problem: Problem, sums: PartialSums) -> None:
+        """Fill what is not None with the sums of each block of classes, or of all in one part."""
+        if _is_on_device(problem.logits):
+            verbs_shards.partial(self._here, problem, sums)
+            return
+        copies = Residence(self._here)
+        there = copies.take_fields(problem, *_OF_ROWS)
+        verbs_shards.partial(self._here, there, copies.give_all(sums))
+        copies.deliver()
+
+    def merge(self, problem: Problem, sums: PartialSums, out: Outputs) -> None:
+        """Fill outputs of rows from the sums of all classes, in class order."""
+        if _is_on_device(sums.max):
+            verbs_shards.merge(self._here, problem, sums, out)
+            return
+        copies = Residence(self._here)
+        there = copies.take_fields(problem, *_OF_LABELS)
+        results = copies.give_all(out)
+        if out.total is not None:
+            results.partial = copies.place.scratch((1,), _FLOAT64)
+        verbs_shards.merge(self._here, there, copies.take_fields(sums, *_OF_SUMS), results)
+        if out.total is not None and results.partial is not None:
+            out.total[0] = copies.total(results.partial)
+        copies.deliver()
+
+    def partial_backward(
+        self, problem: Problem, row_max: Array, row_sum: Array, row_mass: Array, grad: Array
+    ) -> None:
+        """Fill `grad`, rows like those of `problem`, from the statistics of all classes."""
+        if _is_on_device(problem.logits):
+            verbs_shards.partial_backward(self._here, problem, row_max, row_sum, row_mass, grad)
+            return
+        copies = Residence(self._here)
+        there = copies.take_fields(problem, *_OF_ROWS)
+        maxima, sums, masses = map(copies.take, (row_max, row_sum, row_mass))
+        result = copies.give(grad)
+        verbs_shards.partial_backward(self._here, there, maxima, sums, masses, result)
         copies.deliver()
 
     def softmax(self, problem: Problem, out: Outputs) -> None:

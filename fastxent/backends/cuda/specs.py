@@ -10,6 +10,7 @@ __all__ = [
     "ROW_INTEGERS",
     "ROW_REALS",
     "SCALED_VECTORS_A_THREAD",
+    "SHARD_INTEGERS",
     "BinaryVariant",
     "ClassFactorsVariant",
     "JacobianVariant",
@@ -19,6 +20,7 @@ __all__ = [
     "RowFactorsVariant",
     "RowGeometry",
     "ScalingVariant",
+    "ShardVariant",
     "SumsVariant",
     "TileGeometry",
     "Variant",
@@ -159,10 +161,30 @@ ROW_REALS = (
     *("logit_scale", "softcap", "z_loss", "hess_factor", "hess_floor"),
 )
 
+# And besides, where only some classes are on the device: `classes` counts those of all shards.
+SHARD_INTEGERS = (
+    *("part_max", "part_sum", "part_mass", "part_dot", "part_spread", "part_argmax"),
+    *("label_logit", "row_mass", "parts", "part_classes", "classes_here", "class_offset"),
+)
+
 # Elements that a thread of the elementwise kernels takes, and 16-byte vectors that one of the
 # module `scaling` takes, one block's width apart: so many loads are under way at once.
 ELEMENTS_A_THREAD = 4
 SCALED_VECTORS_A_THREAD = 4
+
+
+class ShardVariant(NamedTuple):
+    """Module `shard`: rows of which only some classes are here.
+
+    Attributes
+    ----------
+    step : {"partial", "merge", "backward"}
+    formula : Variant
+        Its task is "loss", and "backward" of that step.
+    """
+
+    step: str
+    formula: Variant
 
 
 class LabelsVariant(NamedTuple):
@@ -289,6 +311,7 @@ class JacobianVariant(NamedTuple):
 # Arguments of the kernels of each module: integers, then reals, all of them 8 bytes wide. Both
 # steps of `labels` take the same. Strides count elements. Grids:
 # labels        a block for each LABEL_CHUNK rows; "finish", sums and class_factors: one
+# shard         rows * parts; "merge": rows / threads, so many partial sums of losses, too
 # row_factors   rows / (threads * ELEMENTS_A_THREAD), rounded up as all of these
 # scaling       "number": bytes / (threads * SCALED_VECTORS_A_THREAD * 16); else
 #               elements / (threads * ELEMENTS_A_THREAD)
@@ -297,6 +320,7 @@ class JacobianVariant(NamedTuple):
 _ROW_ARGUMENTS = (ROW_INTEGERS, ROW_REALS)
 ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     **dict.fromkeys(("row", "tile", "two_pass", "strided"), _ROW_ARGUMENTS),
+    "shard": ((*ROW_INTEGERS, *SHARD_INTEGERS), ROW_REALS),
     "labels": (
         (
             *("labels", "skip", "has_skip", "class_mass", "row_mass", "rows", "classes"),

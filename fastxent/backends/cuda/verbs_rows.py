@@ -18,7 +18,7 @@ from fastxent.device_array import DeviceArray
 if TYPE_CHECKING:
     from fastxent.problem import Problem
 
-__all__ = ["backward", "forward", "partial_count", "softmax"]
+__all__ = ["RowsCall", "backward", "forward", "partial_count", "put_vectors", "softmax"]
 
 _FLOAT64 = np.dtype(np.float64)
 _PLAIN_RULE = HessRule()
@@ -47,11 +47,12 @@ class RowsCall:
 
     __slots__ = ("_place", "_problem", "_runtime", "arguments", "formula", "matrices", "vectors")
 
-    def __init__(self, runtime: Runtime, problem: Problem) -> None:
+    def __init__(self, runtime: Runtime, problem: Problem, place: Any = None) -> None:
+        """`place` is that of other arrays, where there are no logits."""
         self._runtime, self._problem = runtime, problem
         logits: Any = problem.logits
-        self._place = logits.place
-        self.matrices: dict[str, Any] = {"logits": logits}
+        self._place = logits.place if place is None else place
+        self.matrices: dict[str, Any] = {"logits": logits} if place is None else {}
         self.vectors: dict[str, Any] = {}
         self.arguments: dict[str, Any] = {"classes": problem.classes, "logit_scale": 1.0}
         self.formula = (problem.precision.kind, "none", "label", "plain")
@@ -64,9 +65,26 @@ class RowsCall:
         self.arguments[number] = value
         return False
 
+    def put_labels(self) -> None:
+        """Class indices and the mass on them, and what belongs to rows as a whole."""
+        problem, arguments, vectors = self._problem, self.arguments, self.vectors
+        if problem.target is not None:
+            vectors["labels"] = problem.target
+            arguments["label_kind"] = KINDS.index(problem.target.dtype.name)
+            arguments.update(skip_arguments(problem.skip))
+            self._put("spike", "spike_of", problem.spike)
+        arguments["z_loss"] = problem.z_loss
+        if problem.row_weight_at is not None:
+            vectors["row_weight"] = problem.row_weight_at
+
+    def put_mass(self) -> None:
+        """The sum of what all classes have of a target besides."""
+        self._put("background_total", "background_total_at", self._problem.background_total)
+
     def put_formula(self) -> None:
         """Targets, their mass, and the way from logits to z."""
         problem, arguments, vectors = self._problem, self.arguments, self.vectors
+        self.put_labels()
         if self._put("scale", "row_scale", problem.row_scale):
             vectors["row_scale"] = problem.row_scale
         target, mass, transform = "none", "label", "plain"
@@ -75,28 +93,21 @@ class RowsCall:
             self.matrices["soft"] = problem.soft
         elif problem.target is not None:
             target = "label"
-            vectors["labels"] = problem.target
-            arguments["label_kind"] = KINDS.index(problem.target.dtype.name)
-            arguments.update(skip_arguments(problem.skip))
-            self._put("spike", "spike_of", problem.spike)
         if problem.background is not None or problem.gain is not None:
             background = 0.0 if problem.background is None else problem.background
             gain = 1.0 if problem.gain is None else problem.gain
             of_classes = self._put("background", "background_of", background)
             of_classes = self._put("gain", "gain_of", gain) or of_classes
             mass = "classes" if of_classes else "uniform"
-            self._put("background_total", "background_total_at", problem.background_total)
+            self.put_mass()
         if problem.softcap is not None:
             transform = "capped"
             arguments["softcap"] = problem.softcap
         elif problem.logit_scale != 1.0:
             transform = "scaled"
         arguments["logit_scale"] = problem.logit_scale
-        arguments["z_loss"] = problem.z_loss
         if problem.denominator_at is not None:
             arguments["denominator"] = problem.denominator_at.address
-        if problem.row_weight_at is not None:
-            vectors["row_weight"] = problem.row_weight_at
         self.formula = (self.formula[0], target, mass, transform)
 
     def put_grad(self, grad: Any) -> None:
@@ -124,7 +135,7 @@ class RowsCall:
             given[name] = array.address
         for name, array in self.vectors.items():
             given[name] = array.address
-        if not plan.pitches:
+        if self.matrices and not plan.pitches:
             numbers = row_table([self.matrices.get(name) for name in _MATRICES])
             given["layout"] = runtime.table(numbers, place)
         for name, pitch in zip(self.matrices, plan.pitches, strict=False):
@@ -164,7 +175,7 @@ def forward(runtime: Runtime, problem: Problem, out: Outputs) -> None:
     if out.grad is not None or curvature or out.target_grad is not None:
         task = "grad"
         call.put_grad(out.grad)
-    _put_vectors(call, out)
+    put_vectors(call, out)
     sides = out.argmax is not None or out.entropy is not None or out.correct is not None
     target_grad = out.target_grad is not None
     plan = call.plan(_variant(*call.formula, task, sides, target_grad, curvature))
@@ -173,7 +184,7 @@ def forward(runtime: Runtime, problem: Problem, out: Outputs) -> None:
     call.run(plan, out.partial)
 
 
-def _put_vectors(call: RowsCall, out: Outputs) -> None:
+def put_vectors(call: RowsCall, out: Outputs) -> None:
     """The outputs with an entry a row, by the names of their arguments."""
     for name, array in (
         ("loss", out.loss),
@@ -215,5 +226,5 @@ def softmax(runtime: Runtime, problem: Problem, out: Outputs) -> None:
         call = RowsCall(runtime, problem)
         if array is not None:
             call.matrices["proba"] = array
-        _put_vectors(call, out)
+        put_vectors(call, out)
         call.run(call.plan(_variant(*call.formula, task)))

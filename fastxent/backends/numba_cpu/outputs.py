@@ -29,7 +29,7 @@ __all__ = [
 
 
 @inlined
-def put_at(array: int, row: int, number: float, zero: Any) -> None:
+def put_at(array: int, row: int, number: Any, zero: Any) -> None:
     """Store a statistic of a row, if anybody wants it."""
     if array != 0:
         put(pointer(array, row, zero), 0, number)
