@@ -18,6 +18,9 @@ _SMALL = 4096
 def plan_of(options: LinearOptions, wants: LinearWants, operands: LinearOperands) -> ChunkPlan:
     """Rows and classes of a block, such that temporaries keep to the memory budget."""
     hidden, matrix, target = operands[:3]
+    if options.loss.reduction == "none" and not any(wants):
+        # so that a budget that holds the loss holds the pass of reverse mode as well
+        wants = LinearWants(True, True, target.ndim == 2)
     size = options.compute.itemsize
     (rows, features), classes = hidden.shape, matrix.shape[0]
     soft = target.dtype.itemsize * classes if target.ndim == 2 else 0
