@@ -7,7 +7,6 @@ import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 from mpi4py import MPI
 from mpi4py.run import set_abort_status
 
@@ -234,11 +233,7 @@ class _Call:
             **{name: named[name] for name in (*_OF_STATS, "aux")},
             **self.how,
         )
-        labels = np.asarray(target)
-        counted = None
-        if labels.dtype.kind in "iu" and self.options.ignore_index is not None:
-            counted = labels != self.options.ignore_index
-        stats = whole_stats(shards, self.merge, self.ranks, partial, api.merge_stats, counted)
+        stats = whole_stats(shards, self.merge, self.ranks, partial, api.merge_stats)
         for name in _OF_LOGITS:
             del named[name]
         rest = {**named, **self.how, "num_classes": shards.num_classes}

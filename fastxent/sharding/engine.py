@@ -143,7 +143,6 @@ def whole_stats(
     channel: Channel,
     partial: Callable[..., ShardStats],
     merged: Callable[..., ShardStats],
-    counted: Any,
 ) -> ShardStats:
     """Statistics of all classes, the same on every rank.
 
@@ -156,11 +155,9 @@ def whole_stats(
         The statistics of this rank; takes `class_offset`, `num_classes` and `by_block`.
     merged : callable
         `fastxent.merge_stats`.
-    counted : bool array of the rows, or None
-        For class indices which rows count; None where all do.
     """
     by_block = merge == "in_order" and shards.begin_at_multiples_of(BLOCK)
     stats = partial(**shards.place(), by_block=by_block)
     if merge == "reduce":
-        return reduced(stats, shards, channel, counted)
+        return reduced(stats, shards, channel)
     return in_order(stats, shards, channel, by_block, merged)

@@ -21,8 +21,6 @@ __all__ = ["Channel", "in_order", "reduced"]
 
 _OF_PARTS = ("max", "sum", "mass", "dot", "spread", "bare_mass", "bare_dot", "argmax")
 _OF_TARGETS = (("mass", "dot"), ("bare_mass", "bare_dot"))
-# What an ignored row holds.
-_IGNORED = {"sum": 1.0, "mass": 0.0, "dot": 0.0, "spread": 0.0}
 # Above every class, and exact as float64 too.
 _NO_CLASS = 1 << 53
 
@@ -54,7 +52,7 @@ class Channel(Protocol):
         """The float64 numbers of every rank, of which rank r has ``counts[r]``."""
 
 
-def reduced(stats: ShardStats, shards: Shards, channel: Channel, counted: Any) -> ShardStats:
+def reduced(stats: ShardStats, shards: Shards, channel: Channel) -> ShardStats:
     """Statistics of all classes, in one part, from an exchange of maxima and one of sums.
 
     Parameters
@@ -63,24 +61,20 @@ def reduced(stats: ShardStats, shards: Shards, channel: Channel, counted: Any) -
         Of this rank, in one part, or in none where it has no class.
     shards : Shards
     channel : Channel
-    counted : bool array of the rows, or None
-        For class indices which rows count; None where all do.
 
     Returns
     -------
     ShardStats
-        The same bits on every rank.
+        The same bits on every rank. What it holds of ignored rows means nothing.
     """
     xp = channel.arrays
     rows_shape = stats.max.shape[1:]
     own = {name: _only_part(getattr(stats, name), name) for name in _OF_PARTS}
-    # what a comparison makes of a NaN depends on the order of the ranks: the sum carries it
-    is_nan = xp.isnan(own["max"])
-    top = xp.where(is_nan, -math.inf, own["max"])
+    # maxima pass a NaN by: what comparing one gives would depend on the order of the ranks
+    top = own["max"]
     of_all = xp.zeros_like(top) + top
     channel.all_max(of_all)
     sums = _lowered(own, top, of_all, xp)
-    sums["sum"] = xp.where(is_nan, math.nan, sums["sum"])
     is_hard = stats.label_logit is not None
     if is_hard:
         sums["label_logit"] = stats.label_logit.reshape(-1)
@@ -90,11 +84,6 @@ def reduced(stats: ShardStats, shards: Shards, channel: Channel, counted: Any) -
     found = _summed(sums, channel)
     if is_hard and "mass" in sums:
         found["mass"] = xp.zeros_like(of_all) + found["mass"]
-    if counted is not None:
-        skipped = ~counted.reshape(-1)
-        for name, filling in _IGNORED.items():
-            if name in found:
-                found[name] = xp.where(skipped, filling, found[name])
     if stats.argmax is not None:
         is_here = (top == of_all) & (own["argmax"] >= 0)
         first = xp.where(is_here, own["argmax"], _NO_CLASS)

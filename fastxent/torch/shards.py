@@ -134,13 +134,8 @@ class ShardCall:
             **{name: named[name] for name in _OF_STATS},
             **how,
         )
-        counted = None
-        if self.options.ignore_index is not None and not (
-            target.is_floating_point() or target.dtype is torch.bool
-        ):
-            counted = target != self.options.ignore_index
         self.stats = stats = whole_stats(
-            self.shards, self.merge, self.ranks, partial, passes.merge_stats, counted
+            self.shards, self.merge, self.ranks, partial, passes.merge_stats
         )
         for name in _OF_LOGITS:
             del named[name]

@@ -92,8 +92,12 @@ logit_scale, all_ignored, backend, num_threads
     it has there; nothing is exchanged for it. Sums over data parallel ranks are the caller's, as
     `torch.nn.parallel.DistributedDataParallel` and ``normalizer`` make them.
 
+    On a GPU the passes over the shard are PyTorch's own operators, with a temporary array of the
+    shard's size or two; values of labels and weights are not looked at there: a label outside of
+    all classes makes the loss of its row NaN.
+
     A rank that has died is the group's to notice: its error, or its time-out, comes to every rank.
-    First derivatives only, outside of compiled and transformed calls.
+    First derivatives only, of the logits only; outside of compiled and transformed calls.
 
     Examples
     --------
