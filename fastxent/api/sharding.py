@@ -124,6 +124,8 @@ def merge_stats(*stats: ShardStats) -> ShardStats:
     ShardStats
         Parts in class order. Where all are `by_block` they are put together as they are, and
         nothing is rounded; else runs of classes that touch become one part, in float64.
+        Statistics on a GPU are merged on the host: this waits for the GPU, where `partial_stats`,
+        `loss_from_stats` and `grad_from_stats` do not.
 
     Raises
     ------
@@ -184,7 +186,7 @@ def loss_from_stats(
     aux : iterable of str, default ()
         As in `cross_entropy`; `partial_stats` must have been asked for the same names, but for
         "lse" and "z_loss". "target_grad" cannot be had, and "correct" of probabilities only where
-        `target` has those of all classes.
+        `target` has those of all classes, and is not on a GPU.
 
     Returns
     -------

@@ -46,29 +46,19 @@ def _check_name(name: Any) -> str:
     return checks.check_choice(name, "backend", tuple(ORDER))
 
 
-def _reason(backend: Backend, problem: Problem | None, verb: str | None) -> str | None:
-    reason = backend.why_not(problem)
-    if reason is None and verb is not None and not hasattr(backend, verb):
-        return f"it does not compute on shards of the classes (it has no {verb!r})"
-    return reason
-
-
-def pick(name: Any, problem: Problem | None = None, verb: str | None = None) -> Backend:
-    """Backend for a problem: the one named, else the one of `use_backend`, else the first able.
-
-    A backend that lacks the `verb` is not able.
-    """
+def pick(name: Any, problem: Problem | None = None) -> Backend:
+    """Backend for a problem: the one named, else the one of `use_backend`, else the first able."""
     asked = _chosen.get() if name is None else _check_name(name)
     if asked is not None:
         backend = load(asked)
-        reason = _reason(backend, problem, verb)
+        reason = backend.why_not(problem)
         if reason is not None:
             checks.raise_backend(f"backend {asked!r} cannot run: {reason}")
         return backend
     reasons = []
     for candidate in ORDER:
         backend = load(candidate)
-        reason = _reason(backend, problem, verb)
+        reason = backend.why_not(problem)
         if reason is None:
             return backend
         reasons.append(f"{candidate}: {reason}")

@@ -68,13 +68,21 @@ def check_begins_block(class_offset: int, block: int) -> None:
 
 
 def check_aux_of_stats(
-    asked: tuple[str, ...], soft_classes: int | None = None, num_classes: int | None = None
+    asked: tuple[str, ...],
+    soft_classes: int | None = None,
+    num_classes: int | None = None,
+    on_device: bool = False,
 ) -> None:
     """Side outputs follow from statistics of rows; `soft_classes` is what probabilities are of."""
     if "target_grad" in asked:
         raise OptionError(
             "aux names 'target_grad', which has a number for each class and does not follow from "
             "statistics of rows: leave the name out"
+        )
+    if "correct" in asked and soft_classes is not None and on_device:
+        raise OptionError(
+            "aux names 'correct', and target holds probabilities on a GPU, which are not searched "
+            "for their largest: compare aux.argmax yourself"
         )
     if "correct" in asked and soft_classes is not None and soft_classes != num_classes:
         raise OptionError(

@@ -140,8 +140,8 @@ def loss_from_stats(
     named = options._replace(axis=axis)
     call = LossOnDevice(arrays, target, named, num_threads, shard=(0, num_classes))
     problem = call.problem
-    # kernels of labels find the class; that of probabilities is not in the statistics
-    checks.check_aux_of_stats(problem.asked, None if problem.soft is None else -1, num_classes)
+    soft_classes = None if problem.soft is None else problem.classes
+    checks.check_aux_of_stats(problem.asked, soft_classes, num_classes, on_device=True)
     sharding.check_suffice(whole, problem)
     loss, aux = call.run(Outputs(), sharding.Merged(whole, arrays.backend))
     return arrays.give(loss) if aux is None else (arrays.give(loss), arrays.give_each(aux))

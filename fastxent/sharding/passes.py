@@ -36,7 +36,7 @@ def stats_of(
     checks.check_aux_of_stats(problem.asked)
     if by_block:
         checks.check_begins_block(problem.class_offset, BLOCK)
-    chosen = pick(backend, problem, "partial")
+    chosen = pick(backend, problem)
     problem = problem.with_labels(chosen)
     sums = _sums(problem, chosen)
     bare = PartialSums(sums.max, sums.sum)
@@ -173,7 +173,7 @@ def loss_of(
         problem.asked, None if problem.soft is None else problem.classes, num_classes
     )
     check_suffice(whole, problem)
-    chosen = pick(backend, problem, "merge")
+    chosen = pick(backend, problem)
     # a row is worth reading its statistics
     problem.num_threads = threads.plan(num_threads, problem.rows, whole.max.nbytes)
     problem = problem.with_labels(chosen)
@@ -202,7 +202,7 @@ def grad_of(
     checks.check_stats_fit(whole, problem.reduction.rows_shape, problem.precision.loss)
     check_suffice(whole, problem)
     checks.check_out_apart(into, whole)
-    chosen = pick(backend, problem, "partial_backward")
+    chosen = pick(backend, problem)
     problem = problem.with_labels(chosen)
     grad = problem.new_output(into)
     if problem.denominator == 0.0:

@@ -1,6 +1,5 @@
-"""Shards of the classes as arrays of a GPU, through the backend on the simulated GPU."""
+"""The loss over shards with arrays of a GPU, on the simulated GPU: nothing but merging waits."""
 
-import contextlib
 from itertools import pairwise
 
 import numpy as np
@@ -8,100 +7,116 @@ import pytest
 
 pytest.importorskip("greenlet", reason="the simulated GPU runs on greenlets")
 
+from sharding.spread import call
+
 import fastxent as fx
 from fastxent.backends import load
 from gpu.arrays import Putter, numbers
 
-ROWS, CLASSES = 4, 37
+ROWS, CLASSES = 4, 40
+BLOCKS = 1034  # one and a little more
 DRAW = np.random.default_rng(0)
 LOGITS = (DRAW.standard_normal((ROWS, CLASSES)) * 4).astype(np.float32)
-LABELS = np.array([3, 36, -100, 20])
+LABELS = np.array([3, 39, -100, 16])
 SOFT = DRAW.dirichlet(np.ones(CLASSES), ROWS).astype(np.float32)
 WEIGHT = DRAW.uniform(0.5, 2, CLASSES).astype(np.float32)
 OF_ROWS = DRAW.uniform(0.5, 2, ROWS).astype(np.float32)
-WAITING = ("download", "synchronize", "wait_on_host")
-SHARDS = {"two": (0, 20, CLASSES), "one of them empty": (0, 20, 20, CLASSES), "all": (0, CLASSES)}
+OF_LABELS = ("lse", "log_prob", "argmax", "correct", "entropy", "z_loss")
+MANY = {"weight": WEIGHT, "label_smoothing": 0.1, "sample_weight": OF_ROWS, "z_loss": 1e-2}
+MANY |= {"softcap": 20.0, "logit_scale": 0.7, "grad_output": OF_ROWS}
+
+
+@pytest.fixture
+def put(simulated, monkeypatch):
+    """Copies arrays to the simulated GPU, which nothing but merging may wait for."""
+    for name in ("synchronize", "wait_on_host"):
+        monkeypatch.setattr(simulated, name, waits)
+    return Putter(load("cuda"))
 
 
 def waits(*_):
     raise AssertionError("the host waited for the GPU")
 
 
-@contextlib.contextmanager
-def nobody_waits(simulated, monkeypatch):
-    with monkeypatch.context() as patch:
-        for name in WAITING:
-            patch.setattr(simulated, name, waits)
-        yield
+def close(found, expected):
+    found, expected = numbers(found), np.asarray(expected)
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    np.testing.assert_allclose(found, expected, rtol=4e-6, atol=1e-6)
 
 
-@pytest.fixture
-def put(simulated):
-    """Copies arrays to the simulated GPU."""
-    return Putter(load("cuda"))
+def spread(put, logits, target, options, edges, asked):
+    """Loss, side outputs and gradient from shards on the GPU."""
+    num_classes, soft = logits.shape[1], target.dtype.kind == "f"
+    there = options | {"num_classes": num_classes, "aux": asked}
+    shards = []
+    for begin, end in pairwise(edges):
+        here = put(np.ascontiguousarray(logits[:, begin:end]))
+        labels = put(np.ascontiguousarray(target[:, begin:end]) if soft else target)
+        stats = call(fx.partial_stats, here, labels, options=there | {"class_offset": begin})
+        shards.append((here, labels, begin, stats))
+    merged = fx.merge_stats(*(stats for *_, stats in reversed(shards)))
+    loss, aux = call(fx.loss_from_stats, merged, put(target), options=there)
+    grads = []
+    for here, labels, begin, _ in shards:
+        given = there | {"class_offset": begin, "out": here}
+        grad = call(fx.grad_from_stats, here, labels, merged, options=given)
+        assert grad is here
+        grads.append(numbers(grad))
+    return loss, np.concatenate(grads, axis=1), aux, merged
 
 
-def close(actual, expected):
-    actual, expected = np.asarray(actual), np.asarray(expected)
-    assert actual.shape == expected.shape
-    assert actual.dtype == expected.dtype
-    np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=5e-7)
-
-
-def check(put, target, options, asked, edges, simulated, monkeypatch):
+@pytest.mark.parametrize("where", ["host", "device"])
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "probabilities"])
+@pytest.mark.parametrize("options", [{"reduction": "none"}, MANY], ids=["none", "many"])
+def test_statistics_loss_and_gradient(put, options, soft, where):
+    target = SOFT if soft else LABELS
+    asked = tuple(name for name in OF_LABELS if not (soft and name == "correct"))
     expected = fx.cross_entropy_and_grad(LOGITS, target, **options, aux=asked, backend="numpy")
-    of_rows = ("sample_weight", "grad_output", "reduction", "z_loss")
-    local = {name: value for name, value in options.items() if name not in of_rows}
-    of_loss = options.keys() - {"softcap", "grad_output"}
-    whole = {name: value for name, value in options.items() if name in of_loss}
-    stats, shards = [], []
-    with nobody_waits(simulated, monkeypatch):
-        for begin, end in pairwise(edges):
-            here = target if target is LABELS else target[:, begin:end]
-            logits = put(np.ascontiguousarray(LOGITS[:, begin:end]))
-            shard = {"class_offset": begin, "num_classes": CLASSES}
-            shards.append((logits, put(np.ascontiguousarray(here)), shard))
-            stats.append(fx.partial_stats(*shards[-1][:2], **shard, **local, aux=asked))
-    merged = fx.merge_stats(*stats)
-    there = put(target)
-    with nobody_waits(simulated, monkeypatch):
-        found = fx.loss_from_stats(merged, there, num_classes=CLASSES, aux=asked, **whole)
-        loss, aux = found if asked else (found, None)
-        grads = [
-            fx.grad_from_stats(logits, here, merged, **shard, **options)
-            for logits, here, shard in shards
-        ]
-    close(numbers(loss), expected[0])
-    close(np.hstack([numbers(grad) for grad in grads]), expected[1])
+    there = {
+        name: put(value) if isinstance(value, np.ndarray) and where == "device" else value
+        for name, value in options.items()
+    }
+    loss, grad, aux, merged = spread(put, LOGITS, target, there, [0, 16, 16, CLASSES], asked)
+    assert merged.classes == (CLASSES,)
+    close(loss, expected[0])
+    np.testing.assert_allclose(grad, expected[1], rtol=4e-6, atol=1e-6)
     for name in asked:
-        close(numbers(getattr(aux, name)), getattr(expected[2], name))
+        close(getattr(aux, name), getattr(expected[2], name))
 
 
-OPTIONS = (
-    {},
-    {"weight": WEIGHT, "label_smoothing": 0.1, "sample_weight": OF_ROWS, "grad_output": 2.5},
-    {"softcap": 6.0, "z_loss": 1e-2, "reduction": "sum", "label_smoothing": 0.1},
-)
+def test_parts_by_block(put):
+    rng = np.random.default_rng(1)
+    logits = rng.standard_normal((2, BLOCKS)).astype(np.float32)
+    target = np.array([1030, 5])
+    options = {"label_smoothing": 0.1, "by_block": True}
+    loss, grad, _, merged = spread(put, logits, target, options, [0, 1024, BLOCKS], ("lse",))
+    assert merged.by_block
+    assert merged.classes == (1024, 10)
+    expected = fx.cross_entropy_and_grad(logits, target, label_smoothing=0.1, backend="numpy")
+    close(loss, expected[0])
+    np.testing.assert_allclose(grad, expected[1], rtol=4e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "+".join(options) or "plain")
-@pytest.mark.parametrize("edges", SHARDS.values(), ids=SHARDS)
-def test_labels(put, simulated, monkeypatch, options, edges):
-    asked = ("lse", "log_prob", "argmax", "correct", "entropy")
-    check(put, LABELS, options, asked, edges, simulated, monkeypatch)
+def test_a_bad_label_shows_as_nan(put):
+    labels = put(np.array([3, 40, -100, 16]))
+    where = {"class_offset": 0, "num_classes": CLASSES}
+    stats = fx.partial_stats(put(LOGITS), labels, **where)
+    loss = fx.loss_from_stats(stats, labels, num_classes=CLASSES, reduction="none")
+    assert np.isnan(numbers(loss)).tolist() == [False, True, False, False]
+    grad = fx.grad_from_stats(put(LOGITS), labels, stats, **where, reduction="none")
+    assert not numbers(grad)[1].any()
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "+".join(options) or "plain")
-def test_probabilities(put, simulated, monkeypatch, options):
-    check(put, SOFT, options, ("lse", "argmax"), SHARDS["two"], simulated, monkeypatch)
-
-
-def test_a_label_of_no_class_gives_a_loss_that_is_not_a_number(put):
-    labels = np.array([1, CLASSES, 5, 7])
-    logits, target = put(LOGITS), put(labels)
-    shard = {"class_offset": 0, "num_classes": CLASSES}
-    stats = fx.partial_stats(logits, target, **shard)
-    rows = fx.loss_from_stats(stats, target, num_classes=CLASSES, reduction="none")
-    np.testing.assert_array_equal(np.isnan(numbers(rows)), labels == CLASSES)
-    grad = fx.grad_from_stats(logits, target, stats, **shard, reduction="none")
-    np.testing.assert_array_equal(numbers(grad).any(axis=1), labels != CLASSES)
+def test_arrays_of_the_host_do_not_go_with_those_of_a_gpu(put):
+    where = {"class_offset": 0, "num_classes": CLASSES}
+    stats = fx.partial_stats(put(LOGITS), put(LABELS), **where)
+    with pytest.raises(fx.DTypeError, match="target is in the host's memory"):
+        fx.partial_stats(put(LOGITS), LABELS, **where)
+    with pytest.raises(fx.DTypeError, match="target is in the host's memory"):
+        fx.loss_from_stats(stats, LABELS, num_classes=CLASSES)
+    host = fx.partial_stats(LOGITS, LABELS, **where)
+    with pytest.raises(fx.DTypeError, match=r"stats\.max is in the host's memory"):
+        fx.grad_from_stats(put(LOGITS), put(LABELS), host, **where)
+    soft = fx.partial_stats(put(LOGITS), put(SOFT), **where, aux=("correct",))
+    with pytest.raises(fx.OptionError, match="probabilities on a GPU"):
+        fx.loss_from_stats(soft, put(SOFT), num_classes=CLASSES, aux=("correct",))
