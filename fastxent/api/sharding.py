@@ -44,8 +44,9 @@ def partial_stats(
 ) -> ShardStats:
     """What rows hand up of a shard of their classes: the first step of a loss over shards.
 
-    The logits are read once. What comes back has a few numbers a row, whatever the number of
-    classes: they are what processes exchange.
+    The logits are read once, or twice where `aux` names the "log_prob" of probabilities that have
+    class weights or label smoothing. What comes back has a few numbers a row, whatever the number
+    of classes: they are what processes exchange.
 
     Parameters
     ----------
