@@ -14,8 +14,10 @@ __all__ = ["grad_from_stats", "loss_from_stats", "merge_stats", "partial_stats"]
 
 
 def _given(home: Home, stats: ShardStats) -> ShardStats:
-    """Arrays of statistics as those of a library."""
+    """Arrays of statistics as those of a library, NumPy's where it has no float64 (JAX, mostly)."""
     if home.library is None:
+        return stats
+    if home.library.read(home.give(stats.sum)).dtype != stats.sum.dtype:
         return stats
     arrays = {
         name: home.give(value)
