@@ -14,8 +14,10 @@ __all__ = ["grad_from_stats", "loss_from_stats", "merge_stats", "partial_stats"]
 
 
 def _given(home: Home, stats: ShardStats) -> ShardStats:
-    """Arrays of statistics as those of a library."""
+    """Arrays of statistics as those of a library, NumPy's where it has no float64 (JAX, mostly)."""
     if home.library is None:
+        return stats
+    if home.library.read(home.give(stats.sum)).dtype != stats.sum.dtype:
         return stats
     arrays = {
         name: home.give(value)
@@ -44,8 +46,9 @@ def partial_stats(
 ) -> ShardStats:
     """What rows hand up of a shard of their classes: the first step of a loss over shards.
 
-    The logits are read once. What comes back has a few numbers a row, whatever the number of
-    classes: they are what processes exchange.
+    The logits are read once, or twice where `aux` names the "log_prob" of probabilities that have
+    class weights or label smoothing. What comes back has a few numbers a row, whatever the number
+    of classes: they are what processes exchange.
 
     Parameters
     ----------

@@ -15,7 +15,8 @@ class ShardStats(NamedTuple):
 
     `fastxent.partial_stats` makes it, `fastxent.merge_stats` puts several together. Arrays are
     float64, of shape (parts, *rows) but for `label_logit`, and of the library that the logits came
-    from. z are the scaled and capped logits. Those of an ignored row are finite and mean nothing.
+    from; JAX without 64 bits cannot hold them, and then they are NumPy's. z are the scaled and
+    capped logits. The numbers of an ignored row are finite and mean nothing.
 
     Attributes
     ----------
