@@ -11,7 +11,7 @@ CORE := $(VENV)/.core
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard src_cython/*.pyx src_cython/*.px[di] src_cython/*.?pp src_cython/*.[ch])
 
 .PHONY: help setup demo test test-core test-wheel test-levels test-cuda bench bench-report \
-	bench-large bench-cuda accuracy cubins instructions threads lint format build clean
+	bench-large bench-linear bench-scaling bench-cuda accuracy cubins instructions threads lint format build clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,12 @@ bench-large: $(SETUP)  ## Time more than 2**31 elements in place; needs 9 GB of 
 	mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/large.py
 	$(BIN)/python benchmarks/report.py
+
+bench-linear: $(SETUP)  ## Measure the loss behind a linear layer beside its products, PyTorch, JAX
+	$(BIN)/python benchmarks/linear.py
+
+bench-scaling: $(SETUP)  ## Measure classes spread over 1 to 5 processes; draw the model's curve
+	$(BIN)/python benchmarks/scaling.py
 
 accuracy: $(SETUP)  ## Measure the errors of exp, loss and gradient; write docs/accuracy.md
 	$(BIN)/python benchmarks/accuracy.py

@@ -1,10 +1,11 @@
 """The loss behind a linear layer: time beside its products, memory, accuracy, one run for all.
 
-usage: python benchmarks/linear.py [--rounds N] [--scale S]
+usage: python benchmarks/linear.py [--rounds N] [--scale S] [--page-only]
 
 All calls of a comparison take turns in every round, and ratios are medians over the rounds of what
 was measured side by side. `--scale` divides the sizes, to see that it works: then nothing is
-written. Otherwise writes benchmarks/results/linear.json and docs/linear_benchmark.md.
+written. Otherwise writes benchmarks/results/linear.json and what docs/linear.md and the README say
+of it; `--page-only` makes these from the results of the last run.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import linear_page
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
@@ -27,10 +29,10 @@ from rich.progress import Progress
 import fastxent as fx
 from fastxent import reference
 from fastxent.bench.machine import facts, summary
+from fastxent.bench.markdown import replaced
 
 ROOT = Path(__file__).parent.parent
 JSON = Path(__file__).parent / "results" / "linear.json"
-PAGE = ROOT / "docs" / "linear_benchmark.md"
 SHAPES = {"4096 x 512 x 32000": (4096, 512, 32000), "1024 x 1024 x 128256": (1024, 1024, 128256)}
 BUDGETS = (8e6, 16e6, 64e6, 256e6)
 FILTER = 1e-5
@@ -63,14 +65,17 @@ def rounds_of(calls: Calls, rounds: int, progress: Progress, title: str) -> dict
 
 
 def ratios(times: dict[str, list[float]], base: str) -> dict[str, dict[str, float]]:
-    """Median seconds of each call, and median of its ratios to `base`."""
-    return {
-        name: {
+    """Median seconds of each call; of its ratios to `base` the median, least and most."""
+    results = {}
+    for name, found in times.items():
+        beside = [a / b for a, b in zip(found, times[base], strict=True)]
+        results[name] = {
             "seconds": statistics.median(found),
-            "ratio": statistics.median(a / b for a, b in zip(found, times[base], strict=True)),
+            "ratio": statistics.median(beside),
+            "least": min(beside),
+            "most": max(beside),
         }
-        for name, found in times.items()
-    }
+    return results
 
 
 def numpy_calls(hidden: np.ndarray, weights: np.ndarray, target: np.ndarray) -> Calls:
@@ -172,13 +177,10 @@ def child(budget: int, *shape: int) -> None:
         line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
 
-    small = arrays(64, 64, 2000)
-    fx.linear_cross_entropy_and_grad(*small)  # what is loaded once, BLAS's buffers among it
-    np.matmul(np.ones((512, 512), np.float32), np.ones((512, 512), np.float32))
     hidden, weights, target = arrays(*shape)
     out = fx.LinearGrads(np.zeros_like(hidden), np.zeros_like(weights), None)
-    for buffer in out[:2]:
-        buffer.fill(1)  # its pages are there
+    # what is loaded and taken once: BLAS keeps 20 to 30 MB for packing, in whatever product
+    fx.linear_cross_entropy_and_grad(hidden, weights, target, out=out, memory_budget=budget)
     Path("/proc/self/clear_refs").write_text("5")  # the largest size is that of now
     before = largest()
     fx.linear_cross_entropy_and_grad(hidden, weights, target, out=out, memory_budget=budget)
@@ -211,35 +213,13 @@ def error_ratios(rows: int, features: int, classes: int) -> dict[str, float]:
     return found
 
 
-def table(rows: dict[str, dict[str, float]]) -> list[str]:
-    """Lines of a table of calls."""
-    lines = ["| call | seconds | ratio |", "|---|---|---|"]
-    return [*lines, *(f"| {n} | {v['seconds']:.3f} | {v['ratio']:.3f} |" for n, v in rows.items())]
-
-
-def page(results: dict[str, Any]) -> str:
-    """The results in Markdown."""
-    lines = [
-        "# The loss behind a linear layer: measurements",
-        "",
-        "Written by `python benchmarks/linear.py`; sizes are N x D x C, float32, loss and gradients"
-        " of hidden vectors and weights. Ratios are medians of what ran in turns.",
-        "",
-        results["machine"],
-        "",
-    ]
-    for title, rows in results["times"].items():
-        lines += [f"## {title}", "", *table(rows), ""]
-    if results["memory"]:
-        lines += ["## Memory beyond arguments and gradients", ""]
-        lines += ["| shape | memory_budget | largest growth of the process |", "|---|---|---|"]
-        for shape, budget, found in results["memory"]:
-            lines.append(f"| {shape} | {budget / 1e6:.0f} MB | {found / 1e6:.1f} MB |")
-        lines.append("")
-    lines += ["## Error over that of the whole computation in float32", ""]
-    lines += ["| of | ratio |", "|---|---|"]
-    lines += [f"| {name} | {found:.2f} |" for name, found in results["errors"].items()]
-    return "\n".join(lines) + "\n"
+def write_pages(results: dict[str, Any]) -> None:
+    """Put the results into docs/linear.md and the README."""
+    for page, text in (
+        (ROOT / "docs" / "linear.md", linear_page.section(results)),
+        (ROOT / "README.md", linear_page.summary_table(results)),
+    ):
+        page.write_text(replaced(page.read_text(), text, "linear"))
 
 
 def main() -> None:
@@ -247,9 +227,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=int, default=1)
+    parser.add_argument("--page-only", action="store_true")
     options = parser.parse_args()
     console = Console()
-    results: dict[str, Any] = {"machine": summary(facts()), "times": {}, "memory": [], "filter": {}}
+    if options.page_only:
+        write_pages(json.loads(JSON.read_text()))
+        return
+    results: dict[str, Any] = {"machine": summary(facts()), "rounds": options.rounds}
+    results |= {"times": {}, "memory": [], "filter": {}}
     shapes = {
         name: tuple(max(8, size // options.scale) for size in shape)
         for name, shape in SHAPES.items()
@@ -285,11 +270,10 @@ def main() -> None:
                     progress.advance(task)
         rows, features, classes = shapes[first]
         results["errors"] = error_ratios(max(8, rows // 4), features, classes)
-    text = page(results)
-    console.print(text, markup=False)
+    console.print(linear_page.section(results), markup=False)
     if options.scale == 1:
         JSON.write_text(json.dumps(results, indent=1) + "\n")
-        PAGE.write_text(text)
+        write_pages(results)
 
 
 if __name__ == "__main__":

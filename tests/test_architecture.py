@@ -45,7 +45,6 @@ ALLOWED = {
     "layout": {"precision"},
     "options": set(),
     "long_sum": set(),
-    "long_sum": set(),
     "interchange.*": {"interchange.", "device_array", "precision"},
     "checks.*": {"checks.", "device_array", "errors", "interchange", "layout", "precision"},
     "environment": {"checks"},

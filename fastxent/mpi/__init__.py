@@ -21,7 +21,7 @@ try:
 except (ImportError, RuntimeError) as error:
     raise ImportError(
         "fastxent.mpi needs mpi4py and a library of MPI, which cannot be imported: pip install "
-        "'fastxent[mpi]' brings both"
+        "'fastxent[mpi]' brings mpi4py; the library is your system's, or pip install mpich"
     ) from error
 
 from fastxent.mpi.cross_entropy import (
