@@ -7,7 +7,6 @@ from typing import Any
 from fastxent.errors import CallOrderError, DTypeError, OptionError
 
 __all__ = [
-    "check_backend_of_group",
     "check_communicator",
     "check_first_derivative",
     "check_is_in_group",
@@ -61,15 +60,6 @@ def check_first_derivative(is_more: bool) -> None:
         raise CallOrderError(
             "the loss over a group has first derivatives only, one upstream gradient at a time: "
             "leave out create_graph=True and is_grads_batched=True"
-        )
-
-
-def check_backend_of_group(is_free: bool, backend: Any) -> None:
-    """On a GPU PyTorch's own operators pass over the rows of a shard."""
-    if not is_free:
-        raise OptionError(
-            f"backend = {backend!r} was given with logits on a GPU, where shards are computed by "
-            "PyTorch's own operators: leave backend out"
         )
 
 

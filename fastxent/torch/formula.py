@@ -109,8 +109,12 @@ def _capped(x: Tensor, settings: Settings) -> tuple[Tensor, Tensor | float, Tens
     scale, cap = settings.logit_scale, settings.softcap
     if cap is None:
         return x * scale, scale, 0.0
-    z = cap * torch.tanh(x * (scale / cap))
-    return z, scale * (1.0 - (z / cap) ** 2), -2.0 * scale / cap**2 * z
+    # a class at -inf stays masked; its derivatives are those of the constant, whatever the order
+    masked = torch.isneginf(x)
+    z = cap * torch.tanh(torch.where(masked, 0.0, x) * (scale / cap))
+    slope = torch.where(masked, 0.0, scale * (1.0 - (z / cap) ** 2))
+    bend = torch.where(masked, 0.0, -2.0 * scale / cap**2 * z)
+    return torch.where(masked, -math.inf, z), slope, bend
 
 
 def loss(

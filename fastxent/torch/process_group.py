@@ -25,13 +25,17 @@ class Group:
     ----------
     group : ProcessGroup or None
         None for all processes.
+    logits : object
+        Of this rank. Descriptors go through the GPU that it is on, whichever is the current one.
     """
 
     arrays: Any = torch
 
-    def __init__(self, group: Any) -> None:
+    def __init__(self, group: Any, logits: Any) -> None:
         check_is_initialised(dist.is_available() and dist.is_initialized())
         self.group = group
+        is_there = isinstance(logits, Tensor) and logits.is_cuda
+        self.gpu: torch.device | None = logits.device if is_there else None
         self.rank = dist.get_rank(group)
         check_is_in_group(self.rank >= 0, dist.get_rank())
         self.size = dist.get_world_size(group)
@@ -39,8 +43,9 @@ class Group:
     def gather_bytes(self, mine: Array) -> Array:
         """Descriptors of all ranks, (ranks, bytes)."""
         on_host = "cpu" in dist.get_backend_config(self.group)
-        device = torch.device("cpu") if on_host else torch.device(torch.cuda.current_device())
-        own = torch.from_numpy(mine).to(device)
+        # a rank with wrong logits takes part too: the others wait for what it has to say
+        gpu = self.gpu or torch.device("cuda")
+        own = torch.from_numpy(mine).to(torch.device("cpu") if on_host else gpu)
         found = own.new_empty(self.size * own.numel())
         dist.all_gather_single(found, own, group=self.group)
         array: Array = found.cpu().numpy().reshape(self.size, -1)

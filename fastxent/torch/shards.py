@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastxent import api
+from fastxent.backends import pick_on_device
 from fastxent.checks.processes import (
-    check_backend_of_group,
     check_first_derivative,
     check_mesh_group,
     check_placements,
@@ -28,7 +27,6 @@ from fastxent.sharding.agreement import Shards
 from fastxent.sharding.engine import Arguments, agreed, whole_stats
 from fastxent.sharding.stats import ShardStats
 from fastxent.side_outputs import Aux
-from fastxent.torch import shard_formula, shard_loss
 from fastxent.torch.arrays import array_of, class_axis, factor_of, storage_of
 from fastxent.torch.devices import check_tensors, is_on_gpu
 from fastxent.torch.modes import has_tangent, is_batched, is_eager
@@ -38,29 +36,6 @@ __all__ = ["ShardCall", "local_parts"]
 
 _OF_STATS = ("weight", "ignore_index", "label_smoothing", "softcap", "logit_scale", "axis", "aux")
 _OF_LOGITS = ("softcap", "logit_scale")
-
-
-class Passes(NamedTuple):
-    """The functions of shards, with the arguments of those of `fastxent`."""
-
-    partial_stats: Callable[..., ShardStats]
-    merge_stats: Callable[..., ShardStats]
-    loss_from_stats: Callable[..., Any]
-    grad_from_stats: Callable[..., Any]
-
-
-ON_HOST = Passes(api.partial_stats, api.merge_stats, api.loss_from_stats, api.grad_from_stats)
-ON_GPU = Passes(
-    shard_formula.partial_stats,
-    shard_formula.merge_stats,
-    shard_loss.loss_from_stats,
-    shard_loss.grad_from_stats,
-)
-
-
-def passes_of(tensor: Tensor) -> Passes:
-    """Who passes over the rows of a tensor: our kernels, or on a GPU PyTorch's own operators."""
-    return ON_GPU if is_on_gpu(tensor) else ON_HOST
 
 
 def _stand_in(tensor: Tensor, storage: str | None, name: str) -> Array:
@@ -109,7 +84,8 @@ class ShardCall:
         self.options = options._replace(normalizer=normalizer, axis=class_axis(logits))
         storage = storage_of(logits)
         has_values = not is_on_gpu(logits)
-        check_backend_of_group(has_values or self.backend is None, self.backend)
+        if not has_values:
+            pick_on_device(self.backend)
         read, factor = (array_of, factor_of) if has_values else (_stand_in, _stand_in_of_factor)
         return Arguments(
             read(logits, storage, "local_logits"),
@@ -124,23 +100,22 @@ class ShardCall:
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Exchange statistics, and make the loss of them."""
         assert self.shards is not None
-        passes = passes_of(logits)
         how = {"backend": self.backend, "num_threads": self.num_threads}
         named = self.options._asdict()
         partial = functools.partial(
-            passes.partial_stats,
+            api.partial_stats,
             logits,
             target,
             **{name: named[name] for name in _OF_STATS},
             **how,
         )
         self.stats = stats = whole_stats(
-            self.shards, self.merge, self.ranks, partial, passes.merge_stats
+            self.shards, self.merge, self.ranks, partial, api.merge_stats
         )
         for name in _OF_LOGITS:
             del named[name]
         rest = {**named, **how, "num_classes": self.shards.num_classes}
-        loss = passes.loss_from_stats(stats, target, **rest)
+        loss = api.loss_from_stats(stats, target, **rest)
         if self.options.aux:
             loss, self.found_aux = loss
         found: Tensor = loss
@@ -152,7 +127,7 @@ class ShardCall:
         assert self.stats is not None
         given: dict[str, Any] = {**self.options._asdict(), **self.shards.place()}
         del given["aux"]
-        grad: Tensor = passes_of(logits).grad_from_stats(
+        grad: Tensor = api.grad_from_stats(
             logits,
             target,
             self.stats,

@@ -92,9 +92,10 @@ logit_scale, all_ignored, backend, num_threads
     it has there; nothing is exchanged for it. Sums over data parallel ranks are the caller's, as
     `torch.nn.parallel.DistributedDataParallel` and ``normalizer`` make them.
 
-    On a GPU the passes over the shard are PyTorch's own operators, with a temporary array of the
-    shard's size or two; values of labels and weights are not looked at there: a label outside of
-    all classes makes the loss of its row NaN.
+    On a GPU the passes over the shard are those of `fastxent.partial_stats` and
+    `fastxent.grad_from_stats`, and nothing but the descriptors makes the host wait, unless
+    ``merge="in_order"`` does: it merges on the host. Values of labels and weights are not looked at
+    there: a label outside of all classes makes the loss of its row NaN.
 
     A rank that has died is the group's to notice: its error, or its time-out, comes to every rank.
     First derivatives only, of the logits only; outside of compiled and transformed calls.
@@ -114,7 +115,7 @@ logit_scale, all_ignored, backend, num_threads
     local_logits, target, group = local_parts(local_logits, target, group)
     first = weight, ignore_index, label_smoothing, reduction, normalizer, sample_weight
     options = Options(*first, z_loss, softcap, logit_scale, 0, all_ignored, names_of(aux))
-    call = ShardCall(options, merge, backend, num_threads, Group(group))
+    call = ShardCall(options, merge, backend, num_threads, Group(group, local_logits))
     loss = call.run(local_logits, target)
     return loss if call.found_aux is None else (loss, call.found_aux)
 

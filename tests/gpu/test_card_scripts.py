@@ -97,3 +97,10 @@ def test_without_a_card_nothing_is_called_tested():
     )
     assert done.returncode == 1
     assert done.stdout.startswith("nothing tested: ")
+
+
+def test_the_processes_that_share_classes_are_right_on_the_host(tmp_path):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    from gpu.card import sharded_world
+
+    assert sharded_world.told(2, "cpu", tmp_path, 100) == []

@@ -63,25 +63,6 @@ def test_blocks_merged_in_order_have_the_bits_of_one_process(world, name):
     np.testing.assert_array_equal(grad, expected[1])
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].ranks != 2])
-def test_operators_of_gpus_give_the_same(world, name):
-    case = CASES[name]
-    answers = values(world.run(case.ranks, calls.by_operators, case))
-    grad = np.concatenate([grad for _, grad, _ in answers], axis=1)
-    expected = case.expected()
-    assert_close((answers[0][0], grad), expected, case.rows, ulps=8)
-    if answers[0][2] is not None:
-        assert_same_asides(answers[-1][2], expected[2], expected[0].dtype)
-
-
-def test_operators_of_gpus_make_a_label_outside_a_nan(world):
-    ((loss, grad),) = values(world.run(1, calls.label_outside_by_operators, CASES["plain on 1"]))
-    assert loss.isnan().tolist() == [False, True, False, False, False, False]
-    assert grad.isfinite().all()
-    assert (grad[1] == 0).all()
-    assert (grad[0] != 0).all()
-
-
 def test_bfloat16(world):
     import torch
 

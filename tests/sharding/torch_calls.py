@@ -35,27 +35,45 @@ def loss_and_grad(group, case, grad_output=None):
     return loss.detach().numpy(), local.grad.numpy(), asides
 
 
-def by_operators(group, case):
-    """The same by the operators that compute on a GPU, here on the CPU."""
-    from fastxent.torch import shards
+def on_simulated_gpu(group, call, *arguments):
+    """What a call gives where tensors lie in the memory of the simulated GPU, and what waited."""
+    import pytest
+    from gpu.simulation.driver import SimulatedDriver
+    from gpu.simulation.tensors import Tensors
 
-    before, shards.passes_of = shards.passes_of, lambda tensor: shards.ON_GPU
-    try:
-        return loss_and_grad(group, case)
-    finally:
-        shards.passes_of = before
+    from fastxent.backends import load
+
+    backend = load("cuda")
+    backend.driver = SimulatedDriver()
+    waited = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("synchronize", "wait_on_host"):
+            whole = getattr(backend.driver, name)
+            patch.setattr(backend.driver, name, _noting(waited, name, whole))
+        known = Tensors(patch)
+        try:
+            with known.on_gpu():
+                return call(group, *arguments), waited
+        finally:
+            known.forget()
+            backend.driver = None
 
 
-def label_outside_by_operators(group, case):
-    """What a label outside of all classes does where the host does not look."""
-    from fastxent.torch import shard_formula, shard_loss
+def label_outside(group, case):
+    """Losses and gradient of a row whose label is outside of all classes."""
+    local, target = tensors_of(case, dist.get_rank(group))
+    target[1] = 99
+    loss = vocab_parallel_cross_entropy(local, target, group, **options_of(case))
+    loss.sum().backward()
+    return loss.detach(), local.grad
 
-    local, target = tensors_of(case, 0)
-    target[1], local = 99, local.detach()
-    given = {"num_classes": 37, "reduction": "none", "label_smoothing": 0.1}
-    stats = shard_formula.partial_stats(local, target, class_offset=0, **given)
-    loss = shard_loss.loss_from_stats(stats, target, **given)
-    return loss, shard_loss.grad_from_stats(local, target, stats, class_offset=0, **given)
+
+def _noting(names, name, call):
+    def noting(*arguments, **named):
+        names.append(name)
+        return call(*arguments, **named)
+
+    return noting
 
 
 def half_loss_and_grad(group, case, dtype):
