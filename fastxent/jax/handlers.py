@@ -247,7 +247,9 @@ def _callback(
     call: Any, operands: list[Any], shapes: list[Any], vmap_method: str = "broadcast_all"
 ) -> list[Any]:
     operands, results = _prepared(operands, shapes)
-    return list(jax.pure_callback(call, tuple(results), *operands, vmap_method=vmap_method))
+    found = jax.pure_callback(call, tuple(results), *operands, vmap_method=vmap_method)
+    # a callback's results are not known to vary along the axes of a mesh, whatever was asked for
+    return alike([operands[0], *found], [])[0][1:]
 
 
 def _why_not() -> str | None:
