@@ -19,13 +19,21 @@ from fastxent.linear.plan import (
 )
 from fastxent.threads import most_threads
 
-__all__ = ["ROW", "SLACK", "STATISTICS", "CallSizes", "Decision", "decide", "scratch_of_others"]
+__all__ = [
+    "SLACK",
+    "STATISTICS",
+    "CallSizes",
+    "Decision",
+    "bytes_of_row",
+    "decide",
+    "scratch_of_others",
+]
 
 # Bytes for objects of Python, and what libraries hold whatever the sizes.
 SLACK = 1 << 16
 
 # Bytes for a loss of a chunk: its statistics, its label, and its place among all.
-ROW = 96
+_ROW = 96
 
 # Bytes for what a second pass needs of every loss.
 STATISTICS = 24
@@ -145,7 +153,8 @@ def decide(call: CallSizes, planned: Callable[[ChunkSizes], ChunkPlan]) -> Decis
     if call.may_lie_in_grad and not call.is_empty and first_rows >= 2 * plan.rows:
         # the logits of a chunk are not there at the same time
         spare += plan.rows * call.width * call.itemsize
-        spare -= (first_rows - plan.rows) * ROW
+        losses = call.losses // max(1, call.rows)
+        spare -= (first_rows - plan.rows) * bytes_of_row(call.width, losses)
         first_limit = max(0, spare // max(1, call.scratch_of_columns))
     return Decision(
         plan=plan,
@@ -155,6 +164,11 @@ def decide(call: CallSizes, planned: Callable[[ChunkSizes], ChunkPlan]) -> Decis
         first_rows=first_rows if first_limit else 0,
         most_threads_of_first=first_limit,
     )
+
+
+def bytes_of_row(width: int, losses: int = 1) -> int:
+    """Bytes for a row of a chunk beside its logits, whose sums are found by blocks of them."""
+    return _ROW * losses + width // 1024
 
 
 def scratch_of_others(budget: int | None, of_thread: int) -> int:

@@ -9,10 +9,10 @@ import numpy as np
 
 from fastxent.layout import same_memory
 from fastxent.linear.decision import (
-    ROW,
     SLACK,
     STATISTICS,
     CallSizes,
+    bytes_of_row,
     decide,
     scratch_of_others,
 )
@@ -116,8 +116,8 @@ class _Held:
         item, features = problem.precision.compute.itemsize, call.features
         row, filtered = features * item, call.grad_filter > 0
         widens = not is_blas_matrix(call.weight, problem.precision.compute)
-        per_row = (
-            ROW + problem.classes // 1024 + row * (self.copies_hidden + self.copies_hidden_grad)
+        per_row = bytes_of_row(problem.classes) + row * (
+            self.copies_hidden + self.copies_hidden_grad
         )
         adds_hidden_parts = grads.hidden is not None and (widens or filtered)
         per_row += row * adds_hidden_parts + self._soft_row()
@@ -170,7 +170,7 @@ class _Held:
         copied = 0 if soft is None or soft.dtype.isnative else soft.itemsize
         return ChunkSizes(
             fixed=self._fixed() + STATISTICS * problem.rows,
-            per_row=ROW + row * self.copies_hidden,
+            per_row=bytes_of_row(problem.classes) + row * self.copies_hidden,
             per_class=row * (3 + filtered),
             per_pair=item * (1 + filtered) + copied,
         )

@@ -29,8 +29,9 @@ __all__ = [
 DEFAULT_BUDGET = 64_000_000
 
 # Logits of a chunk up to where it stays near the cache, if it has rows enough for the products.
-# BLAS packs the weights anew for every chunk: beside the whole products, calls of 4096 x 512 x 32000
-# took 1.16 times as long with chunks of 464 rows, 1.12 with 832, 1.09 with 1,376, 1.08 with 2,048.
+# BLAS packs the weights anew for every chunk: beside the whole products, calls of 4096 x 512 x
+# 32000 took 1.16 times as long with chunks of 464 rows, 1.12 with 832, 1.09 with 1,376, 1.08 with
+# 2,048.
 _CACHE_BYTES = 16_000_000
 _ENOUGH_ROWS = 2048
 
