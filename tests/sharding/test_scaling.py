@@ -15,11 +15,14 @@ from fastxent.sharding.exchange import reduced
 ROOT = Path(__file__).parent.parent.parent
 if not (ROOT / "benchmarks" / "scaling.py").exists():
     pytest.skip("benchmarks/ is not beside tests/: not a source tree", allow_module_level=True)
-sys.path.append(str(ROOT / "benchmarks"))  # last: tests/linear is not benchmarks/linear.py
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import scaling  # noqa: E402
 import scaling_model as model  # noqa: E402
 import scaling_page as page  # noqa: E402
+
+# benchmarks/linear.py would hide tests/linear
+sys.path.remove(str(ROOT / "benchmarks"))
 
 RESULTS = ROOT / "benchmarks" / "results" / "scaling.json"
 
