@@ -56,6 +56,30 @@ def _measured(results: dict[str, Any]) -> str:
     return table(headings, lines)
 
 
+def _apart(results: dict[str, Any]) -> str:
+    """How far calls of several ranks are from the model, which one rank and exchanges gave."""
+    cores = results["machine"]["cpu"]["available_cpus"]
+    shape = results["rows"], results["classes"]
+    ratios: dict[bool, list[float]] = {True: [], False: []}
+    for name, model in _models(results).items():
+        for ranks, one in results["engines"][name].items():
+            if int(ranks) > 1:
+                found = one["call"] / model.seconds(*shape, int(ranks))
+                ratios[int(ranks) <= cores].append(found)
+
+    def took(found: list[float], where: str) -> str:
+        if not found:
+            return ""
+        return f"\n{where}, calls took {min(found):.2f} to {max(found):.2f} times what it says."
+
+    few = "2 ranks" if cores == 2 else f"2 to {cores} ranks"
+    return (
+        "The model has the time of one rank from the measurement."
+        + took(ratios[True], f"With {few}, each on a core of its own")
+        + took(ratios[False], f"With more ranks than the {cores} cores")
+    )
+
+
 def _networks(results: dict[str, Any]) -> str:
     lines = [
         [name, f"{1e6 * model.network.latency:.3g}", f"{model.network.bandwidth / 1e9:.3g}"]
@@ -103,6 +127,8 @@ that all ranks begin together, of the slowest rank:
 
 {_measured(results)}
 {missing}
+{_apart(results)}
+
 What the model takes from these: {1e9 * _curve_model(results).per_logit:.3g} ns a logit for both
 passes, {1e6 * _curve_model(results).per_row:.3g} us a row for its statistics, and
 

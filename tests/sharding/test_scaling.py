@@ -17,8 +17,12 @@ if not (ROOT / "benchmarks" / "scaling.py").exists():
     pytest.skip("benchmarks/ is not beside tests/: not a source tree", allow_module_level=True)
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import scaling  # noqa: E402
 import scaling_model as model  # noqa: E402
 import scaling_page as page  # noqa: E402
+
+# benchmarks/linear.py would hide tests/linear
+sys.path.remove(str(ROOT / "benchmarks"))
 
 RESULTS = ROOT / "benchmarks" / "results" / "scaling.json"
 
@@ -32,6 +36,66 @@ def test_page_and_picture_are_those_of_the_results(tmp_path):
     if f"Matplotlib v{matplotlib.__version__}," in expected:
         page.draw(results, tmp_path / "scaling.svg")
         assert (tmp_path / "scaling.svg").read_text("utf-8") == expected
+
+
+def test_results_are_those_of_a_whole_run():
+    results = json.loads(RESULTS.read_text())
+    assert scaling.unfit(results) == []
+    assert (results["rows"], results["classes"]) == (1024, 128_256)
+    assert results["missing"] == {}
+    for of_engine in results["engines"].values():
+        assert [int(ranks) for ranks in of_engine] == [1, 2, 3, 4, 5]
+
+
+def made(classes, load):
+    cpu = {"model": "a CPU", "available_cpus": 2}
+    where = {"cpu": cpu, "caches": {}, "system": "", "python": "", "versions": {}}
+    network = model.Network(latency=20e-6, bandwidth=1e9)
+    exchanges = {str(n): network.all_reduce(2, 8 * n) for n in (1, 1_000_000)}
+    one = {"passes": 0.1, "in_order": 0.1, "exchanges": exchanges, "memory": 0}
+    return {
+        "rows": 1024,
+        "classes": classes,
+        "machine": where | {"load_before": load},
+        "missing": {},
+        "engines": {"one": {str(n): one | {"call": 0.1 * n} for n in (1, 2, 3, 5)}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "classes", "load", "writes"),
+    [
+        ([], 128_256, 0.0, True),
+        ([], 128_256, 5.0, False),
+        (["--force"], 128_256, 5.0, True),
+        (["--quick"], 1282, 0.0, False),
+        (["--quick", "--force"], 1282, 0.0, False),
+    ],
+)
+def test_what_is_short_or_busy_is_not_kept(tmp_path, monkeypatch, arguments, classes, load, writes):
+    def measured(rows, asked, console):
+        assert (rows, asked) == (1024, classes)
+        return made(classes, load)
+
+    results, text = tmp_path / "scaling.json", tmp_path / "scaling.md"
+    text.write_text("<!-- scaling:begin -->\n<!-- scaling:end -->\n")
+    before = text.read_text()
+    monkeypatch.setattr(scaling, "measured", measured)
+    monkeypatch.setattr(scaling, "RESULTS", results)
+    monkeypatch.setattr(scaling, "PAGE", text)
+    monkeypatch.setattr(scaling, "PICTURE", tmp_path / "scaling.svg")
+    monkeypatch.setattr(scaling, "draw", lambda results, path: path.write_text("drawn"))
+    scaling.main(arguments)
+    assert results.exists() == (tmp_path / "scaling.svg").exists() == writes
+    assert (text.read_text() != before) == writes
+
+
+def test_how_far_the_model_is_off():
+    text = page.tables(made(128_256, 0.0))
+    # passes of 0.1 s in all: half of it with two ranks and with more, as there are two cores
+    assert "With 2 ranks, each on a core of its own, calls took 3.9" in text
+    assert "With more ranks than the 2 cores, calls took 5.9" in text
+    assert "to 9.9" in text
 
 
 class Counting:
@@ -57,7 +121,7 @@ def test_model_counts_what_is_exchanged():
         num_classes=classes,
     )
     channel = Counting()
-    reduced(stats, Shards(0, (classes,), (0,)), channel, None)
+    reduced(stats, Shards(0, (classes,), (0,)), channel)
     assert channel.bytes == model.NUMBER * (model.MAXIMA + model.SUMS) * rows
     assert model.DESCRIPTOR == SIZE
     # of two ranks each sends its half and gets the other's: as many bytes as it has
