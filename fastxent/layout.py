@@ -27,6 +27,7 @@ __all__ = [
     "rows_view",
     "same_memory",
     "split_axes",
+    "stand_in",
     "take_rows",
     "vector_of",
 ]
@@ -117,6 +118,14 @@ def vector_of(array: Array) -> Array:
     if flat.flags.c_contiguous and flat.flags.aligned and flat.dtype.isnative:
         return flat
     return np.array(flat, dtype=native(flat.dtype), order="C")
+
+
+def stand_in(array: Any) -> Array:
+    """Zeros that take no memory, of the shape of what is not here: for checks.
+
+    In native byte order: `rows_of` would make room for all of them in a foreign one.
+    """
+    return np.broadcast_to(np.zeros((), native(np.dtype(array.dtype))), array.shape)
 
 
 def same_memory(first: Array, second: Array) -> bool:

@@ -91,9 +91,10 @@ static int run_shard(const fastxent_call *call, bool backward, char *message, si
         const bool hard = operands[1].rank < operands->rank;
         const bool everywhere = !hard || call->numbers[fastxent_on_all] != 0.0;
         good = call->result_count == (backward ? 1 : 2 + 2 * everywhere + hard);
-        for (int64_t at = 3; at < call->operand_count; ++at) good = good && operands[at].kind == compute;
+        for (int64_t at = 3; at < call->operand_count; ++at)
+            good = good && operands[at].kind == (at < 3 + rows ? int(fastxent_float64) : compute);
         for (int64_t at = 0; at < call->result_count; ++at)
-            good = good && call->results[at].kind == (backward ? operands->kind : compute);
+            good = good && call->results[at].kind == (backward ? operands->kind : int(fastxent_float64));
     }
     if (!good)
         return refuse(message, size, "fastxent: operands or options of another form than expected");

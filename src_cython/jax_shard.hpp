@@ -11,8 +11,9 @@
 //
 // `logits` are the local ones, of (.., classes here, ..); `target` has class indices of all classes, or the
 // local probabilities; `class_offset` is one integer, signed or not, of 4 or 8 bytes; `weight` has a
-// number for each class here. `max`, `sum`, `mass`, `dot`, `label_logit` and `row_scale` are of the shape
-// of the rows and, with `weight`, of the type that is computed in: float64 for float64, else float32.
+// number for each class here, in the type that is computed in: float64 for float64, else float32. `max`,
+// `sum`, `mass`, `dot`, `label_logit` and `row_scale` are of the shape of the rows and float64: 1 + 1e-6 in
+// float32 has lost what the loss of a confident row consists of.
 //
 // attribute "integers"  those of enum fastxent_shard_integer, and "numbers" those of enum fastxent_number,
 // as for the loss: `fastxent_on_all` is spread over all `fastxent_shard_num_classes` classes.

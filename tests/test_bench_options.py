@@ -74,6 +74,25 @@ def soft_weight_smoothing():
     return np.isclose(together, -(mass * LOG_P).sum(axis=1).mean())
 
 
+def linear():
+    hidden, matrix = RNG.standard_normal((N, 3)), RNG.standard_normal((C, 3))
+    together, grads = fx.linear_cross_entropy_and_grad(
+        hidden, matrix, LABELS, memory_budget=1_000_000, label_smoothing=0.1
+    )
+    apart, grad = fx.cross_entropy_and_grad(hidden @ matrix.T, LABELS, label_smoothing=0.1)
+    return np.isclose(together, apart) and np.allclose(grads.linear_weight, grad.T @ hidden)
+
+
+def shards():
+    smoothed = {"label_smoothing": 0.1, "num_classes": C}
+    parts = [
+        fx.partial_stats(LOGITS[:, begin:end], LABELS, class_offset=begin, **smoothed)
+        for begin, end in ((0, 3), (3, C))
+    ]
+    whole = fx.loss_from_stats(fx.merge_stats(*parts), LABELS, **smoothed)
+    return np.isclose(whole, loss(label_smoothing=0.1))
+
+
 def sample_weight():
     s = RNG.random(N)
     return np.isclose(loss(sample_weight=s), (s * ROW_LOSS).sum() / s.sum())
@@ -168,7 +187,8 @@ TRIED = {
     for function in (
         *(weight, label_smoothing, ignore_index, ignore_index_none, soft, soft_weight_smoothing),
         *(sample_weight, normalizer, z_loss, softcap, logit_scale, lse, log_prob, argmax, entropy),
-        *(axis, in_place, half, target_grad, threads, binary, masked),
+        *(axis, in_place, half, target_grad, threads, binary, masked, linear),
+        *(shards,),
     )
 }
 

@@ -6,25 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastxent import checks, on_device, sharding
-from fastxent.interchange import Home, home_of
+from fastxent.interchange import home_of
 from fastxent.options import Options
 from fastxent.sharding import ShardStats
 
 __all__ = ["grad_from_stats", "loss_from_stats", "merge_stats", "partial_stats"]
-
-
-def _given(home: Home, stats: ShardStats) -> ShardStats:
-    """Arrays of statistics as those of a library, NumPy's where it has no float64 (JAX, mostly)."""
-    if home.library is None:
-        return stats
-    if home.library.read(home.give(stats.sum)).dtype != stats.sum.dtype:
-        return stats
-    arrays = {
-        name: home.give(value)
-        for name, value in stats._asdict().items()
-        if value is not None and name not in ("first_class", "classes", "dtype", "by_block")
-    }
-    return stats._replace(**arrays)
 
 
 def partial_stats(
@@ -111,7 +97,7 @@ def partial_stats(
     if home.is_on_device:
         return on_device.partial_stats(home, target, options, shard, by_block, backend, num_threads)
     stats = sharding.stats_of(logits, target, options, shard, by_block, backend, num_threads)
-    return _given(home, stats)
+    return sharding.given(home, stats)
 
 
 def merge_stats(*stats: ShardStats) -> ShardStats:
@@ -151,7 +137,7 @@ def merge_stats(*stats: ShardStats) -> ShardStats:
     home = home_of(getattr(stats[0], "max", None)) if stats else home_of(None)
     if home.is_on_device:
         return on_device.merge_stats(home, stats)
-    return _given(home, sharding.merged(checks.check_mergeable(stats, ShardStats)))
+    return sharding.given(home, sharding.merged(checks.check_mergeable(stats, ShardStats)))
 
 
 def loss_from_stats(

@@ -100,7 +100,7 @@ def check_grad_filter(value: Any) -> float:
 
 
 def check_memory_budget(value: Any, least: int) -> int:
-    """Bytes of temporary memory, enough for one row of logits."""
+    """Bytes of temporary memory, enough for one row of logits or one window of a file."""
     budget = number(value, "memory_budget")
     if not budget > 0 or math.isinf(budget):
         raise OptionError(

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from typing import Any, NoReturn
 
-from fastxent.checks.reading import integer, number, shown
+from fastxent.checks.reading import integer, shown
 from fastxent.errors import DTypeError, OptionError, OutputError, ShapeError
 
 __all__ = [
-    "check_budget",
     "check_file_is_whole",
+    "check_is_no_folder",
     "check_is_no_input",
     "check_no_whole_rows_asked",
     "check_progress",
+    "check_result_dtype",
     "check_result_place",
     "raise_no_bar",
     "raise_not_npy",
@@ -42,17 +43,6 @@ def check_file_is_whole(path: str, size: int, needed: int, shape: tuple[int, ...
             f"{path} has {size:,} bytes, and its header promises {needed:,} for {shown(shape)}: "
             "it is cut off, perhaps not written to the end"
         )
-
-
-def check_budget(value: Any, bytes_per_row: int) -> int:
-    """Bytes that a window may take; at least one row fits."""
-    budget = number(value, "memory_budget")
-    if not budget >= bytes_per_row:
-        raise OptionError(
-            f"memory_budget must be at least {bytes_per_row:,} bytes, what one row takes here; got "
-            f"{value!r}"
-        )
-    return int(min(budget, 2.0**62))
 
 
 def check_progress(value: Any) -> bool | None:
@@ -87,6 +77,12 @@ def _same_file(first: str | None, second: str | None) -> bool:
     return os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
 
 
+def check_is_no_folder(out: str) -> None:
+    """A path that a file can get."""
+    if os.path.isdir(out):
+        raise OutputError(f"out is the directory {out}: give the path of a file in it")
+
+
 def check_is_no_input(out: str | None, inputs: dict[str, str | None]) -> None:
     """The file of the gradient is not that of an input under another name."""
     for name, file in inputs.items():
@@ -103,5 +99,10 @@ def check_result_place(out: Any, shape: tuple[int, ...], dtype: Any, name: str =
         )
     if tuple(out.shape) != shape:
         raise ShapeError(f"{name} needs {shown(shape)}; it has {shown(tuple(out.shape))}")
-    if out.dtype != dtype:
-        raise DTypeError(f"{name} needs dtype {dtype} in native byte order, not {out.dtype}")
+    check_result_dtype(out.dtype, dtype, name)
+
+
+def check_result_dtype(given: Any, dtype: Any, name: str = "out") -> None:
+    """The dtype that the gradient has."""
+    if given != dtype:
+        raise DTypeError(f"{name} needs dtype {dtype} in native byte order, not {given}")

@@ -35,8 +35,6 @@ __all__ = [
 # A named tuple with the fields of fastxent.sharding.ShardStats.
 Stats = TypeVar("Stats", bound=Any)
 
-_OF_PARTS = ("max", "sum", "mass", "dot", "argmax", "spread", "bare_mass", "bare_dot")
-
 
 def check_shard(class_offset: Any, num_classes: Any, classes: int) -> tuple[int, int]:
     """Where a run of classes begins, and of how many classes in all it is."""
@@ -111,7 +109,7 @@ def check_stats(
     runs = _runs(given, name)
     arrays: dict[str, Any] = {}
     shape: tuple[int, ...] | None = None
-    for field in (*_OF_PARTS, "label_logit"):
+    for field in (*given.of_parts, "label_logit"):
         part = getattr(given, field)
         if part is None:
             if field in ("max", "sum"):
@@ -188,7 +186,8 @@ def _check_alike(first: Any, one: Any, at: int) -> None:
             f"stats[{at}] are of a loss in {one.dtype}, stats[0] in {first.dtype}: merge "
             "statistics of logits of one dtype"
         )
-    for field in (*_OF_PARTS, "label_logit"):
+    _check_same_logits(f"stats[{at}]", one, "stats[0]", first.softcap, first.logit_scale)
+    for field in (*first.of_parts, "label_logit"):
         if (getattr(one, field) is None) != (getattr(first, field) is None):
             without, other = (at, 0) if getattr(one, field) is None else (0, at)
             raise OptionError(
@@ -225,8 +224,10 @@ def check_target_of_stats(
     return logits, place
 
 
-def check_stats_fit(stats: Any, rows_shape: tuple[int, ...], dtype: Any) -> None:
-    """Statistics of the rows of the logits."""
+def check_stats_fit(
+    stats: Any, rows_shape: tuple[int, ...], dtype: Any, softcap: float | None, logit_scale: float
+) -> None:
+    """Statistics of the rows of the logits, capped and scaled as they are here."""
     if stats.max.shape[1:] != rows_shape:
         raise ShapeError(
             f"stats are of rows of {shown(stats.max.shape[1:])}, and the logits have rows of "
@@ -237,6 +238,19 @@ def check_stats_fit(stats: Any, rows_shape: tuple[int, ...], dtype: Any) -> None
             f"stats are of a loss in {stats.dtype}, and that of these logits is {dtype}: take "
             "the statistics of these logits"
         )
+    _check_same_logits("stats", stats, "this call", softcap, logit_scale)
+
+
+def _check_same_logits(
+    name: str, stats: Any, other: str, softcap: float | None, logit_scale: float
+) -> None:
+    for option, value in (("softcap", softcap), ("logit_scale", logit_scale)):
+        made = getattr(stats, option)
+        if made != value:
+            raise OptionError(
+                f"{name} are of logits with {option} = {made!r}, and {other} has {value!r}: pass "
+                f"the same {option} to partial_stats of every shard and to grad_from_stats"
+            )
 
 
 def check_stats_suffice(
@@ -270,7 +284,7 @@ def check_out_apart(out: Any, stats: Any) -> None:
     if out is None:
         return
     seen = outline if isinstance(out, DeviceArray) else np.asarray
-    for field in (*_OF_PARTS, "label_logit"):
+    for field in (*stats.of_parts, "label_logit"):
         array = getattr(stats, field)
         if array is not None and overlap(seen(out), seen(array)):
             raise OutputError(f"out shares memory with stats.{field}, which would be overwritten")

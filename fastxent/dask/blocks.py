@@ -8,6 +8,7 @@ import numpy as np
 
 from fastxent.backends import pick
 from fastxent.backends.contract import Backend, Outputs
+from fastxent.checks import check_normalizer, check_sample_weight
 from fastxent.checks.dask import labels_counted_from
 from fastxent.long_sum import LongSum
 from fastxent.options import Options
@@ -36,14 +37,14 @@ class Settings(NamedTuple):
     options : Options
         As the caller gave them, checked; without `sample_weight` and `normalizer`, which come with
         the blocks.
-    backend : str or None
-    num_threads : int
+    backend : str
+    num_threads : int or None
     wants_grad : bool
     """
 
     options: Options
-    backend: str | None
-    num_threads: int
+    backend: str
+    num_threads: int | None
     wants_grad: bool
 
 
@@ -93,6 +94,7 @@ def mass_of_block(
     """What the targets of a block add to the mean's denominator; their labels are checked."""
     if target.dtype.kind not in "iu":  # probabilities: a row counts with its weight
         assert sample_weight is not None
+        check_sample_weight(sample_weight, sample_weight.shape)
         return one_entry(float(np.sum(sample_weight, dtype=np.float64)), sample_weight.ndim)
     # the logits are not looked at for this
     logits = np.broadcast_to(np.zeros((), np.float32), (*target.shape, num_classes))
@@ -160,6 +162,7 @@ def added(numbers: Array, axis: tuple[int, ...] = (), keepdims: bool = False, **
 
 def mean(total: Any, denominator: Any, all_ignored: str, dtype: np.dtype[Any]) -> Any:
     """The loss, from the sum of the losses of all rows."""
+    check_normalizer(denominator, "mean")
     divisor = float(denominator)
     if divisor == 0.0:
         return dtype.type(0.0 if all_ignored == "zero" else np.nan)

@@ -31,7 +31,7 @@ def cross_entropy(
     all_ignored: str = "nan",
     aux: Iterable[str] = (),
     backend: str | None = None,
-    num_threads: int = 1,
+    num_threads: int | None = 1,
 ) -> Any:
     """Cross-entropy between the softmax of logits and a target, as `fastxent.cross_entropy`.
 
@@ -48,7 +48,7 @@ def cross_entropy(
         probabilities, shape of `logits`. Blocks other than those of `logits` are rechunked, an
         array in memory is cut.
     weight, ignore_index, label_smoothing, reduction, z_loss, softcap, logit_scale, axis, \
-all_ignored, backend
+all_ignored
         As in `fastxent.cross_entropy`: no dask arrays.
     normalizer : float or dask array without axes, optional
         Replaces the denominator of the mean.
@@ -56,9 +56,13 @@ all_ignored, backend
         Factor of each row's loss.
     aux : iterable of str, default ()
         Side outputs, as in `fastxent.cross_entropy`: dask arrays too.
-    num_threads : int, default 1
+    backend : str, optional
+        By default that of `fastxent.use_backend` where this is called, else the first that runs
+        here: one for all blocks, wherever they are computed.
+    num_threads : int or None, default 1
         Threads for each block. Dask's threads and processes compute a block on each core already;
-        with ``scheduler="synchronous"``, or few large blocks, give more.
+        with ``scheduler="synchronous"``, or few large blocks, give more. None is the default of
+        `fastxent.cross_entropy`: as many as a block is worth, up to `fastxent.get_num_threads()`.
 
     Returns
     -------
@@ -75,9 +79,14 @@ all_ignored, backend
     DTypeError
         A dtype that is not computed with; `logits` are no dask array, or an option is one. Also a
         ``TypeError``.
+    BackendError
+        The backend cannot run here. Also a ``ValueError``.
     LabelError
         When it is computed: a class index is outside [0, C) and not `ignore_index`. The message
         names the row of the whole array. Also an ``IndexError``.
+
+    Numbers in dask arrays are looked at when they are computed, and the errors of a bad
+    `sample_weight`, `normalizer` or `grad_output` come then.
 
     Notes
     -----
@@ -91,6 +100,8 @@ all_ignored, backend
     the logits are read twice for a gradient, and results differ by a few roundings. Where blocks
     begin at multiples of 1,024 classes, the compiled backends give the bits of whole rows all the
     same. The side output "target_grad", and "correct" of probabilities, need whole rows.
+
+    A bar for long computations is Dask's: ``with dask.diagnostics.ProgressBar(): loss.compute()``.
 
     Examples
     --------
@@ -126,7 +137,7 @@ def cross_entropy_and_grad(
     all_ignored: str = "nan",
     aux: Iterable[str] = (),
     backend: str | None = None,
-    num_threads: int = 1,
+    num_threads: int | None = 1,
     grad_output: Any = None,
 ) -> Any:
     """Cross-entropy and its gradient with respect to the logits, lazily, from one pass.

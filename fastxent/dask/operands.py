@@ -8,6 +8,7 @@ import dask.array as da
 import numpy as np
 
 from fastxent import checks
+from fastxent.backends import pick
 from fastxent.checks.dask import (
     check_aux_of_split,
     check_chunks_are_known,
@@ -16,12 +17,13 @@ from fastxent.checks.dask import (
     raise_not_chunked,
 )
 from fastxent.dask.blocks import Settings
+from fastxent.layout import stand_in
 from fastxent.options import Options
-from fastxent.precision import Array, Precision, precision_of
+from fastxent.precision import Precision, precision_of
 from fastxent.problem import ASIDES
 from fastxent.reduction import REDUCTIONS, WHEN_ALL_IGNORED
 
-__all__ = ["Operands", "chunked_logits", "operands_of"]
+__all__ = ["Operands", "backend_of", "chunked_logits", "operands_of", "threads_of_block"]
 
 # What a call may be given as a dask array besides logits and target.
 _LAZY = ("sample_weight", "normalizer")
@@ -72,19 +74,24 @@ class Operands(NamedTuple):
         return tuple(self.logits.chunks[at] for at in self.row_axes)
 
 
-def _stand_in(array: Any) -> Array:
-    """NumPy array of zeros that takes no memory, of this shape and dtype: for checks."""
-    return np.broadcast_to(np.zeros((), array.dtype), array.shape)
-
-
 def chunked_logits(value: Any, name: str, axis: Any, in_memory: str) -> tuple[Any, int]:
     """A dask array of a dtype that is computed with, and where its classes are."""
     if not isinstance(value, da.Array):
         raise_not_chunked(value, name, in_memory)
     check_chunks_are_known(value, name)
-    shaped = checks.check_logits(_stand_in(value), name)
+    shaped = checks.check_logits(stand_in(value), name)
     axis = checks.check_axis(axis, shaped, name)
     return value, axis
+
+
+def backend_of(name: Any, verb: str | None = None) -> str:
+    """Name of the backend of all blocks: of `use_backend` here, not where blocks are computed."""
+    return pick(name, verb=verb).name
+
+
+def threads_of_block(value: Any) -> int | None:
+    """Threads of a block; None for as many as a call in memory takes."""
+    return None if value is None else checks.check_num_threads(value)
 
 
 def _in_blocks(value: Any, name: str, chunks: tuple[tuple[int, ...], ...]) -> Any:
@@ -112,7 +119,7 @@ def operands_of(
     logits, axis = chunked_logits(logits, "logits", options.axis, in_memory)
     precision = precision_of(logits.dtype)
     assert precision is not None  # check_logits has passed
-    shaped, num_classes = _stand_in(logits), logits.shape[axis]
+    shaped, num_classes = stand_in(logits), logits.shape[axis]
     rows_shape = logits.shape[:axis] + logits.shape[axis + 1 :]
     row_chunks = logits.chunks[:axis] + logits.chunks[axis + 1 :]
 
@@ -120,7 +127,7 @@ def operands_of(
         target, hard = checks.check_target(target, shaped, axis)
     else:
         check_chunks_are_known(target, "target")
-        _, hard = checks.check_target(_stand_in(target), shaped, axis)
+        _, hard = checks.check_target(stand_in(target), shaped, axis)
     checks.check_ignore_index(options.ignore_index, hard)
     checks.check_weight(options.weight, num_classes, precision.compute)
     checks.check_label_smoothing(options.label_smoothing)
@@ -134,9 +141,8 @@ def operands_of(
         check_aux_of_split(asked, hard, axis)
     normalizer = _normalizer(options.normalizer, kind)
     sample_weight = _of_rows(options.sample_weight, "sample_weight", rows_shape, row_chunks)
-    plain = options._replace(
-        sample_weight=None, normalizer=None, axis=axis, aux=asked, ignore_index=options.ignore_index
-    )
+    plain = options._replace(sample_weight=None, normalizer=None, axis=axis, aux=asked)
+    verb = "partial" if logits.numblocks[axis] > 1 else None
     return Operands(
         logits=logits,
         target=_in_blocks(target, "target", row_chunks if hard else logits.chunks),
@@ -147,7 +153,9 @@ def operands_of(
         precision=precision,
         hard=hard,
         asked=asked,
-        settings=Settings(plain, backend, checks.check_num_threads(num_threads), wants_grad),
+        settings=Settings(
+            plain, backend_of(backend, verb), threads_of_block(num_threads), wants_grad
+        ),
     )
 
 

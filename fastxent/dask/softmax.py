@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from fastxent import api, checks
+from fastxent import api
 from fastxent.checks.dask import raise_split_classes
-from fastxent.dask.operands import chunked_logits
+from fastxent.dask.operands import backend_of, chunked_logits, threads_of_block
 from fastxent.precision import native
 
 __all__ = ["log_softmax", "softmax"]
 
 
-def softmax(x: Any, axis: int = -1, *, backend: str | None = None, num_threads: int = 1) -> Any:
+def softmax(
+    x: Any, axis: int = -1, *, backend: str | None = None, num_threads: int | None = 1
+) -> Any:
     """Exponentials over their sum along one axis, block by block.
 
     Parameters
@@ -23,9 +25,8 @@ def softmax(x: Any, axis: int = -1, *, backend: str | None = None, num_threads: 
     x : dask array of float16, bfloat16, float32 or float64
         `axis` is in one block.
     axis : int, default -1
-    backend : str, optional
-    num_threads : int, default 1
-        Threads for each block, as in `fastxent.dask.cross_entropy`.
+    backend, num_threads
+        Of each block, as in `fastxent.dask.cross_entropy`.
 
     Returns
     -------
@@ -34,7 +35,7 @@ def softmax(x: Any, axis: int = -1, *, backend: str | None = None, num_threads: 
 
     Raises
     ------
-    DTypeError, ShapeError, OptionError
+    DTypeError, ShapeError, OptionError, BackendError
         As from `fastxent.dask.cross_entropy`.
 
     Examples
@@ -48,7 +49,9 @@ def softmax(x: Any, axis: int = -1, *, backend: str | None = None, num_threads: 
     return _of_blocks(api.softmax, "fastxent.softmax", x, axis, backend, num_threads)
 
 
-def log_softmax(x: Any, axis: int = -1, *, backend: str | None = None, num_threads: int = 1) -> Any:
+def log_softmax(
+    x: Any, axis: int = -1, *, backend: str | None = None, num_threads: int | None = 1
+) -> Any:
     """Logarithm of the softmax along one axis, block by block.
 
     Parameters
@@ -63,7 +66,7 @@ def log_softmax(x: Any, axis: int = -1, *, backend: str | None = None, num_threa
 
     Raises
     ------
-    DTypeError, ShapeError, OptionError
+    DTypeError, ShapeError, OptionError, BackendError
         As from `fastxent.dask.cross_entropy`.
 
     Examples
@@ -82,7 +85,7 @@ def _of_blocks(
     x, axis = chunked_logits(x, "x", axis, name)
     if x.numblocks[axis] > 1:
         raise_split_classes(axis, x.numblocks[axis], "x")
-    threads = checks.check_num_threads(num_threads)
-    of_block = functools.partial(function, axis=axis, backend=backend, num_threads=threads)
+    how = {"backend": backend_of(backend), "num_threads": threads_of_block(num_threads)}
+    of_block = functools.partial(function, axis=axis, **how)
     dtype = native(x.dtype)
     return x.map_blocks(of_block, dtype=dtype, meta=np.empty((0,) * x.ndim, dtype))

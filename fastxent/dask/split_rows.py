@@ -15,6 +15,7 @@ from dask.layers import ArraySliceDep
 
 from fastxent.api import grad_from_stats, loss_from_stats, merge_stats, partial_stats
 from fastxent.backends.contract import BLOCK
+from fastxent.checks import check_sample_weight
 from fastxent.checks.dask import labels_counted_from
 from fastxent.dask.blocks import Result, Settings, one_entry
 from fastxent.dask.graph import argument, asides_of, blockwise, denominator_of, reduced
@@ -73,6 +74,8 @@ def result_of_rows(
     """Loss and side outputs of a block of rows."""
     options = settings.options
     labels = target[0] if isinstance(target, list) else target
+    if sample_weight is not None:
+        check_sample_weight(sample_weight, sample_weight.shape)
     weighs = sample_weight is not None and options.reduction == "none"
     found = loss_from_stats(
         stats,

@@ -23,6 +23,7 @@ from fastxent.jax import host
 from fastxent.jax.manual_axes import alike
 from fastxent.jax.operands import LOSS_ALONE, LossOptions, Operands, Wants
 from fastxent.jax.platform import on_cpu
+from fastxent.jax.wide import float64
 from fastxent.precision import precision_of
 
 __all__ = [
@@ -149,7 +150,7 @@ def call_partial(
     """What rows hand up of some classes, by the names of src_cython/jax_shard.hpp.
 
     `others` are the number of the first class, and the weights of these classes if there are any;
-    `spread` is the mass that is spread evenly over `num_classes`.
+    `spread` is the mass that is spread evenly over `num_classes`. All results are float64.
     """
     names = ["max", "sum"]
     if spread or target.ndim == logits.ndim:
@@ -158,10 +159,11 @@ def call_partial(
         names.append("label_logit")
     at = logits.ndim + options.axis
     shape = logits.shape[:at] + logits.shape[at + 1 :]
-    shapes = [(shape, _compute(logits))] * len(names)
+    shapes = [(shape, np.dtype(np.float64))] * len(names)
     given = [logits, target, *others]
     settings = _of_shard(options, num_classes, spread, len(others) > 1)
-    return dict(zip(names, _foreign("partial", given, shapes, *settings), strict=True))
+    with float64():
+        return dict(zip(names, _foreign("partial", given, shapes, *settings), strict=True))
 
 
 def call_partial_backward(
@@ -170,11 +172,12 @@ def call_partial_backward(
     """Gradient of the logits of some classes.
 
     `others` are the number of the first class, then of each row max, sum, mass of its target and
-    factor of its gradient, and the weights of these classes if there are any.
+    factor of its gradient, in float64, and the weights of these classes if there are any.
     """
     settings = _of_shard(options, num_classes, spread, len(others) > 5)
     given, shapes = [logits, target, *others], [(logits.shape, logits.dtype)]
-    return _foreign("partial_backward", given, shapes, *settings)[0]
+    with float64():
+        return _foreign("partial_backward", given, shapes, *settings)[0]
 
 
 def _of_shard(
@@ -244,7 +247,9 @@ def _callback(
     call: Any, operands: list[Any], shapes: list[Any], vmap_method: str = "broadcast_all"
 ) -> list[Any]:
     operands, results = _prepared(operands, shapes)
-    return list(jax.pure_callback(call, tuple(results), *operands, vmap_method=vmap_method))
+    found = jax.pure_callback(call, tuple(results), *operands, vmap_method=vmap_method)
+    # a callback's results are not known to vary along the axes of a mesh, whatever was asked for
+    return alike([operands[0], *found], [])[0][1:]
 
 
 def _why_not() -> str | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import jax
 
-__all__ = ["alike"]
+__all__ = ["alike", "gathered"]
 
 
 def _varying(x: Any) -> frozenset[Any]:
@@ -40,3 +41,16 @@ def alike(operands: list[Any], shapes: list[Any]) -> tuple[list[Any], list[Any]]
     return operands, [
         like.update(shape=shape, dtype=dtype, weak_type=False) for shape, dtype in shapes
     ]
+
+
+def gathered(value: Any, axis_name: Any, devices: int) -> Any:
+    """The array of every device along an axis, first to last; the same on each of them.
+
+    Only newer versions of JAX know the latter of `all_gather`. Before, each device sends its own
+    array among zeros, which no sum rounds.
+    """
+    if "to" in inspect.signature(jax.lax.all_gather).parameters:
+        return jax.lax.all_gather(value, axis_name, to="invarying")
+    place = jax.lax.axis_index(axis_name)
+    alone = jax.numpy.zeros((devices, *value.shape), value.dtype).at[place].set(value)
+    return jax.lax.psum(alone, axis_name)

@@ -1,8 +1,8 @@
 """The loss over classes that devices of a mesh share, inside `jax.shard_map`.
 
 Each device computes what its classes add to a row's maximum and sums; the maximum and the sums are
-exchanged, 3 to 5 numbers a row. Sums and logarithms are float64: a float32 logsumexp is off by
-5e-4 at 1e4.
+exchanged, 3 to 4 numbers a row. Sums and logarithms are float64: a float32 logsumexp is off by
+5e-4 at 1e4, and the float32 sum of a row whose label has nearly all probability has lost the rest.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from jax import lax
 from fastxent.checks.jax import check_differentiable
 from fastxent.jax.handlers import call_denominator, call_partial, call_partial_backward
 from fastxent.jax.loss import moves
+from fastxent.jax.manual_axes import gathered
 from fastxent.jax.operands import LossOptions, Operands
 from fastxent.jax.wide import float64
 
@@ -69,11 +70,15 @@ def _jvp(options: ShardOptions, primals: Any, tangents: Any) -> tuple[Any, Any]:
 shard_loss.defjvp(_jvp, symbolic_zeros=True)
 
 
-def _local(options: ShardOptions, operands: Operands) -> tuple[int, float, list[Any]]:
-    """Classes in all and the mass spread over them, as kernels count; first class and weights."""
+def _local(options: ShardOptions, operands: Operands, after: Any) -> tuple[int, float, list[Any]]:
+    """Classes in all and the mass spread over them, as kernels count; first class and weights.
+
+    `after` is a 0 that is there when all has been checked: a device that waits for the others'
+    numbers while one of them has refused the call would wait for ever.
+    """
     size = operands.logits.shape[options.loss.axis]
     classes, smoothing = options.devices * size, options.loss.label_smoothing
-    first = lax.axis_index(options.axis_name) * size
+    first = lax.axis_index(options.axis_name) * size + after
     weight = operands.weight
     if classes > options.num_classes:
         # the weight of padding is 0, and what is spread is spread over the others
@@ -94,23 +99,25 @@ def _forward(options: ShardOptions, operands: Operands) -> tuple[Any, ...]:
     """The loss; and of each row max, sum, mass and the factor of its gradient."""
     of_loss, target = options.loss, operands.target
     hard, compute = target.ndim < operands.logits.ndim, _compute(operands)
-    divisor, target, counted = _checked(options, operands)
-    classes, spread, others = _local(options, operands)
+    divisor, target, counted, after = _checked(options, operands)
+    classes, spread, others = _local(options, operands, after)
     part = call_partial(of_loss, classes, spread, operands.logits, target, *others)
-    row_max = lax.pmax(part["max"], options.axis_name)
     with float64():
-        wide = {name: value.astype(jnp.float64) for name, value in part.items()}
-        top = row_max.astype(jnp.float64)
-        # a part without anything but -inf has its sums relative to 0
-        masked = jnp.isneginf(wide["max"])
-        shift = jnp.where(masked, 0.0, wide["max"]) - top
-        sums = {"sum": jnp.where(masked, 0.0, wide["sum"] * jnp.exp(shift))}
-        if "mass" in wide:
-            sums["mass"] = wide["mass"]
-            apart = jnp.where(wide["mass"] == 0, 0.0, wide["mass"] * shift)
-            sums["dot"] = wide["dot"] + apart
+        # a maximum is a logit: exact in the compute dtype
+        highest = lax.pmax(part["max"].astype(compute), options.axis_name)
+        top = highest.astype(jnp.float64)
+        # a part without anything but -inf, or NaN, has its sums relative to 0
+        masked = jnp.isneginf(part["max"])
+        shift = jnp.where(masked, 0.0, part["max"]) - jnp.where(jnp.isneginf(top), 0.0, top)
+        lowered = jnp.where(masked, 0.0, part["sum"] * jnp.exp(shift))
+        sums = {"sum": jnp.where(jnp.isnan(part["sum"]), part["sum"], lowered)}
+        if "mass" in part:
+            # beside a label every row that counts has the same mass: one number is sent for all
+            sums["mass"] = jnp.max(part["mass"], initial=0.0) if hard else part["mass"]
+            apart = jnp.where(part["mass"] == 0, 0.0, part["mass"] * shift)
+            sums["dot"] = part["dot"] + apart
         if hard:
-            sums["label"] = wide["label_logit"]
+            sums["label"] = part["label_logit"]
         sums = _merged(options, sums)
         mass = sums.get("mass", jnp.zeros_like(top))
         loss = -sums.get("dot", jnp.zeros_like(top))
@@ -139,13 +146,16 @@ def _forward(options: ShardOptions, operands: Operands) -> tuple[Any, ...]:
             factor = factor * operands.row_weight.astype(jnp.float64)
         # rows that do not count have statistics as from one class, on as many devices as there are
         total = jnp.where(counted, sums["sum"], 1.0)
-        rest = (x.astype(compute) for x in (loss, total, mass, factor))
-        value, total, mass, factor = rest
-    return value, row_max, total, mass, factor
+        mass = jnp.broadcast_to(mass, top.shape)
+        return loss.astype(compute), top, total, mass, factor
 
 
-def _checked(options: ShardOptions, operands: Operands) -> tuple[Any, Any, Any]:
-    """The mean's denominator, the target, checked, and which rows count."""
+def _checked(options: ShardOptions, operands: Operands) -> tuple[Any, Any, Any, Any]:
+    """The mean's denominator, the target, checked, which rows count, and a 0 after all checks.
+
+    Every device checks all that it is given, be it of other devices' classes: all refuse a call, or
+    none.
+    """
     target, hard = operands.target, operands.target.ndim < operands.logits.ndim
     weight, row_weight, denominator = operands[2:]
     at = operands.logits.ndim + options.loss.axis
@@ -153,32 +163,36 @@ def _checked(options: ShardOptions, operands: Operands) -> tuple[Any, Any, Any]:
     rows = None if row_weight is None else row_weight.reshape(-1)
     # probabilities are counted by rows alone: as labels of one class would be
     labels = target.reshape(-1) if hard else jnp.zeros(math.prod(shape), jnp.int32)
+    if weight is not None and not hard:
+        one = Operands(None, jnp.zeros(1, jnp.int32), weight)
+        of_weight = call_denominator(options.loss, one, options.num_classes, _compute(operands))
+        labels = labels + of_weight[1]
     given = Operands(None, labels, weight if hard else None, rows, denominator)
     classes = options.num_classes if hard else 1
     divisor, labels = call_denominator(options.loss, given, classes, _compute(operands))
-    counted = jnp.ones(shape, bool)
+    counted, after = jnp.ones(shape, bool), 0
     if hard:
+        # the labels themselves come after their check
         target = labels.reshape(shape)
         if options.loss.ignore_index is not None:
             counted = target != options.loss.ignore_index
-    return divisor, target, counted
+    else:
+        after = jnp.max(labels, initial=0)
+    return divisor, target, counted, after
 
 
 def _merged(options: ShardOptions, sums: dict[str, Any]) -> dict[str, Any]:
     """Sums over all devices."""
     if not options.in_order:
         return dict(zip(sums, lax.psum(tuple(sums.values()), options.axis_name), strict=True))
-    # each device sends its own numbers and zeros, which no sum rounds: the order is then ours
-    place = lax.axis_index(options.axis_name)
     merged = {}
     for name, value in sums.items():
-        alone = jnp.zeros((options.devices, *value.shape), value.dtype).at[place].set(value)
-        parts = lax.psum(alone, options.axis_name)
+        parts = gathered(value, options.axis_name, options.devices)
         merged[name] = functools.reduce(jnp.add, [parts[i] for i in range(options.devices)])
     return merged
 
 
 def _grad(options: ShardOptions, operands: Operands, *statistics: Any) -> Any:
-    classes, spread, (first, *weight) = _local(options, operands)
+    classes, spread, (first, *weight) = _local(options, operands, 0)
     given = operands.logits, operands.target, first, *statistics, *weight
     return call_partial_backward(options.loss, classes, spread, *given)

@@ -53,7 +53,8 @@ def vocab_parallel_cross_entropy(
         Axis of the mesh along which the classes lie, in its order.
     num_classes : int, optional
         How many classes there are, if the last devices hold padding: shards of JAX have one size.
-        By default the sizes of all shards. Logits of padding must be -inf, probabilities 0.
+        By default the sizes of all shards. Logits of padding must be -inf and probabilities 0:
+        nobody looks, and with anything else there the loss is wrong.
     weight : array_like of shape (num_classes,), optional
         Weights of all classes, the same on every device.
     ignore_index, label_smoothing, reduction, normalizer, sample_weight, z_loss, softcap
@@ -63,7 +64,9 @@ def vocab_parallel_cross_entropy(
     merge : {"reduce", "in_order"}, default "reduce"
         How sums of devices are added up: by XLA's reduction, or in the order of the classes, so
         that the bits depend on the number of devices only; then every device receives the numbers
-        of each other one.
+        of each other one. The order is one of devices, not of blocks of 1,024 classes: unlike
+        ``merge="in_order"`` of `fastxent.mpi` and `fastxent.torch` it does not give the bits of a
+        single call.
 
     Returns
     -------
@@ -83,8 +86,20 @@ def vocab_parallel_cross_entropy(
 
     Notes
     -----
-    Devices exchange a maximum of each row and one to four sums, never logits. Forward and reverse
+    Devices exchange a maximum of each row and two or three sums, never logits. Forward and reverse
     mode of first order; the gradient is computed without another exchange.
+
+    ``jax.grad`` may be outside `jax.shard_map` or inside. Inside, with ``check_vma=False``, the
+    gradient is multiplied by the number of devices, as that of every ``jax.lax.psum`` is there: the
+    devices' losses count as different numbers that are added up. Leave ``check_vma`` at True, or
+    differentiate ``loss / jax.lax.axis_size(axis_name)``.
+
+    Every device along `axis_name` checks the whole `target` of class indices, `weight`,
+    `sample_weight` and `normalizer` before it waits for the others, so that all of them refuse a
+    call. They have to be given the same. On a mesh with an axis of rows too, a group of rows that
+    is refused leaves the other groups waiting in whatever they exchange with it (the ``psum`` of a
+    mean, say), until XLA ends the process after its time-out: look at labels before, where they
+    may be wrong.
 
     Examples
     --------

@@ -8,37 +8,22 @@ from typing import Any
 import numpy as np
 
 from fastxent.layout import same_memory
-from fastxent.linear.plan import (
-    DEFAULT_BUDGET,
-    ChunkPlan,
-    ChunkSizes,
-    least_bytes,
-    plan_blocks,
-    plan_chunks,
+from fastxent.linear.decision import (
+    SLACK,
+    STATISTICS,
+    CallSizes,
+    bytes_of_row,
+    decide,
+    scratch_of_others,
 )
+from fastxent.linear.plan import ChunkPlan, ChunkSizes, plan_chunks
 from fastxent.linear.problem import LinearGrads, LinearProblem
 from fastxent.linear.products import is_plain
 from fastxent.linear.rows import ROUNDING_BYTES, is_blas_matrix, moved_rows
 from fastxent.linear.scratch import scratch_of_columns, scratch_of_thread
 from fastxent.precision import Array, kind_of
-from fastxent.threads import most_threads
 
 __all__ = ["Needs"]
-
-# Objects of Python and the sums of NumPy's buffered loops, whatever the sizes.
-_SLACK = 1 << 16
-
-# Bytes for a row of a chunk: its statistics, its label and its place among the rows that count.
-_ROW = 96
-
-# Bytes for what a second pass needs of every row.
-_STATISTICS = 24
-
-# Sums of the weights' gradient are kept for all classes where that many of them fit.
-_SUMS_SHARE = 2
-
-# The threads of a kernel get at most this part of the budget for scratch memory.
-_SCRATCH_SHARE = 8
 
 # Labels that are compared together.
 _GROUP = 1 << 14
@@ -95,52 +80,23 @@ class Needs:
             writes = _is_direct(moved_rows(grads.hidden, problem.axis), dtype)
             copies_grad = has_skipped or not writes or (over and call.grad_filter > 0)
         held = _Held(call, grads, copies_hidden, copies_grad, backend_name)
-        rows, classes = problem.rows, problem.classes
-        reserve = held.scratch_of_others()
-
-        def planned(sizes: ChunkSizes) -> ChunkPlan:
-            shape = call.features, classes, dtype.itemsize
-            return plan_chunks(rows, *shape, call.memory_budget, sizes, reserve)
-
-        narrow = grads.linear_weight is not None and grads.linear_weight.dtype != dtype
-        # what a second pass would need is in what a call takes at least
-        plan = planned(held.sizes(_STATISTICS * rows if narrow else 0))
-        has_sums, by_class = False, None
-        if narrow and plan.count > 1 and problem.denominator != 0.0:
-            sums = classes * call.features * dtype.itemsize
-            least = least_bytes(classes, dtype.itemsize, held.sizes(sums))
-            has_sums = plan.budget >= least + (_SUMS_SHARE - 1) * sums
-            if has_sums:
-                plan = planned(held.sizes(sums))
-            else:
-                by_class = plan_blocks(rows, classes, plan.budget, held.sizes_by_class())
-        spare = plan.budget - plan.size + held.scratch_of_thread
-        limit = max(1, spare // held.scratch_of_thread)
-        first_rows, first_limit = 0, 0
-        if (
-            grads.linear_weight is not None
-            and is_blas_matrix(grads.linear_weight, dtype)
-            and is_blas_matrix(call.weight, dtype)
-            and grads.linear_weight.strides[1] == dtype.itemsize
-            and not (copies_hidden or over or call.grad_filter)
-            and problem.denominator != 0.0
-            and min(rows, call.features) >= 2 * plan.rows
-        ):
-            # the logits of a chunk are not there at the same time
-            spare += plan.rows * classes * dtype.itemsize
-            first_limit = spare // scratch_of_columns(backend_name, problem)
-            first_rows = min(rows, call.features) if first_limit else 0
+        sizes = held.call_sizes(over)
+        budget, reserve = call.memory_budget, scratch_of_others(call.memory_budget, sizes.scratch)
+        shape = sizes.rows, sizes.features, sizes.width, sizes.itemsize
+        found = decide(
+            sizes, lambda of_pass: plan_chunks(*shape, budget, of_pass, reserve, sizes.least)
+        )
         return cls(
-            plan=plan,
+            plan=found.plan,
             copies_hidden=copies_hidden,
             copies_hidden_grad=copies_grad,
             is_over_hidden=over,
             has_skipped=has_skipped,
-            has_weight_sums=has_sums,
-            by_class=by_class,
-            most_threads=limit,
-            first_rows=first_rows,
-            most_threads_of_first=first_limit,
+            has_weight_sums=found.has_weight_sums,
+            by_class=found.by_class,
+            most_threads=found.most_threads,
+            first_rows=found.first_rows,
+            most_threads_of_first=found.most_threads_of_first,
         )
 
 
@@ -160,8 +116,8 @@ class _Held:
         item, features = problem.precision.compute.itemsize, call.features
         row, filtered = features * item, call.grad_filter > 0
         widens = not is_blas_matrix(call.weight, problem.precision.compute)
-        per_row = (
-            _ROW + problem.classes // 1024 + row * (self.copies_hidden + self.copies_hidden_grad)
+        per_row = bytes_of_row(problem.classes) + row * (
+            self.copies_hidden + self.copies_hidden_grad
         )
         adds_hidden_parts = grads.hidden is not None and (widens or filtered)
         per_row += row * adds_hidden_parts + self._soft_row()
@@ -182,11 +138,28 @@ class _Held:
         """Bytes of the backend's own for one thread, which there are always."""
         return scratch_of_thread(self.backend_name, self.call.problem)
 
-    def scratch_of_others(self) -> int:
-        """Bytes for the other threads, as far as they may take of the budget."""
-        budget, of_thread = self.call.memory_budget, self.scratch_of_thread
-        whole = DEFAULT_BUDGET if budget is None else budget
-        return of_thread * min(most_threads() - 1, whole // _SCRATCH_SHARE // of_thread)
+    def call_sizes(self, is_over_hidden: bool) -> CallSizes:
+        """What the decisions for all adapters are made from."""
+        call, problem, into = self.call, self.call.problem, self.grads.linear_weight
+        dtype = problem.precision.compute
+        return CallSizes(
+            rows=problem.rows,
+            features=call.features,
+            width=problem.classes,
+            itemsize=dtype.itemsize,
+            losses=problem.rows,
+            of_pass=self.sizes,
+            of_blocks=self.sizes_by_class(),
+            is_narrow=into is not None and into.dtype != dtype,
+            is_empty=problem.denominator == 0.0,
+            may_lie_in_grad=into is not None
+            and is_blas_matrix(into, dtype)
+            and is_blas_matrix(call.weight, dtype)
+            and into.strides[1] == dtype.itemsize
+            and not (self.copies_hidden or is_over_hidden or call.grad_filter),
+            scratch=self.scratch_of_thread,
+            scratch_of_columns=scratch_of_columns(self.backend_name, problem),
+        )
 
     def sizes_by_class(self) -> ChunkSizes:
         """Bytes of the pass that takes blocks of classes first."""
@@ -196,8 +169,8 @@ class _Held:
         soft = call.soft
         copied = 0 if soft is None or soft.dtype.isnative else soft.itemsize
         return ChunkSizes(
-            fixed=self._fixed() + _STATISTICS * problem.rows,
-            per_row=_ROW + row * self.copies_hidden,
+            fixed=self._fixed() + STATISTICS * problem.rows,
+            per_row=bytes_of_row(problem.classes) + row * self.copies_hidden,
             per_class=row * (3 + filtered),
             per_pair=item * (1 + filtered) + copied,
         )
@@ -205,7 +178,7 @@ class _Held:
     def _fixed(self) -> int:
         """Bytes that do not depend on the chunks."""
         rounds = any(one is not None and kind_of(one.dtype) == "bfloat16" for one in self.grads)
-        fixed = _SLACK + ROUNDING_BYTES * rounds + self.scratch_of_thread
+        fixed = SLACK + ROUNDING_BYTES * rounds + self.scratch_of_thread
         return fixed + self._of_rows() + self._of_classes()
 
     def _soft_row(self) -> int:

@@ -14,15 +14,24 @@ from dataclasses import dataclass
 
 from fastxent import checks
 
-__all__ = ["DEFAULT_BUDGET", "ChunkPlan", "ChunkSizes", "least_bytes", "plan_blocks", "plan_chunks"]
+__all__ = [
+    "DEFAULT_BUDGET",
+    "ChunkPlan",
+    "ChunkSizes",
+    "least_bytes",
+    "least_of_blocks",
+    "plan_blocks",
+    "plan_chunks",
+]
 
 # Bytes of temporaries where the caller names no number: 480 rows of 32,000 float32 logits, whose
 # products take 1.04 to 1.09 times as long as the whole ones.
 DEFAULT_BUDGET = 64_000_000
 
 # Logits of a chunk up to where it stays near the cache, if it has rows enough for the products.
-# BLAS packs the weights anew for every chunk: beside the whole products, calls of 4096 x 512 x 32000
-# took 1.16 times as long with chunks of 464 rows, 1.12 with 832, 1.09 with 1,376, 1.08 with 2,048.
+# BLAS packs the weights anew for every chunk: beside the whole products, calls of 4096 x 512 x
+# 32000 took 1.16 times as long with chunks of 464 rows, 1.12 with 832, 1.09 with 1,376, 1.08 with
+# 2,048.
 _CACHE_BYTES = 16_000_000
 _ENOUGH_ROWS = 2048
 
@@ -93,6 +102,7 @@ def plan_chunks(
     memory_budget: object = None,
     sizes: ChunkSizes | None = None,
     reserve: int = 0,
+    least: int = 0,
 ) -> ChunkPlan:
     """Plan a call of so many rows, features and classes, whose logits have `itemsize` bytes each.
 
@@ -106,6 +116,8 @@ def plan_chunks(
         What the call holds beside the logits; by default one chunk of hidden vectors.
     reserve : int, default 0
         Bytes that are of more use elsewhere than for more rows, where they can be had.
+    least : int, default 0
+        What other passes of the call take at least.
 
     Raises
     ------
@@ -122,7 +134,7 @@ def plan_chunks(
     held = ChunkSizes(per_row=features * itemsize) if sizes is None else sizes
     per_row = classes * itemsize + held.per_row
     floor = _least_block(per_row, held, classes)
-    least = least_bytes(classes, itemsize, held)
+    least = max(least, least_bytes(classes, itemsize, held))
     if memory_budget is None:
         budget = max(DEFAULT_BUDGET, least)
     else:
@@ -154,8 +166,7 @@ def plan_blocks(rows: int, classes: int, memory_budget: object, sizes: ChunkSize
     Without memory for logits of all classes: those of a block are in `per_pair`. The plan has the
     fewest products, as each of them adds to sums and reads rows anew.
     """
-    least = sizes.fixed + sizes.per_row + sizes.per_class + sizes.per_pair
-    budget = checks.check_memory_budget(memory_budget, least)
+    budget = checks.check_memory_budget(memory_budget, least_of_blocks(sizes))
     plans = []
     chunk = max(1, min(rows, _MOST_ROWS))
     while True:
@@ -170,6 +181,11 @@ def plan_blocks(rows: int, classes: int, memory_budget: object, sizes: ChunkSize
     _, chunk, block = min(plans)
     size = sizes.fixed + chunk * sizes.per_row + block * (sizes.per_class + chunk * sizes.per_pair)
     return ChunkPlan(chunk, -(-rows // chunk), block, size, budget)
+
+
+def least_of_blocks(sizes: ChunkSizes) -> int:
+    """What a pass takes at least that takes blocks of classes first."""
+    return sizes.fixed + sizes.per_row + sizes.per_class + sizes.per_pair
 
 
 def _block(left: int, held: ChunkSizes, classes: int, floor: int) -> int:

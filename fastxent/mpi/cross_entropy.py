@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mpi4py import MPI
 from mpi4py.run import set_abort_status
 
-from fastxent import api
 from fastxent.checks.processes import check_communicator
 from fastxent.errors import FastxentError
+from fastxent.interchange import Home, home_of
 from fastxent.mpi.communicator import Communicator
 from fastxent.options import Options
+from fastxent.sharding import ShardStats, grad_of, loss_of, merged, stats_of
 from fastxent.sharding.agreement import Shards
 from fastxent.sharding.engine import Arguments, agreed, names_of, whole_stats
-from fastxent.sharding.stats import ShardStats
+from fastxent.side_outputs import Aux
 
 __all__ = ["vocab_parallel_cross_entropy", "vocab_parallel_cross_entropy_and_grad"]
-
-# What statistics and gradient take of the options, as the functions of `fastxent` name them.
-_OF_STATS = ("weight", "ignore_index", "label_smoothing", "softcap", "logit_scale", "axis")
-_OF_LOGITS = ("softcap", "logit_scale")
 
 
 def vocab_parallel_cross_entropy(
@@ -69,15 +65,19 @@ logit_scale, axis, all_ignored, backend, num_threads
     aux : iterable of str, default ()
         As in `fastxent.cross_entropy`, but for "target_grad", and "correct" of probabilities.
     merge : {"reduce", "in_order"}, default "reduce"
-        "reduce" lets MPI add up 3 to 4 numbers a row. "in_order" gives every rank those of every
-        block of 1,024 classes, and adds them up in class order: the same bits whatever the number
-        of ranks, and those of `fastxent.cross_entropy` where each rank's classes begin at a
-        multiple of 1,024.
+        "reduce" lets MPI add up 3 to 4 numbers a row. "in_order" gives every rank the statistics
+        of all others, and adds them up in class order: the same bits in every run, whatever
+        algorithm MPI takes. If the classes of every rank that has some begin at a multiple of
+        1,024, there are statistics of every block of 1,024 classes, and the bits are the same
+        whatever the number of ranks; by compiled backends they are those of
+        `fastxent.cross_entropy`, where that has more than 100 classes in all, along the last axis
+        in memory. Else each rank has one entry, and the bits depend on how the classes are divided.
 
     Returns
     -------
     loss : numpy scalar or array
-        That of all classes, the same bits on every rank.
+        That of all classes, the same bits on every rank. Of the library of `local_logits`, like
+        `aux`.
     aux : fastxent.Aux
         Only where `aux` names something.
 
@@ -90,8 +90,12 @@ logit_scale, axis, all_ignored, backend, num_threads
     Notes
     -----
     Three exchanges: a descriptor of 1,024 bytes a rank, by which all ranks know that they mean the
-    same call, one maximum a row, and 2 to 3 sums a row. Side outputs "entropy" and "argmax" add a
-    number a row each.
+    same call, one maximum a row, and 2 to 3 sums a row. Side outputs "argmax" and "correct" need a
+    fourth, of one number a row for both; "entropy" adds one to the sums, and "log_prob" of
+    probabilities with class weights or label smoothing two. With ``merge="in_order"`` there are
+    two exchanges: the descriptor, and all statistics. These are 2 numbers a row for every 1,024
+    classes, or for every rank if that is what there is; 4 with label smoothing and for
+    probabilities; the side outputs' besides, and for class indices one more a row from every rank.
 
     A rank that fails after the first exchange, of memory for instance, leaves the others waiting
     until it ends; then it ends the job through ``MPI_Abort``.
@@ -196,48 +200,66 @@ class _Call:
         check_communicator(isinstance(comm, MPI.Intracomm) and comm != MPI.COMM_NULL, comm)
         self.options = options._replace(aux=names_of(options.aux))
         self.merge = merge
-        self.how = {"backend": backend, "num_threads": num_threads}
+        self.how = backend, num_threads
         self.ranks = Communicator(comm)
 
     def loss(self, logits: Any, target: Any) -> Any:
         """Loss, with side outputs where they are asked for."""
-        shards = self._agreed(logits, target)
+        shards, home = self._agreed(logits, target)
         with _job_ends_on_failure():
-            return self._merged(logits, target, shards)[0]
+            (loss, aux), _ = self._merged(logits, target, shards)
+            return home.give(loss) if aux is None else (home.give(loss), home.give_each(aux))
 
     def loss_and_grad(self, logits: Any, target: Any, grad_output: Any, out: Any) -> Any:
         """Loss, gradient, and side outputs where they are asked for."""
-        shards = self._agreed(logits, target, grad_output, out)
+        shards, home = self._agreed(logits, target, grad_output, out)
         with _job_ends_on_failure():
-            loss, stats = self._merged(logits, target, shards)
-            given: dict[str, Any] = {**self.options._asdict(), **self.how, **shards.place()}
-            del given["aux"]
-            rest = {"grad_output": grad_output, "out": out}
-            grad = api.grad_from_stats(logits, target, stats, **given, **rest)
-        return (loss[0], grad, loss[1]) if self.options.aux else (loss, grad)
+            (loss, aux), stats = self._merged(logits, target, shards)
+            place = shards.place()
+            given = logits, target, stats, self.options._replace(aux=())
+            here = place["class_offset"], place["num_classes"]
+            grad = grad_of(*given, here, *self.how, grad_output, out)
+            found = home.give(loss), home.deliver(grad, out)
+            return found if aux is None else (*found, home.give_each(aux))
 
-    def _agreed(self, logits: Any, target: Any, grad_output: Any = None, out: Any = None) -> Shards:
+    def _agreed(
+        self, logits: Any, target: Any, grad_output: Any = None, out: Any = None
+    ) -> tuple[Shards, Home]:
+        """Where the classes of all ranks lie, and whose arrays the results are to be."""
+
         def read() -> Arguments:
+            given = logits, target, self.options
+            backend, num_threads = self.how
             return Arguments(
-                *(logits, target, self.options), **self.how, grad_output=grad_output, out=out
+                *given,
+                backend=backend,
+                num_threads=num_threads,
+                grad_output=grad_output,
+                out=out,
             )
 
-        return agreed(read, self.merge, self.ranks)
+        return agreed(read, self.merge, self.ranks), home_of(logits)
 
-    def _merged(self, logits: Any, target: Any, shards: Shards) -> tuple[Any, ShardStats]:
-        named = self.options._asdict()
-        partial = functools.partial(
-            api.partial_stats,
-            logits,
-            target,
-            **{name: named[name] for name in (*_OF_STATS, "aux")},
-            **self.how,
-        )
-        stats = whole_stats(shards, self.merge, self.ranks, partial, api.merge_stats)
-        for name in _OF_LOGITS:
-            del named[name]
-        rest = {**named, **self.how, "num_classes": shards.num_classes}
-        return api.loss_from_stats(stats, target, **rest), stats
+    def _merged(
+        self, logits: Any, target: Any, shards: Shards
+    ) -> tuple[tuple[Any, Aux | None], ShardStats]:
+        """Loss and side outputs, and the statistics of all classes: NumPy's arrays, as MPI sends.
+
+        Whatever library the arguments are of, which only the results come back to.
+        """
+
+        def partial(class_offset: int, num_classes: int, by_block: bool) -> ShardStats:
+            place = class_offset, num_classes
+            return stats_of(logits, target, self.options, place, by_block, *self.how)
+
+        stats = whole_stats(shards, self.merge, self.ranks, partial, _merged_parts)
+        # statistics are of logits that have been scaled and capped
+        options = self.options._replace(softcap=None, logit_scale=1.0)
+        return loss_of(stats, target, options, shards.num_classes, *self.how), stats
+
+
+def _merged_parts(*stats: ShardStats) -> ShardStats:
+    return merged(stats)
 
 
 @contextlib.contextmanager

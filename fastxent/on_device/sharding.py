@@ -20,7 +20,7 @@ from fastxent.sharding import ShardStats
 __all__ = ["grad_from_stats", "loss_from_stats", "merge_stats", "partial_stats"]
 
 _FLOAT64, _INT64 = np.dtype(np.float64), np.dtype(np.int64)
-_FIELDS = ("max", "sum", "mass", "dot", "label_logit", "argmax", "spread", "bare_mass", "bare_dot")
+_FIELDS = (*sharding.OF_PARTS, "label_logit")
 
 
 def _given(arrays: Arrays, stats: ShardStats) -> ShardStats:
@@ -67,6 +67,8 @@ def partial_stats(
         classes=classes,
         dtype=problem.precision.loss,
         by_block=by_block,
+        softcap=problem.softcap,
+        logit_scale=problem.logit_scale,
     )
     return _given(arrays, stats)
 
@@ -166,7 +168,8 @@ def grad_from_stats(
     problem = call.problem
     checks.check_whole_stats(whole, problem.num_classes)
     assert problem.reduction is not None
-    checks.check_stats_fit(whole, problem.reduction.rows_shape, problem.precision.loss)
+    rows_shape, dtype = problem.reduction.rows_shape, problem.precision.loss
+    checks.check_stats_fit(whole, rows_shape, dtype, problem.softcap, problem.logit_scale)
     sharding.check_suffice(whole, problem)
     checks.check_out_apart(into, whole)
     grad = call.new_grad(into)

@@ -43,18 +43,19 @@ def cross_entropy(
         taken with the classes last; any `axis`, Fortran order and foreign byte order can be read.
     target : path, numpy.memmap, or array
         Class indices or probabilities, as in `fastxent.cross_entropy`. Probabilities are read a
-        window at a time too. Class indices in a .npy file are mapped, those of other kinds of array
-        read as a whole.
+        window at a time too. Class indices are read as a whole; a numpy.memmap stays mapped.
     weight, ignore_index, label_smoothing, reduction, normalizer, sample_weight, z_loss, softcap, \
 logit_scale, axis, all_ignored, backend, num_threads
         As in `fastxent.cross_entropy`.
     aux : iterable of str, default ()
         Side outputs, as in `fastxent.cross_entropy`, but "target_grad", and for probabilities
         "correct".
-    memory_budget : int, optional
-        Bytes of logits and probabilities in memory at a time, at least one row; 64 MB by default.
-        Beside it there are one number a row for what is returned so, for `sample_weight`, and for
-        the class indices of an array that is no file.
+    memory_budget : float, optional
+        Bytes of the windows: of the logits and probabilities that are in memory at a time. At least
+        one row; by default 64 MB, or one row where that is more. It does not count what the "numpy"
+        backend computes on the way, some arrays of the size of a window; the pages behind a window
+        of a numpy.memmap, which is in memory twice; nor one number a row for class indices,
+        `sample_weight` and what is returned so.
     progress : bool, optional
         Whether to draw a bar on stderr, by rich. By default one is drawn if the call takes more
         than two seconds, stderr is a terminal and rich is installed.
@@ -156,16 +157,16 @@ z_loss, softcap, logit_scale, axis, all_ignored, aux, backend, num_threads, memo
     LabelError, ShapeError, OptionError, BackendError, DTypeError, OSError
         As in `cross_entropy`.
     OutputError
-        `out` is the file of an input without being exactly the logits, or shares memory with one.
-        Also a ``ValueError``. Nothing has been written when this or any of the above but OSError
-        is raised.
+        `out` is a directory, the file of an input without being exactly the logits, or shares
+        memory with one. Also a ``ValueError``. Nothing has been written when this or any of the
+        above but OSError is raised.
 
     Notes
     -----
     When a call is broken off, be it by Ctrl-C, a full disk or a crash, the logits are as they were,
     unless they were to be written over: then some rows hold logits and some the gradient. A new
     file is taken away again; only a process that is killed leaves it behind, as
-    ``<out>.<process>.part``.
+    ``<out>.<16 hexadecimal digits>.part``.
 
     Examples
     --------

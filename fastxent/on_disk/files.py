@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -97,6 +98,9 @@ class NpyFile:
     def _runs(self, window: Window) -> Iterator[tuple[int, int]]:
         """Where the bytes of a window are in the file, and how many: adjacent ones together."""
         shape, box = self.shape, window.box
+        if not shape:
+            yield self._begin, self.dtype.itemsize
+            return
         if self.is_fortran:
             shape, box = shape[::-1], box[::-1]
         strides = [math.prod(shape[at + 1 :]) * self.dtype.itemsize for at in range(len(shape))]
@@ -125,13 +129,14 @@ class NewFile(NpyFile):
     """A .npy file that gets its name when it is complete; until then it has another.
 
     Its room on the disk is taken at the beginning, so that a disk that is too small shows before
-    anything is computed.
+    anything is computed. The other name is chosen at random: process numbers come again, and the
+    file of a process that was killed is still there.
     """
 
     def __init__(
         self, path: str, shape: tuple[int, ...], dtype: np.dtype[Any], is_fortran: bool
     ) -> None:
-        self.path, self._part = path, f"{path}.{os.getpid()}.part"
+        self.path, self._part = path, f"{path}.{secrets.token_hex(8)}.part"
         self.shape, self.dtype, self.is_fortran = shape, dtype, is_fortran
         self._file = io.FileIO(self._part, "xb")
         try:
@@ -150,7 +155,8 @@ class NewFile(NpyFile):
             raise
 
     def complete(self) -> None:
-        """Give the file its name."""
+        """Give the file its name, once its bytes are on the disk."""
+        os.fsync(self._file.fileno())
         self._file.close()
         os.replace(self._part, self.path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,17 +14,20 @@ from fastxent import checks
 from fastxent.backends import pick
 from fastxent.backends.contract import Backend, Outputs
 from fastxent.checks.on_disk import (
-    check_budget,
+    check_is_no_folder,
     check_is_no_input,
     check_no_whole_rows_asked,
     check_progress,
+    check_result_dtype,
     check_result_place,
 )
 from fastxent.checks.reading import as_array
+from fastxent.layout import stand_in
 from fastxent.on_disk.arrays import ArrayWindows, Source, file_of, source_of
 from fastxent.on_disk.files import NewFile, NpyFile
 from fastxent.on_disk.progress import Bar
 from fastxent.on_disk.rows import Gradient, Windows, bytes_of_row
+from fastxent.on_disk.windows import Window
 from fastxent.options import Options
 from fastxent.precision import Array
 from fastxent.problem import Problem
@@ -53,11 +57,6 @@ class Inputs(NamedTuple):
     soft: Source | None
 
 
-def _stand_in(source: Source) -> Array:
-    """NumPy array of zeros that takes no memory, of this shape and dtype: for checks."""
-    return np.broadcast_to(np.zeros((), source.dtype), source.shape)
-
-
 def _is_path(value: Any) -> bool:
     return isinstance(value, (str, os.PathLike))
 
@@ -74,21 +73,21 @@ def _is_stored(value: Any) -> bool:
 def _inputs(logits: Any, target: Any, in_place: bool, opened: ExitStack) -> Inputs:
     source = source_of(logits, "logits", may_write=in_place)
     opened.callback(source.close)
-    checks.check_logits(_stand_in(source))
+    checks.check_logits(stand_in(source))
     if not _is_stored(target):
         given = as_array(target, "target")
         if given.dtype.kind in "iu":
             return Inputs(source, given, None)
-        return Inputs(source, given, ArrayWindows(given))
+        return Inputs(source, stand_in(given), ArrayWindows(given))
     stored = source_of(target, "target")
     opened.callback(stored.close)
     if stored.dtype.kind not in "iu":
-        return Inputs(source, _stand_in(stored), stored)
-    if isinstance(stored, NpyFile):
-        if 0 in stored.shape:  # nothing that could be mapped
-            return Inputs(source, _stand_in(stored), None)
-        return Inputs(source, np.asarray(np.load(stored.path, mmap_mode="r")), None)
+        return Inputs(source, stand_in(stored), stored)
     whole = tuple(slice(0, size) for size in stored.shape)
+    if isinstance(stored, NpyFile):
+        size = math.prod(stored.shape)
+        memory = np.empty(size * stored.dtype.itemsize, np.uint8)
+        return Inputs(source, stored.read(Window(slice(0, size), whole), memory), None)
     return Inputs(source, np.asarray(target[whole]), None)
 
 
@@ -102,13 +101,15 @@ def _is_same(out: Any, logits: Any) -> bool:
     return (out == logits) is True
 
 
-def _check_place(out: Any, logits: Any, target: Any, problem: Problem) -> None:
-    """All that can be wrong with where the gradient goes."""
+def _check_place(out: Any, logits: Any, target: Any, stored: Any, problem: Problem) -> None:
+    """All that can be wrong with where the gradient goes; `stored` is the dtype of the logits."""
     shape, dtype = problem.given.shape, problem.precision.storage
     is_same = _is_same(out, logits)
     if is_same:
-        check_result_place(problem.given, shape, dtype)
-    elif not _is_path(out):
+        check_result_dtype(stored, dtype)
+    elif _is_path(out):
+        check_is_no_folder(os.fspath(out))
+    else:
         check_result_place(out, shape, dtype)
     if isinstance(out, np.ndarray):
         arrays = {"logits": logits, "target": target}
@@ -157,15 +158,17 @@ def computed(
     with ExitStack() as opened:
         in_place = wants_grad and _is_same(out, logits)
         inputs = _inputs(logits, target, in_place, opened)
-        shown = _stand_in(inputs.logits)
+        shown = stand_in(inputs.logits)
         problem = Problem.of_options(shown, inputs.target, options, num_threads, grad_output)
         check_no_whole_rows_asked(problem.asked, problem.target is not None)
-        budget = MEMORY_BUDGET if memory_budget is None else memory_budget
         row = bytes_of_row(inputs.logits, inputs.soft, problem.classes)
-        most_rows = check_budget(budget, row) // row
+        budget = max(MEMORY_BUDGET, row)
+        if memory_budget is not None:
+            budget = checks.check_memory_budget(memory_budget, row)
+        most_rows = budget // row
         wanted = check_progress(progress)
         if wants_grad:
-            _check_place(out, logits, target, problem)
+            _check_place(out, logits, target, inputs.logits.dtype, problem)
         chosen = pick(backend, problem)
         problem = problem.with_labels(chosen)
 

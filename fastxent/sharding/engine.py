@@ -19,6 +19,7 @@ from fastxent.problem import Problem
 from fastxent.sharding.agreement import Descriptor, Shards, agree, label_range, told
 from fastxent.sharding.exchange import Channel, in_order, reduced
 from fastxent.sharding.stats import ShardStats
+from fastxent.side_outputs import Aux
 from fastxent.version import __version__
 
 __all__ = ["MERGES", "Arguments", "Ranks", "agreed", "names_of", "whole_stats"]
@@ -107,6 +108,8 @@ def _described(given: Arguments, merge: Any) -> Descriptor:
     for name, value in options._asdict().items():
         if name != "axis":
             shared[name] = told(_plain(value))
+    # the names of a set come in an order of each process's own
+    shared["aux"] = told(tuple(name for name in Aux._fields if name in problem.asked))
     shared["grad_output"] = told(_plain(given.grad_output))
     shared["merge"] = merge
     shared["the version of fastxent"] = __version__

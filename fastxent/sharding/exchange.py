@@ -1,8 +1,10 @@
 """The two ways in which ranks turn statistics of their own classes into those of all classes.
 
-`reduced` lets the library of the channel add up: two exchanges of 3 to 4 numbers a row. `in_order`
-hands every part to every rank, which merges them in the order of the classes: the same bits for
-any number of ranks and any algorithm of the library.
+`reduced` lets the library of the channel add up: two exchanges of 3 to 4 numbers a row, and a third
+for `argmax`. `in_order` hands every part to every rank, which merges them in the order of the
+classes, whatever the library's algorithm. Where the classes of each rank begin at a multiple of
+1,024 the parts are blocks of 1,024 classes, and the bits are the same for any number of ranks; else
+each rank has one part, and the bits are those of this division of the classes.
 """
 
 from __future__ import annotations
@@ -11,16 +13,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
 from fastxent.backends.contract import BLOCK
 from fastxent.sharding.agreement import Shards
+from fastxent.sharding.merging import relative_to
 from fastxent.sharding.stats import ShardStats
 
 __all__ = ["Channel", "in_order", "reduced"]
 
-_OF_PARTS = ("max", "sum", "mass", "dot", "spread", "bare_mass", "bare_dot", "argmax")
-_OF_TARGETS = (("mass", "dot"), ("bare_mass", "bare_dot"))
 # Above every class, and exact as float64 too.
 _NO_CLASS = 1 << 53
 
@@ -69,12 +68,14 @@ def reduced(stats: ShardStats, shards: Shards, channel: Channel) -> ShardStats:
     """
     xp = channel.arrays
     rows_shape = stats.max.shape[1:]
-    own = {name: _only_part(getattr(stats, name), name) for name in _OF_PARTS}
+    own = {
+        name: _only_part(array, name) for name, array in stats.of_parts.items() if array is not None
+    }
     # maxima pass a NaN by: what comparing one gives would depend on the order of the ranks
     top = own["max"]
     of_all = xp.zeros_like(top) + top
     channel.all_max(of_all)
-    sums = _lowered(own, top, of_all, xp)
+    sums = relative_to(own, of_all, xp)
     is_hard = stats.label_logit is not None
     if is_hard:
         sums["label_logit"] = stats.label_logit.reshape(-1)
@@ -84,7 +85,7 @@ def reduced(stats: ShardStats, shards: Shards, channel: Channel) -> ShardStats:
     found = _summed(sums, channel)
     if is_hard and "mass" in sums:
         found["mass"] = xp.zeros_like(of_all) + found["mass"]
-    if stats.argmax is not None:
+    if "argmax" in own:
         is_here = (top == of_all) & (own["argmax"] >= 0)
         first = xp.where(is_here, own["argmax"], _NO_CLASS)
         channel.all_min(first)
@@ -99,31 +100,9 @@ def reduced(stats: ShardStats, shards: Shards, channel: Channel) -> ShardStats:
 
 def _only_part(array: Any, name: str) -> Any:
     """The rows of the only part; where there is none, what no class hands up."""
-    if array is None:
-        return None
     if array.shape[0]:
         return array.reshape(-1)
     return array.sum(0).reshape(-1) + {"max": -math.inf, "argmax": -1}.get(name, 0)
-
-
-def _lowered(own: dict[str, Any], top: Any, of_all: Any, xp: Any) -> dict[str, Any]:
-    """Sums relative to the maximum of all classes."""
-    with np.errstate(all="ignore"):
-        # where all is masked sums are relative to 0 already
-        down = xp.where(top == -math.inf, 0.0, top) - xp.where(of_all == -math.inf, 0.0, of_all)
-        share = xp.where(top == -math.inf, 0.0, xp.exp(top - of_all))
-        share = xp.where(top == of_all, 1.0, share)
-        # a NaN counts, whatever it is relative to
-        sums = {"sum": xp.where(xp.isnan(own["sum"]), own["sum"], own["sum"] * share)}
-        for mass, dot in _OF_TARGETS:
-            if own[mass] is not None:
-                sums[mass] = own[mass]
-                # without mass nothing comes down, be it from an infinite maximum
-                sums[dot] = own[dot] + xp.where(own[mass] != 0, own[mass] * down, 0.0)
-        if own["spread"] is not None:
-            spread = share * (own["spread"] + own["sum"] * down)
-            sums["spread"] = xp.where(share != 0, spread, 0.0)
-    return sums
 
 
 def _summed(sums: dict[str, Any], channel: Channel) -> dict[str, Any]:
@@ -165,7 +144,7 @@ def in_order(
     """
     xp = channel.arrays
     rows_shape = tuple(stats.max.shape[1:])
-    names = [name for name in _OF_PARTS if getattr(stats, name) is not None]
+    names = [name for name, array in stats.of_parts.items() if array is not None]
     is_hard = stats.label_logit is not None
     runs = [_runs(*run, by_block) for run in zip(shards.offsets, shards.classes, strict=True)]
     own = [getattr(stats, name).reshape(-1) for name in names]

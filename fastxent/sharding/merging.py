@@ -6,19 +6,16 @@ dot = sum_b dot_b + T_b * (m_b - m): docs/math.md. In float64, on arrays of NumP
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from fastxent.precision import Array
 from fastxent.sharding.stats import ShardStats
 
-__all__ = ["NOWHERE", "combined", "merged", "of_all_classes", "relative_to"]
+__all__ = ["combined", "merged", "relative_to"]
 
-# The class that holds a maximum which no class here holds: the least of several finds the others.
-NOWHERE = np.iinfo(np.int64).max
-
-_OF_PARTS = ("max", "sum", "mass", "dot", "argmax", "spread", "bare_mass", "bare_dot")
+_OF_TARGETS = (("mass", "dot"), ("bare_mass", "bare_dot"))
 
 
 def merged(stats: tuple[ShardStats, ...]) -> ShardStats:
@@ -47,11 +44,10 @@ def combined(stats: ShardStats) -> ShardStats:
 def _nothing(stats: ShardStats) -> ShardStats:
     """One part of no classes."""
     rows = stats.max.shape[1:]
-    fillings = dict.fromkeys(_OF_PARTS, 0.0) | {"max": -np.inf, "argmax": -1}
+    fillings = {"max": -np.inf, "argmax": -1}
     arrays: dict[str, Any] = {
-        name: np.full((1, *rows), filling, getattr(stats, name).dtype)
-        for name, filling in fillings.items()
-        if getattr(stats, name) is not None
+        name: np.full((1, *rows), fillings.get(name, 0.0), array.dtype)
+        for name, array in _held(stats).items()
     }
     return stats._replace(**arrays, first_class=(0,), classes=(0,), by_block=False)
 
@@ -63,9 +59,7 @@ def _concatenated(stats: tuple[ShardStats, ...]) -> ShardStats:
     sizes = [size for one in stats for size in one.classes]
     order = sorted(range(len(begins)), key=begins.__getitem__)
     arrays: dict[str, Any] = {
-        name: np.concatenate([getattr(one, name) for one in stats])[order]
-        for name in _OF_PARTS
-        if getattr(first, name) is not None
+        name: np.concatenate([getattr(one, name) for one in stats])[order] for name in _held(first)
     }
     if first.label_logit is not None:
         # adding 0 leaves the one that is there as it is
@@ -96,64 +90,64 @@ def _joined(stats: ShardStats) -> ShardStats:
     runs = [slice(begin, end) for begin, end in zip(begins, ends, strict=True)]
     parts = [_part(stats, run) for run in runs]
     arrays: dict[str, Any] = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name in _OF_PARTS
-        if getattr(stats, name) is not None
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in _held(stats)
     }
     sizes = tuple(sum(stats.classes[run]) for run in runs)
     return stats._replace(**arrays, first_class=tuple(first_class), classes=sizes)
 
 
-def _shift_of(maxima: Array) -> Array:
-    """What statistics are relative to: -inf minus -inf would be NaN where all is masked."""
-    return np.where(np.isneginf(maxima), 0.0, maxima)
+def _held(stats: ShardStats) -> dict[str, Any]:
+    """Arrays of parts that are there."""
+    return {name: array for name, array in stats.of_parts.items() if array is not None}
 
 
 def _part(stats: ShardStats, run: slice) -> ShardStats:
     """One part of several: its arrays only."""
-    run_of = {
-        name: getattr(stats, name)[run] for name in _OF_PARTS if getattr(stats, name) is not None
-    }
-    top = run_of["max"].max(axis=0)
-    return stats._replace(**_summed(run_of, top))
+    parts = {name: array[run] for name, array in _held(stats).items()}
+    maxima = parts["max"]
+    top = maxima.max(axis=0)
+    one: dict[str, Any] = {"max": top}
+    one |= {name: array.sum(axis=0) for name, array in relative_to(parts, top, np).items()}
+    if "argmax" in parts:
+        first = (maxima == top).argmax(axis=0)[None]
+        one["argmax"] = np.take_along_axis(parts["argmax"], first, axis=0)[0]
+    return stats._replace(**{name: array[None] for name, array in one.items()})
 
 
-def _summed(parts: dict[str, Array], top: Array) -> dict[str, Any]:
-    """Sums of parts relative to the rows' maximum `top`, theirs or that of more classes."""
+def relative_to(parts: dict[str, Any], top: Any, xp: Any) -> dict[str, Any]:
+    """Statistics of parts relative to a maximum of more classes, that they may be added up.
+
+    Parameters
+    ----------
+    parts : dict of str to array
+        Those of `ShardStats.of_parts` that are there.
+    top : array
+        The rows' maximum: of these parts, or over all processes.
+    xp : module
+        `numpy`, or `torch` where the arrays are tensors.
+
+    Returns
+    -------
+    dict of str to array
+        The parts' `sum`, `mass`, `dot`, `spread`, `bare_mass` and `bare_dot`, as far as there.
+    """
     with np.errstate(all="ignore"):
         maxima = parts["max"]
-        factor = np.where(maxima == top, 1.0, np.exp(maxima - top))
-        down = _shift_of(maxima) - _shift_of(top)
-        sums: dict[str, Any] = {"max": top, "sum": (parts["sum"] * factor).sum(axis=0)}
-        for mass, dot in (("mass", "dot"), ("bare_mass", "bare_dot")):
+        # equal infinities have no difference
+        factor = xp.where(maxima == top, 1.0, xp.exp(maxima - top))
+        down = _shift_of(maxima, xp) - _shift_of(top, xp)
+        sums: dict[str, Any] = {"sum": parts["sum"] * factor}
+        for mass, dot in _OF_TARGETS:
             if mass in parts:
+                sums[mass] = parts[mass]
                 # without mass nothing comes down, be it from an infinite maximum
-                lowered = np.where(parts[mass] != 0, parts[mass] * down, 0.0)
-                sums[mass] = parts[mass].sum(axis=0)
-                sums[dot] = (parts[dot] + lowered).sum(axis=0)
+                sums[dot] = parts[dot] + xp.where(parts[mass] != 0, parts[mass] * down, 0.0)
         if "spread" in parts:
-            spreads = (parts["spread"] + parts["sum"] * down) * factor
-            sums["spread"] = np.where(factor != 0, spreads, 0.0).sum(axis=0)
-        if "argmax" in parts:
-            holds = maxima == top
-            first = holds.argmax(axis=0)[None]
-            found = np.take_along_axis(parts["argmax"], first, axis=0)[0]
-            sums["argmax"] = np.where(holds.any(axis=0), found, NOWHERE)
-    return {name: array[None] for name, array in sums.items()}
+            spread = (parts["spread"] + parts["sum"] * down) * factor
+            sums["spread"] = xp.where(factor != 0, spread, 0.0)
+    return sums
 
 
-def relative_to(stats: ShardStats, top: Array) -> ShardStats:
-    """One part of all, relative to a maximum of the rows over more classes than these.
-
-    For processes that exchange the maximum first: of what they all find here `sum`, `mass`, `dot`,
-    `spread`, `bare_mass`, `bare_dot` and `label_logit` are added up, and of `argmax` the least is
-    taken, that of a shard without the maximum being `NOWHERE`. `of_all_classes` takes the results.
-    """
-    whole = combined(stats)
-    arrays = {name: getattr(whole, name) for name in _OF_PARTS if getattr(whole, name) is not None}
-    return whole._replace(**_summed(arrays, top))
-
-
-def of_all_classes(stats: ShardStats, num_classes: int) -> ShardStats:
-    """Statistics of one part, now known to be those of all classes."""
-    return stats._replace(first_class=(0,), classes=(num_classes,), by_block=False)
+def _shift_of(maxima: Any, xp: Any) -> Any:
+    """What statistics are relative to: -inf minus -inf would be NaN where all is masked."""
+    return xp.where(maxima == -math.inf, 0.0, maxima)

@@ -54,7 +54,7 @@ def stats_of(
         "bare_mass": bare.mass,
         "bare_dot": bare.dot,
     }
-    arrays = {
+    arrays: dict[str, Any] = {
         name: None if array is None else array.reshape(parts, *rows)
         for name, array in given.items()
     }
@@ -66,6 +66,8 @@ def stats_of(
         classes=classes,
         dtype=problem.precision.loss,
         by_block=by_block,
+        softcap=problem.softcap,
+        logit_scale=problem.logit_scale,
     )
     if by_block:
         return stats
@@ -199,7 +201,8 @@ def grad_of(
     )
     checks.check_whole_stats(whole, problem.num_classes)
     assert problem.reduction is not None
-    checks.check_stats_fit(whole, problem.reduction.rows_shape, problem.precision.loss)
+    rows_shape, dtype = problem.reduction.rows_shape, problem.precision.loss
+    checks.check_stats_fit(whole, rows_shape, dtype, problem.softcap, problem.logit_scale)
     check_suffice(whole, problem)
     checks.check_out_apart(into, whole)
     chosen = pick(backend, problem, "partial_backward")

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["ShardStats"]
+    from fastxent.interchange import Home
+
+__all__ = ["OF_PARTS", "ShardStats", "given"]
+
+# The arrays with an entry for each part.
+OF_PARTS = ("max", "sum", "mass", "dot", "argmax", "spread", "bare_mass", "bare_dot")
 
 
 class ShardStats(NamedTuple):
@@ -47,6 +52,9 @@ class ShardStats(NamedTuple):
     by_block : bool
         Whether every part is of the 1,024 classes that kernels add up together. Then these
         statistics lead to the very bits of a call that has all classes.
+    softcap : float or None
+    logit_scale : float
+        Of the logits. `fastxent.grad_from_stats` takes the same.
 
     Examples
     --------
@@ -70,3 +78,21 @@ class ShardStats(NamedTuple):
     classes: tuple[int, ...]
     dtype: np.dtype[Any]
     by_block: bool
+    softcap: float | None = None
+    logit_scale: float = 1.0
+
+    @property
+    def of_parts(self) -> dict[str, Any]:
+        """Arrays with an entry for each part, by name; None where there is none."""
+        return {name: getattr(self, name) for name in OF_PARTS}
+
+
+def given(home: Home, stats: ShardStats) -> ShardStats:
+    """Arrays of statistics as those of a library, NumPy's where it has no float64 (JAX, mostly)."""
+    if home.library is None:
+        return stats
+    if home.library.read(home.give(stats.sum)).dtype != stats.sum.dtype:
+        return stats
+    arrays = {**stats.of_parts, "label_logit": stats.label_logit}
+    there = {name: home.give(array) for name, array in arrays.items() if array is not None}
+    return stats._replace(**there)

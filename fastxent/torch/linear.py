@@ -92,15 +92,19 @@ def linear_cross_entropy(
         graph. Not in compiled or transformed calls.
     memory_budget : float, optional
         Bytes of all temporary memory beside arguments, gradients and side outputs; 64e6 by default.
+        What gradients of a later backward take counts from the start. Where it has no scratch
+        memory for all of them, fastxent's own passes take fewer threads.
     grad_filter : float, optional
         Classes whose entries in the gradient of the logits are all smaller in a chunk, before
-        factors of rows, are left out of the products for the gradients. Worth its while for trained
-        models, whose probabilities have few large entries. On a GPU the host then waits in each
+        factors of rows, are left out of the products for the gradients; all stay where at least
+        half of them would. Worth its while for trained models, whose probabilities have few large
+        entries. On a GPU the host then waits in each
         chunk for how many there are.
     backend : {"cython", "numba", "numpy", "cuda"}, optional
         By default the first of `fastxent.backends()` that can run; for tensors on a GPU "cuda".
     num_threads : int, optional
-        Of fastxent's own passes on the CPU; the products take `torch.get_num_threads()`.
+        Of fastxent's own passes on the CPU, at most: `memory_budget` may leave fewer. The products
+        take `torch.get_num_threads()`.
 
     Returns
     -------
@@ -256,9 +260,9 @@ def _run(
         loss, asides = linear_eager.run(arguments, settings, chunking, aux)
     else:
         check_traceable(False, aux)
-        wants = Wants()
-        if linear_operator.is_fused(arguments, settings.reduction):
-            wants = Wants(*(_needs_grad(getattr(arguments, name)) for name in Wants._fields))
+        wants = Wants(*(_needs_grad(getattr(arguments, name)) for name in Wants._fields))
+        if not linear_operator.is_fused(arguments, settings.reduction):
+            wants, chunking = Wants(), chunking._replace(later=list(wants))
         loss, *_ = linear_operator.linear_cross_entropy(arguments, None, settings, chunking, wants)
         asides = None
     if not is_single:

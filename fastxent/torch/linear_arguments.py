@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,12 +44,16 @@ class Chunking(NamedTuple):
         Rows of a chunk that the caller asked for.
     aspect_ratio : int or None
         The N of PyTorch's ``chunking_method="aspect_ratio:N"``.
+    later : sequence of bool
+        `Wants` of a call that follows in backward, whose memory is planned with this one's: no
+        error in the middle of backward. Empty where none follows.
     """
 
     memory_budget: float | None = None
     grad_filter: float = 0.0
     chunk_rows: int | None = None
     aspect_ratio: int | None = None
+    later: Sequence[bool] = ()
 
 
 class LinearArguments(NamedTuple):
@@ -82,6 +87,17 @@ class LinearArguments(NamedTuple):
         """One number that has shape and dtype of all logits."""
         one = self.input.detach().new_empty((), dtype=self.dtype)
         return one.expand(self.input.shape[:-1] + self.shape_of_row)
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether the targets are probabilities."""
+        return self.target.is_floating_point() or self.target.dtype is torch.bool
+
+    def target_of_shape(self) -> Tensor:
+        """Labels, or one number with the shape of the probabilities: where none is looked at."""
+        if not self.is_soft:
+            return self.target
+        return self.target.new_zeros((), dtype=torch.float32).expand(self.target.shape)
 
     def logits(self) -> Tensor:
         """All logits at once, in PyTorch's own operators."""

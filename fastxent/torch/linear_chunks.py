@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from fastxent.side_outputs import Aux
+from fastxent.torch.arrays import team
 from fastxent.torch.contract import Kernels
 from fastxent.torch.devices import is_on_gpu, kernels_of
 from fastxent.torch.linear_arguments import Chunking, LinearArguments, LinearFound, Wants
 from fastxent.torch.linear_blocks import BlockGradient, weight_grad
-from fastxent.torch.linear_plan import planned
+from fastxent.torch.linear_plan import LinearPlan, planned
 from fastxent.torch.linear_products import Products
 from fastxent.torch.linear_results import (
     factor_of_rows,
@@ -51,7 +52,7 @@ class _Call:
     losses: Tensor
     found: LinearFound
     asides: dict[str, Tensor]
-    has_skipped: bool
+    plan: LinearPlan
     weight_sums: Tensor | None
     blocks: BlockGradient | None = None
 
@@ -60,7 +61,8 @@ class _Call:
         arguments, found = self.arguments, self.found
         x = self.hidden(rows)
         self.products.logits(x, logits)
-        kept = self._through_kernel(rows, logits.view(-1, *arguments.shape_of_row))
+        shown = logits.view(-1, *arguments.shape_of_row)
+        kept = self._through_kernel(rows, shown, self.plan.most_threads)
         if not self.wants.through_logits:
             return
         if found.input is not None:
@@ -82,7 +84,8 @@ class _Call:
         columns = into[:, :count]
         self.products.logits_by_class(x, columns)
         logits = columns.t()
-        self._through_kernel(rows, columns.view(*arguments.shape_of_row, count).movedim(-1, 0))
+        shown = columns.view(*arguments.shape_of_row, count).movedim(-1, 0)
+        self._through_kernel(rows, shown, self.plan.most_threads_of_first)
         if self.found.input is not None:
             self._put_input_grad(self.found.input[rows], logits, None)
         for start in range(0, into.shape[0], self.products.block):
@@ -91,14 +94,18 @@ class _Call:
 
     def hidden(self, rows: slice) -> Tensor:
         """Hidden vectors to compute with; of rows that are skipped 0, whatever they hold."""
-        x = self.arguments.input[rows].to(self.arguments.dtype)
-        if not self.has_skipped:
-            return x
-        skipped = skipped_rows(self.arguments, self.settings, rows)
-        assert skipped is not None
-        return x.masked_fill(skipped.unsqueeze(1), 0.0)
+        x = self.arguments.input[rows]
+        if self.plan.copies_input:
+            x = x.to(self.arguments.dtype, copy=True, memory_format=torch.contiguous_format)
+        if self.plan.has_skipped:
+            skipped = skipped_rows(self.arguments, self.settings, rows)
+            assert skipped is not None
+            x.masked_fill_(skipped.unsqueeze(1), 0.0)
+        return x
 
-    def _through_kernel(self, rows: slice, shown: Tensor) -> Tensor | None:
+    def _through_kernel(
+        self, rows: slice, shown: Tensor, most_threads: int | None
+    ) -> Tensor | None:
         """Losses of some rows, and their gradient over the logits; the columns that are kept."""
         arguments, wants, found = self.arguments, self.wants, self.found
         factor = None if self.products.grad_filter else self.factor_of(rows)
@@ -107,7 +114,7 @@ class _Call:
             arguments.target[rows],
             arguments.weight,
             None,
-            self.settings._replace(reduction="none", normalizer=None),
+            self._settings_of(shown, most_threads),
             grad_output=factor,
             wants_grad=wants.through_logits,
             wants_target_grad=wants.target,
@@ -137,6 +144,15 @@ class _Call:
                 flat.index_add_(0, kept, total[kept])
         return kept
 
+    def _settings_of(self, shown: Tensor, most_threads: int | None) -> Settings:
+        """Those of the kernel, with no more threads than the budget has scratch memory for."""
+        settings = self.settings._replace(reduction="none", normalizer=None)
+        if most_threads is None:
+            return settings
+        losses = shown.shape[0] * self.arguments.positions
+        threads = team(settings.num_threads, losses, shown.numel() * shown.itemsize)
+        return settings._replace(num_threads=min(threads, most_threads))
+
     def factor_of(self, rows: slice) -> Tensor | None:
         """Factors of some rows."""
         if self.factor is None or not self.factor.dim():
@@ -155,15 +171,20 @@ class _Call:
 
     def _keep_asides(self, aux: Aux | None, target_grad: Tensor | None, rows: slice) -> None:
         named: dict[str, Any] = {} if aux is None else aux._asdict()
+        if "target_grad" not in self.aux:
+            named.pop("target_grad", None)
         if target_grad is not None and self.wants.target:
             named["wanted"] = target_grad
+        factor = self.factor_of(rows) if self.products.grad_filter else None
+        scaled: set[int] = set()
         for name, values in named.items():
             if values is None:
                 continue
-            if self.products.grad_filter and name in ("target_grad", "wanted"):
-                factor = self.factor_of(rows)
-                if factor is not None:
+            # backward's may be the one that the caller gets
+            if factor is not None and name in ("target_grad", "wanted"):
+                if values.data_ptr() not in scaled:
                     values.mul_(_spread(factor, values))
+                scaled.add(values.data_ptr())
             if name not in self.asides:
                 shape = self.arguments.input.shape[0], *values.shape[1:]
                 self.asides[name] = values.new_empty(shape)
@@ -203,7 +224,12 @@ def _compute(
     kernels = kernels_of(arguments.input)
     dtype, device = arguments.dtype, arguments.input.device
     divisor, has_bad_label = kernels.denominator(
-        *(arguments.stand_in(), arguments.target, arguments.weight),
+        # on the CPU bfloat16 probabilities would be converted whole for it
+        *(
+            arguments.stand_in(),
+            arguments.target_of_shape() if arguments.input.is_cpu else arguments.target,
+            arguments.weight,
+        ),
         *(arguments.sample_weight, settings),
     )
     count, asked = arguments.input.shape[0], wants
@@ -212,7 +238,7 @@ def _compute(
     if is_empty:
         wants = Wants()
     skips = has_skipped(arguments, settings, may_look)
-    plan = planned(arguments, chunking, asked, aux, skips, is_empty)
+    plan = planned(arguments, settings, chunking, asked, aux, skips, is_empty)
     factor = factor_of_rows(arguments, settings, divisor, grad_output)
     bias = arguments.linear_bias
     products = Products(
@@ -237,14 +263,15 @@ def _compute(
             weight_sums = torch.empty_like(weight_sums, dtype=dtype)
     call = _Call(
         *(arguments, settings, wants, aux, kernels, products, factor, losses, found, {}),
-        *(plan.has_skipped, weight_sums),
+        *(plan, weight_sums),
         BlockGradient(arguments, settings, _of_positions(factor, arguments))
         if plan.by_class is not None
         else None,
     )
     if plan.first_rows:
         call.first_rows(plan.first_rows)
-    buffer = torch.empty(plan.rows * arguments.width, dtype=dtype, device=device)
+    most = min(plan.rows, count - plan.first_rows)
+    buffer = torch.empty(most * arguments.width, dtype=dtype, device=device)
     for start in range(plan.first_rows, count, plan.rows):
         rows = slice(start, min(start + plan.rows, count))
         size = rows.stop - rows.start

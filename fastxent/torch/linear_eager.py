@@ -39,8 +39,10 @@ class _Call:
     def forward(self, arguments: LinearArguments, wants: Wants) -> Tensor:
         """Loss, with the gradients that are computed with it."""
         self.is_fused = is_fused(arguments, self.settings.reduction)
-        now = wants if self.is_fused else Wants()
-        found = compute(arguments, self.settings, self.chunking, now, aux=self.aux)
+        now, chunking = wants, self.chunking
+        if not self.is_fused:
+            now, chunking = Wants(), chunking._replace(later=wants)
+        found = compute(arguments, self.settings, chunking, now, aux=self.aux)
         self.found_aux = found.aux
         for name in Wants._fields:
             grad = getattr(found, name)

@@ -203,7 +203,7 @@ _call = register(
     "bool wants_linear_bias, bool wants_target, int? ignore_index, float label_smoothing, "
     "str reduction, float? normalizer, float z_loss, float? softcap, float logit_scale, "
     "str all_ignored, str? backend, int? num_threads, float? memory_budget, float grad_filter, "
-    "int? chunk_rows, int? aspect_ratio) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "int? chunk_rows, int? aspect_ratio, bool[] later) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     kernel=_kernel,
     fake=_fake,
     setup=_setup,

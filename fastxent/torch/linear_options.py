@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from fastxent.checks.linear import check_memory_budget
 from fastxent.checks.torch_linear import (
     check_accumulation,
     check_linear_options,
@@ -22,7 +23,9 @@ _ALL_ROWS = 2**62
 def chunking_of(
     options: Any, memory_budget: float | None, grad_filter: float, dtype: torch.dtype
 ) -> Chunking:
-    """Read PyTorch's options; `dtype` is the one that computes."""
+    """Read PyTorch's options and the budget; `dtype` is the one that computes."""
+    if memory_budget is not None:
+        check_memory_budget(memory_budget, least=0)
     chunking = Chunking(memory_budget, grad_filter)
     if options is None:
         return chunking

@@ -15,6 +15,9 @@ from torch import Tensor
 
 __all__ = ["Products", "reads_in_place"]
 
+# Classes of a product for the logits on a CPU; 0 for all of them in one.
+_CLASSES_OF_PRODUCT = 0
+
 
 def reads_in_place(matrix: Tensor, dtype: torch.dtype) -> bool:
     """Whether BLAS reads a matrix where it lies."""
@@ -61,11 +64,20 @@ class Products:
 
     def logits(self, x: Tensor, out: Tensor) -> None:
         """Compute ``x @ matrix.T + bias``."""
-        for part, rows in self.blocks():
+        for part, rows in self._blocks_of_logits(x.is_cpu):
             if self.bias is None:
                 torch.mm(x, rows.t(), out=out[:, part])
             else:
                 torch.addmm(self.bias[part], x, rows.t(), out=out[:, part])
+
+    def _blocks_of_logits(self, is_cpu: bool) -> Iterator[tuple[slice, Tensor]]:
+        width = self.matrix.shape[0]
+        step = _CLASSES_OF_PRODUCT if is_cpu and _CLASSES_OF_PRODUCT else max(1, width)
+        for part, rows in self.blocks():
+            first = part.start or 0
+            for start in range(0, rows.shape[0], step):
+                stop = min(start + step, rows.shape[0])
+                yield slice(first + start, first + stop), rows[start:stop]
 
     def logits_by_class(self, x: Tensor, out: Tensor) -> None:
         """Compute ``matrix @ x.T + bias``, with a row a class; the matrix is read in place."""

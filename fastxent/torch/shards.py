@@ -32,7 +32,7 @@ from fastxent.torch.devices import check_tensors, is_on_gpu
 from fastxent.torch.modes import has_tangent, is_batched, is_eager
 from fastxent.torch.process_group import Group
 
-__all__ = ["ShardCall", "local_parts"]
+__all__ = ["ShardCall", "group_of"]
 
 _OF_STATS = ("weight", "ignore_index", "label_smoothing", "softcap", "logit_scale", "axis", "aux")
 _OF_LOGITS = ("softcap", "logit_scale")
@@ -63,8 +63,14 @@ class ShardCall:
 
     def run(self, logits: Any, target: Any) -> Tensor:
         """The loss, with a graph where one is needed."""
-        self.shards = agreed(functools.partial(self._read, logits, target), self.merge, self.ranks)
-        loss: Tensor = _VocabParallel.apply(logits, target, self)
+        local: list[Any] = []
+
+        def read() -> Arguments:
+            local.extend(_local_parts(logits, target, self.ranks.group))
+            return self._read(*local)
+
+        self.shards = agreed(read, self.merge, self.ranks)
+        loss: Tensor = _VocabParallel.apply(*local, self)
         return loss
 
     def _read(self, logits: Any, target: Any) -> Arguments:
@@ -160,24 +166,48 @@ class _VocabParallel(torch.autograd.Function):
         return ctx.call.backward(*given), None, None
 
 
-def local_parts(logits: Any, target: Any, group: Any) -> tuple[Any, Any, Any]:
-    """Local tensors and the group of their mesh, where these are DTensors; gradients go through."""
+def _is_dtensor(value: Any) -> bool:
     distributed = sys.modules.get("torch.distributed.tensor")
-    if distributed is None:
-        return logits, target, group
-    if isinstance(logits, distributed.DTensor):
-        mesh, placements = logits.device_mesh, logits.placements
-        axis = class_axis(logits)
-        at = [dim for dim, place in enumerate(placements) if place.is_shard(axis)]
-        others = [place for place in placements if not place.is_shard(axis)]
+    return distributed is not None and isinstance(value, distributed.DTensor)
+
+
+def _class_dimensions(logits: Any) -> list[int]:
+    """Dimensions of the mesh of a DTensor over which its classes are sharded."""
+    axis = class_axis(logits)
+    return [dim for dim, place in enumerate(logits.placements) if place.is_shard(axis)]
+
+
+def group_of(logits: Any, group: Any) -> Any:
+    """The group whose ranks make this call: the one given, or that of the mesh of a DTensor.
+
+    What is wrong with the DTensor is told to that group, and raises here only where no group can
+    be known.
+    """
+    if group is not None or not _is_dtensor(logits):
+        return group
+    mesh = logits.device_mesh
+    if mesh.ndim == 1:
+        return mesh.get_group(0)
+    at = _class_dimensions(logits)
+    check_placements(len(at) == 1, logits.placements, class_axis(logits))
+    return mesh.get_group(at[0])
+
+
+def _local_parts(logits: Any, target: Any, group: Any) -> tuple[Any, Any]:
+    """Local tensors, where these are DTensors; gradients go through."""
+    if _is_dtensor(logits):
+        placements = logits.placements
+        at = _class_dimensions(logits)
+        others = [place for dim, place in enumerate(placements) if dim not in at]
         check_placements(
-            len(at) == 1 and all(place.is_replicate() for place in others), placements, axis
+            len(at) == 1 and all(place.is_replicate() for place in others),
+            placements,
+            class_axis(logits),
         )
-        of_mesh = mesh.get_group(at[0])
-        check_mesh_group(group is None or group is of_mesh)
-        logits, group = logits.to_local(grad_placements=placements), of_mesh
-    if isinstance(target, distributed.DTensor):
+        check_mesh_group(group is logits.device_mesh.get_group(at[0]))
+        logits = logits.to_local(grad_placements=placements)
+    if _is_dtensor(target):
         is_whole = all(place.is_replicate() for place in target.placements)
         check_target_placements(is_whole, target.placements)
         target = target.to_local()
-    return logits, target, group
+    return logits, target

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastxent.options import Options
 from fastxent.sharding.engine import names_of
 from fastxent.torch.process_group import Group
-from fastxent.torch.shards import ShardCall, local_parts
+from fastxent.torch.shards import ShardCall, group_of
 
 __all__ = ["VocabParallelCrossEntropyLoss", "vocab_parallel_cross_entropy"]
 
@@ -61,10 +61,14 @@ logit_scale, all_ignored, backend, num_threads
         As in `fastxent.torch.cross_entropy`, but for "target_grad", and "correct" of
         probabilities.
     merge : {"reduce", "in_order"}, default "reduce"
-        "reduce" lets the group add up 3 to 4 numbers a row. "in_order" gives every rank those of
-        every block of 1,024 classes, and adds them up in class order: the same bits whatever the
-        number of ranks, and those of `fastxent.torch.cross_entropy` where each rank's classes begin
-        at a multiple of 1,024.
+        "reduce" lets the group add up 3 to 4 numbers a row. "in_order" gives every rank the
+        statistics of all others, and adds them up in class order: the same bits in every run,
+        whatever algorithm the group takes. If the classes of every rank that has some begin at a
+        multiple of 1,024, there are statistics of every block of 1,024 classes, and the bits are
+        the same whatever the number of ranks; by compiled backends on the CPU they are those of
+        `fastxent.torch.cross_entropy`, where that has more than 100 classes in all, which lie last
+        in memory: of (N, C). Else each rank has one entry, and the bits depend on how the classes
+        are divided.
 
     Returns
     -------
@@ -77,16 +81,26 @@ logit_scale, all_ignored, backend, num_threads
     ------
     LabelError, ShapeError, OptionError, DTypeError, BackendError
         As from `fastxent.torch.cross_entropy`, or where rows, dtype or options differ between
-        ranks. If one rank raises before numbers are exchanged every rank does.
+        ranks. If one rank raises before numbers are exchanged every rank does; but see Notes.
     CallOrderError
         There is no process group yet.
 
     Notes
     -----
     Three exchanges: a descriptor of 1,024 bytes a rank, by which all ranks know that they mean the
-    same call, one maximum a row, and 2 to 3 sums a row. Side outputs "entropy" and "argmax" add a
-    number a row each. Numbers are float64 and stay on the device of the logits. The descriptors
-    are the host's: where the group has a backend for GPUs only, that exchange makes the host wait.
+    same call, one maximum a row, and 2 to 3 sums a row. Side outputs "argmax" and "correct" need a
+    fourth, of one number a row for both; "entropy" adds one to the sums, and "log_prob" of
+    probabilities with class weights or label smoothing two. With ``merge="in_order"`` there are
+    two exchanges: the descriptor, and all statistics. These are 2 numbers a row for every 1,024
+    classes, or for every rank if that is what there is; 4 with label smoothing and for
+    probabilities; the side outputs' besides, and for class indices one more a row from every rank.
+    Numbers are float64 and stay on the device of the logits. The descriptors are the host's: where
+    the group has a backend for GPUs only, that exchange makes the host wait.
+
+    What cannot be told to the other ranks is an error before there is a group to tell it to: no
+    process group, a process outside of `group`, and without `group` a DTensor of a mesh of several
+    dimensions not exactly one of which has the classes. The others then wait until the group's
+    time-out; with `group` given, this DTensor too is an error on every rank.
 
     Each rank's backward pass gives the gradient of its own logits, for the upstream gradient that
     it has there; nothing is exchanged for it. Sums over data parallel ranks are the caller's, as
@@ -112,10 +126,10 @@ logit_scale, all_ignored, backend, num_threads
     2.019
     >>> dist.destroy_process_group()
     """
-    local_logits, target, group = local_parts(local_logits, target, group)
     first = weight, ignore_index, label_smoothing, reduction, normalizer, sample_weight
     options = Options(*first, z_loss, softcap, logit_scale, 0, all_ignored, names_of(aux))
-    call = ShardCall(options, merge, backend, num_threads, Group(group, local_logits))
+    of_processes = Group(group_of(local_logits, group), local_logits)
+    call = ShardCall(options, merge, backend, num_threads, of_processes)
     loss = call.run(local_logits, target)
     return loss if call.found_aux is None else (loss, call.found_aux)
 

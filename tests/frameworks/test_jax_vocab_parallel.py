@@ -34,14 +34,16 @@ def same(found, expected, ulps, what=""):
     apart = np.abs(found - expected) / np.spacing(np.abs(expected))
     assert np.nanmax(apart, initial=0) <= ulps, (what, found, expected)
 
-def compare(logits, target, soft=False, expect=None, **options):
+def step_of(soft=False, **options):
+    function = sharded(soft, **options)
+    both = lambda x, target: (lambda v: (v.sum(), v))(function(x, target))
+    return jax.jit(jax.value_and_grad(both, has_aux=True))
+
+def compare(logits, target, soft=False, step=None, **options):
     '''Loss within 4 ULP, gradient within the error of a float32 softmax.'''
     one = {k: v for k, v in options.items() if k != "merge"}
-    expect = one if expect is None else expect
-    loss, grad = fastxent.cross_entropy_and_grad(np.asarray(logits), np.asarray(target), **expect)
-    function = sharded(soft, **options)
-    both = lambda x: (lambda v: (v.sum(), v))(function(x, target))
-    (_, value), found = jax.jit(jax.value_and_grad(both, has_aux=True))(logits)
+    loss, grad = fastxent.cross_entropy_and_grad(np.asarray(logits), np.asarray(target), **one)
+    (_, value), found = (step or step_of(soft, **options))(logits, target)
     same(value, loss, 4, str(options))
     scale = np.abs(grad).max(initial=1e-30, where=np.isfinite(grad))
     np.testing.assert_allclose(found, grad, rtol=2e-6, atol=2e-7 * scale, err_msg=str(options))
@@ -65,7 +67,9 @@ every = [
 
 def child(code, devices):
     """What a fresh process with so many devices prints."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    # what LLVM does not optimize is compiled sooner; the kernels are compiled already
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", COMMON + code],
         env=os.environ | {"XLA_FLAGS": flags},
@@ -77,11 +81,12 @@ def child(code, devices):
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("devices", [1, 2, 3, 5])
+@pytest.mark.parametrize("devices", [1, 5])
 def test_labels_on_each_shard_masked_shards_and_ignored_rows(devices):
     code = """
 logits = 3 * RNG.normal(size=(ROWS, CLASSES)).astype(np.float32)
 logits[3] += 1e4
+step = step_of()
 for shard in range(DEVICES):
     here = slice(shard * LOCAL, (shard + 1) * LOCAL)
     labels = RNG.integers(here.start, here.stop, ROWS).astype(np.int32)
@@ -90,12 +95,13 @@ for shard in range(DEVICES):
     if DEVICES > 1:
         masked[:, (here.start + LOCAL) % CLASSES:][:, :LOCAL] = -np.inf
     masked[4, 0] = np.nan  # of an ignored row
-    compare(jnp.asarray(masked), labels, label_smoothing=0.0)
+    compare(jnp.asarray(masked), labels, step=step)
 labels[0] = CLASSES
 for bad in (labels, labels * 0 - 1):
     try:
-        jax.block_until_ready(jax.jit(sharded())(jnp.asarray(logits), bad))
-    except jax.errors.JaxRuntimeError as error:
+        jax.block_until_ready(step(jnp.asarray(logits), bad))
+    # the latter where a program of one device runs a second time
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
         assert f"outside [0, {CLASSES})" in str(error), error
     else:
         raise AssertionError
@@ -104,16 +110,128 @@ print("done")
     assert child(code, devices) == "done"
 
 
-@pytest.mark.parametrize("devices", [2, 3])
-def test_options_are_over_all_classes(devices):
+def test_options_are_over_all_classes():
     code = """
 for options in every:
     compare(logits, labels, **options)
-    if devices_are_two:
-        compare(logits, soft, soft=True, **options)
+    compare(logits, soft, soft=True, **options)
+print("done")
 """
-    code = OPTIONS + code.replace("devices_are_two", str(devices == 2)) + "print('done')"
-    assert child(code, devices) == "done"
+    assert child(OPTIONS + code, 3) == "done"
+
+
+def test_confident_rows_keep_what_is_left_of_their_loss():
+    code = """
+logits = np.zeros((3, 6), np.float32)
+logits[:, 1] = 12, 15, 18
+target, soft = np.full(3, 1, np.int32), np.eye(6, dtype=np.float32)[[1, 1, 1]]
+exact = np.log1p(5 * np.exp(-np.float64([12, 15, 18]))).astype(np.float32)
+grad = fastxent.cross_entropy_and_grad(logits.astype(float), target, reduction="sum")[1]
+for merge in ("reduce", "in_order"):
+    step = step_of(reduction="none", merge=merge)
+    (_, value), found = step(logits, target)
+    same(value, exact, 4, merge)
+    # 1 - p of the label has lost nothing either
+    np.testing.assert_allclose(found, grad, rtol=1e-6, atol=0)
+(_, value), _ = step_of(True, reduction="none")(logits, soft)
+same(value, exact, 4)
+print("done")
+"""
+    assert child(code, 2) == "done"
+
+
+def test_nan_and_masked_rows_of_one_shard():
+    code = """
+plain = RNG.normal(size=(2, 6)).astype(np.float32)
+labels, soft = np.array([1, 0], np.int32), np.full((2, 6), 1 / 6, np.float32)
+with np.errstate(all="ignore"):
+    for target, options in (labels, {}), (labels, {"label_smoothing": 0.2}), (soft, {}):
+        options = options | {"reduction": "none"}
+        step = step_of(target.ndim == 2, **options)
+        for begin, end in (3, 6), (0, 3), (0, 6):
+            for values in np.nan, -np.inf, [np.nan, -np.inf, -np.inf] * ((end - begin) // 3):
+                logits = plain.copy()
+                logits[0, begin:end] = values
+                one, grad = fastxent.cross_entropy_and_grad(logits, target, **options)
+                (_, value), found = step(logits, target)
+                np.testing.assert_allclose(value, one, rtol=5e-7, err_msg=str((options, logits)))
+                np.testing.assert_allclose(found, grad, rtol=2e-6, atol=1e-7)
+print("done")
+"""
+    assert child(code, 2) == "done"
+
+
+def test_a_wrong_weight_of_one_shard_is_refused_by_all():
+    code = """
+def loss(logits, target, weight, rows):
+    return fj.vocab_parallel_cross_entropy(
+        logits, target, "classes", weight=weight, sample_weight=rows
+    )
+logits, soft = np.zeros((2, 6), np.float32), np.full((2, 6), 1 / 6, np.float32)
+labels = np.array([0, 4], np.int32)
+ones, rows = np.ones(6, np.float32), np.ones(2, np.float32)
+bad, wrong = ones.copy(), rows.copy()
+bad[4] = wrong[1] = -1
+for target in soft, labels:
+    specs = P(None, "classes"), P(None, "classes") if target is soft else P(), P(), P()
+    step = jax.jit(jax.shard_map(loss, mesh=MESH, in_specs=specs, out_specs=P()))
+    np.testing.assert_allclose(step(logits, target, ones, rows), np.log(6), rtol=1e-6)
+    for given, name in ((bad, rows), "weight holds -1 at"), ((ones, wrong), "sample_weight holds"):
+        try:
+            jax.block_until_ready(step(logits, target, *given))
+        except jax.errors.JaxRuntimeError as error:
+            assert name in str(error), error
+        else:
+            raise AssertionError(name)
+print("done")
+"""
+    assert child(code, 2) == "done"
+
+
+def test_three_or_four_numbers_of_a_row_are_exchanged():
+    code = """
+def exchanged(soft=False, **options):
+    target = jnp.zeros((ROWS, CLASSES), jnp.float32) if soft else jnp.zeros(ROWS, jnp.int32)
+    lowered = step_of(soft, **options).lower(jnp.zeros((ROWS, CLASSES), jnp.float32), target)
+    numbers = 0
+    for line in lowered.compile().as_text().splitlines():
+        found = re.search(r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute)", line)
+        if found:
+            shares = DEVICES if found[2] == "all-gather" else 1
+            for shape in re.findall(r"\\w+\\[([0-9,]*)\\]", found[1]):
+                numbers += np.prod([int(n) for n in shape.split(",") if n], dtype=int) // shares
+    return numbers
+for merge in ("reduce", "in_order"):
+    assert exchanged(merge=merge) == 3 * ROWS
+    assert exchanged(merge=merge, label_smoothing=0.1) == 4 * ROWS + 1
+    assert exchanged(True, merge=merge) == 4 * ROWS
+print("done")
+"""
+    assert child(code, 3) == "done"
+
+
+def test_gradients_inside_shard_map():
+    code = """
+logits = RNG.normal(size=(ROWS, CLASSES)).astype(np.float32)
+labels = RNG.integers(0, CLASSES, ROWS).astype(np.int32)
+expected = fastxent.cross_entropy_and_grad(logits, labels)[1]
+for check in (True, False):
+    def grad(logits, labels):
+        def loss(x):
+            # as the Notes say: without the check a psum hands back the cotangents of all devices
+            value = fj.vocab_parallel_cross_entropy(x, labels, "classes")
+            return value if check else value / jax.lax.axis_size("classes")
+        return jax.grad(loss)(logits)
+    specs = P(None, "classes"), P()
+    inside = jax.jit(
+        jax.shard_map(grad, mesh=MESH, in_specs=specs, out_specs=specs[0], check_vma=check)
+    )
+    np.testing.assert_allclose(inside(logits, labels), expected, rtol=2e-6, atol=1e-8)
+    outside = jax.jit(jax.grad(sharded(check=check)))
+    np.testing.assert_allclose(outside(logits, labels), expected, rtol=2e-6, atol=1e-8)
+print("done")
+"""
+    assert child(code, 2) == "done"
 
 
 def test_padding_counts_for_nothing():
@@ -157,7 +275,8 @@ def test_transformations_axes_and_what_has_no_derivative():
         + """
 expected = fastxent.cross_entropy_and_grad(np.asarray(logits), labels)
 for check in (True, False):
-    value, grad = jax.value_and_grad(sharded(check=check))(logits, labels)
+    order = "reduce" if check else "in_order"
+    value, grad = jax.jit(jax.value_and_grad(sharded(check=check, merge=order)))(logits, labels)
     same(value, expected[0], 4)
     np.testing.assert_allclose(grad, expected[1], rtol=2e-6, atol=1e-8)
 moved = sharded(axis=0)
@@ -183,7 +302,7 @@ def of_weight(w):
     specs = P(None, "classes"), P(), P()
     return jax.shard_map(loss, mesh=MESH, in_specs=specs, out_specs=P())(logits, labels, w)
 try:
-    jax.grad(of_weight)(jnp.asarray(weight))
+    jax.jit(jax.grad(of_weight))(jnp.asarray(weight))
 except fastxent.OptionError as error:
     assert "with respect to weight" in str(error)
     print("done")

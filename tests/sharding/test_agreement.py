@@ -1,5 +1,10 @@
 """Descriptors: what ranks conclude from them, and that all conclude the same."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -138,3 +143,40 @@ def test_the_range_of_labels_is_of_those_that_count():
     assert label_range(np.array([3, -100, 1]), None) == (-100, 3)
     assert label_range(np.array([-100]), -100) is None
     assert label_range(np.array([2**64 - 1], "u8"), None) == (2**63 - 1,) * 2
+
+
+OF_A_SET = """
+import sys
+import numpy as np
+from fastxent.options import Options
+from fastxent.sharding.engine import Arguments, agreed, names_of
+
+class Alone:
+    rank = 0
+
+    def gather_bytes(self, mine):
+        sys.stdout.buffer.write(mine.tobytes())
+        return mine[None]
+
+names = names_of({"lse", "argmax", "entropy"})
+print(names, file=sys.stderr)
+given = Arguments(np.zeros((2, 3)), np.array([0, 2]), Options(aux=names))
+agreed(lambda: given, "reduce", Alone())
+"""
+
+
+def test_the_names_of_a_set_are_told_alike_by_every_process():
+    """Each process has an order of its own for the strings of a set."""
+    root = str(Path(__file__).parent.parent.parent)
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", OF_A_SET],
+            env=os.environ | {"PYTHONPATH": root, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+            timeout=60,
+        )
+        for seed in "01"
+    ]
+    assert found[0].stderr != found[1].stderr
+    assert found[0].stdout == found[1].stdout

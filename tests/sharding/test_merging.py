@@ -1,13 +1,16 @@
 """Statistics put together in any grouping and any order, and as processes exchange them."""
 
 import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 import fastxent as fx
-from fastxent import sharding
+from fastxent.sharding.agreement import Shards
+from fastxent.sharding.exchange import reduced
 from sharding.spread import assert_within
 
 CLASSES = 5000
@@ -161,23 +164,59 @@ def test_statistics_mean_what_they_say(backend):
         assert all(np.isfinite(getattr(one, name)[..., 3]).all() for name in FIELDS)
 
 
+class Threads:
+    """A channel between threads, as `fastxent.sharding.exchange.Channel` describes it."""
+
+    arrays = np
+
+    def __init__(self, rank, barrier, sent):
+        self.rank, self.size, self._barrier, self._sent = rank, len(sent), barrier, sent
+
+    def _heard(self, numbers):
+        self._sent[self.rank] = numbers.copy()
+        self._barrier.wait()
+        heard = list(self._sent)
+        self._barrier.wait()
+        return heard
+
+    def all_max(self, numbers):
+        numbers[:] = np.max(self._heard(numbers), axis=0)
+
+    def all_min(self, numbers):
+        numbers[:] = np.min(self._heard(numbers), axis=0)
+
+    def all_sum(self, numbers):
+        numbers[:] = np.sum(self._heard(numbers), axis=0)
+
+
+def exchanged(stats, edges):
+    """What two reductions, of maxima and of sums, leave on each rank."""
+    sizes = tuple(end - begin for begin, end in pairwise(edges))
+    barrier, sent = threading.Barrier(len(stats), timeout=20), [None] * len(stats)
+
+    def of_rank(rank):
+        shards = Shards(rank, sizes, tuple(edges[:-1]))
+        return reduced(stats[rank], shards, Threads(rank, barrier, sent))
+
+    with ThreadPoolExecutor(len(stats)) as pool:
+        return list(pool.map(of_rank, range(len(stats))))
+
+
 @pytest.mark.parametrize("soft", [False, True])
 def test_sums_relative_to_a_maximum_that_was_exchanged_first(soft, backend):
-    """What two reductions, of maxima and of sums, leave of all ranks, empty ones too."""
-    options = {"aux": ("entropy", "argmax"), "label_smoothing": 0.1}
-    stats, logits, target = shards_of(backend, [0, 1000, 1000, 2500, 5000], soft=soft, **options)
-    top = np.max([sharding.combined(one).max[0] for one in stats], axis=0)
-    relative = [sharding.relative_to(one, top) for one in stats]
-    summed = {
-        name: np.sum([getattr(one, name) for one in relative], axis=0)
-        for name in ("sum", "mass", "dot", "spread", "label_logit")
-        if getattr(relative[0], name) is not None
-    }
-    least = np.min([one.argmax for one in relative], axis=0)
-    whole = sharding.of_all_classes(relative[1]._replace(**summed, argmax=least), CLASSES)
-    loss = {**options, "reduction": "none", "backend": backend}
-    found, aux = fx.loss_from_stats(whole, target, num_classes=CLASSES, **loss)
-    expected, of_one_call = fx.cross_entropy(logits, target, **loss)
+    """On ranks without a class, too, and with a rank that has infinite logits only."""
+    options = {"aux": ("entropy", "argmax"), "label_smoothing": 0.1, "logit_scale": 0.5}
+    edges = [0, 1000, 1000, 2500, 5000]
+    stats, logits, target = shards_of(backend, edges, soft=soft, **options)
+    first, *others = exchanged(stats, edges)
+    for other in others:
+        assert_same_stats(other, first, 0)
+    loss = {"label_smoothing": 0.1, "reduction": "none", "backend": backend}
+    loss["aux"] = options["aux"]
+    assert_same_stats(live(first), live(fx.merge_stats(*stats)), 8)
+    assert (first.softcap, first.logit_scale) == (None, 0.5)
+    found, aux = fx.loss_from_stats(first, target, num_classes=CLASSES, **loss)
+    expected, of_one_call = fx.cross_entropy(logits, target, logit_scale=0.5, **loss)
     assert_within(found, expected, 4 if not soft else 16)
     assert_within(aux.entropy, of_one_call.entropy, 4)
     assert np.array_equal(aux.argmax, of_one_call.argmax)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
     not os.path.exists("/proc/self/status"), reason="the memory of a process is read from /proc"
 )
 
-CLASSES, ROWS, BUDGET = 2000, 16_384, 16_000_000  # 131 MB of float32
+CLASSES, ROWS, BUDGET = 2000, 8192, 6_000_000  # 66 MB of float32
 SLACK = 12_000_000  # what NumPy and malloc keep beside
 
 CHILD = """
@@ -36,7 +36,7 @@ logits, target, out, how, budget = sys.argv[1:]
 small = np.zeros((64, 2000), np.float32)
 fx.cross_entropy_and_grad(small, np.zeros(64, int))
 before = status("VmRSS")
-limit = status("VmSize") + 80_000_000
+limit = status("VmSize") + 50_000_000
 given, into = logits, out
 if how == "map":
     given = np.load(logits, mmap_mode="r")
@@ -58,7 +58,7 @@ print(json.dumps({"loss": float(loss), "growth": status("VmHWM") - before}))
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """Logits in a file of 131 MB, class indices, and what the call in memory makes of them."""
+    """Logits in a file of 66 MB, class indices, and what the call in memory makes of them."""
     folder = tmp_path_factory.mktemp("large")
     rng = np.random.default_rng(0)
     pattern = rng.standard_normal((512, CLASSES), np.float32)
@@ -111,8 +111,7 @@ def test_broken_off(tmp_path, number):
     child = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, str(path), str(out)], stderr=subprocess.PIPE, text=True
     )
-    part = tmp_path / f"grad.npy.{child.pid}.part"
-    while not (part.exists() and part.stat().st_size):
+    while not any(one.stat().st_size for one in tmp_path.glob("grad.npy.*.part")):
         assert child.poll() is None, child.stderr.read()
         time.sleep(0.01)
     time.sleep(0.05)
@@ -120,7 +119,8 @@ def test_broken_off(tmp_path, number):
     _, errors = child.communicate()
     assert child.returncode != 0
     assert ("KeyboardInterrupt" in errors) == (number == signal.SIGINT)
-    assert part.exists() == (number == signal.SIGKILL)
+    left = list(tmp_path.glob("grad.npy.*.part"))
+    assert len(left) == (number == signal.SIGKILL)
     assert out.read_bytes() == b"what was here before"
     np.testing.assert_array_equal(np.load(path), logits)
 
@@ -174,7 +174,7 @@ def test_files_that_are_no_arrays(tmp_path):
 def test_options(tmp_path):
     path, target = tmp_path / "logits.npy", [0, 1, 2]
     np.save(path, np.zeros((3, 5)))
-    with pytest.raises(fx.OptionError, match="at least 40 bytes, what one row takes"):
+    with pytest.raises(fx.OptionError, match="at least 40 bytes"):
         on_disk.cross_entropy(path, target, memory_budget=39)
     with pytest.raises(fx.OptionError, match="progress must be True, False or None"):
         on_disk.cross_entropy(path, target, progress=2)

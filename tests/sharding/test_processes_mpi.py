@@ -143,7 +143,7 @@ ENDINGS = {
         def partial(*arguments, **options):
             raise MemoryError
         if rank == 1:
-            fastxent.mpi.cross_entropy.api.partial_stats = partial
+            fastxent.mpi.cross_entropy.stats_of = partial
         """,
         "MemoryError",
     ),
@@ -167,6 +167,45 @@ def test_a_job_without_an_error_ends_with_none(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(PROGRAM + "vocab_parallel_cross_entropy(logits, target, **options)\n")
     assert run(3, str(script), timeout=60).returncode == 0
+
+
+OF_A_LIBRARY = """
+import sys, numpy as np, fastxent as fx
+from mpi4py import MPI
+from fastxent.mpi import vocab_parallel_cross_entropy, vocab_parallel_cross_entropy_and_grad
+if sys.argv[1] == "torch":
+    import torch
+    of, kind = torch.tensor, torch.Tensor
+else:
+    import jax
+    of, kind = jax.numpy.asarray, jax.Array
+logits, target = np.linspace(-2, 3, 24, dtype="f4").reshape(4, 6) ** 2, np.array([1, 2, 3, 5])
+rank = MPI.COMM_WORLD.rank
+here = slice(0, 4) if rank == 0 else slice(4, 6)
+local, asked = of(logits[:, here]), ("lse", "argmax")
+for merge in ("reduce", "in_order"):
+    options = {"label_smoothing": 0.1, "reduction": "none", "softcap": 5.0, "aux": asked}
+    expected = fx.cross_entropy_and_grad(logits, target, **options)
+    found = vocab_parallel_cross_entropy_and_grad(local, of(target), merge=merge, **options)
+    wanted = *expected[:2], expected[2].lse, expected[2].argmax
+    for one, other in zip((*found[:2], found[2].lse, found[2].argmax), wanted, strict=True):
+        assert isinstance(one, kind), type(one)
+        other = other[:, here] if other.ndim == 2 else other
+        np.testing.assert_allclose(np.asarray(one), other, rtol=5e-7, atol=1e-8)
+    loss, aux = vocab_parallel_cross_entropy(local, of(target), merge=merge, **options)
+    assert isinstance(loss, kind) and (loss == found[0]).all() and isinstance(aux.lse, kind)
+if sys.argv[1] == "torch":
+    out = torch.empty(4, here.stop - here.start)
+    given = vocab_parallel_cross_entropy_and_grad(local, of(target), **options, out=out)
+    assert given[1] is out and (out == found[1]).all()
+"""
+
+
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_arrays_of_a_library_come_back_as_its_arrays(library):
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    done = run(2, "-m", "mpi4py", "-c", OF_A_LIBRARY, library, timeout=100)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_no_communicator():

@@ -86,6 +86,10 @@ def test_statistics_are_refused(words, options):
          (WHOLE._replace(sum=WHOLE.sum[:, :2].copy()),)),
         (fx.DTypeError, r"stats\[0\].max is None", (WHOLE._replace(max=None),)),
         (fx.DTypeError, "must both be there", (WHOLE._replace(mass=WHOLE.sum),)),
+        (fx.OptionError, r"stats\[1\] are of logits with softcap = 5.0, and stats\[0\] has None",
+         (stats_of(0, 5), stats_of(5, softcap=5.0))),
+        (fx.OptionError, r"stats\[1\] are of logits with logit_scale = 1.0, .* has 2.0",
+         (stats_of(0, 5, logit_scale=2.0), stats_of(5))),
         (fx.ShapeError, "one entry a part", (WHOLE._replace(classes=(4, 6)),)),
         (fx.OptionError, "parts must rise", (WHOLE._replace(classes=(0,)),)),
     ],
@@ -126,6 +130,21 @@ def test_loss_and_gradient_are_refused(error, words, stats, options):
         fx.loss_from_stats(stats, target, **options)
     with pytest.raises(error, match=words):
         fx.grad_from_stats(LOGITS, target, stats, class_offset=offset, **options)
+
+
+@pytest.mark.parametrize("options", [{"softcap": 5.0}, {"logit_scale": 0.5}])
+def test_logits_that_are_not_as_the_statistics_saw_them_are_refused(options):
+    ((name, value),) = options.items()
+    out = np.full((3, 4), 7, np.float32)
+    plain = getattr(WHOLE, name)
+    for stats, given, made in ((WHOLE, options, plain), (stats_of(**options), {}, value)):
+        words = f"stats are of logits with {name} = {made}, and this call has"
+        with pytest.raises(fx.OptionError, match=words):
+            fx.grad_from_stats(LOGITS, TARGET, stats, **WHERE, **given, out=out)
+    assert (out == 7).all()
+    merged = fx.merge_stats(stats_of(0, 5, **options), stats_of(5, **options))
+    fx.grad_from_stats(LOGITS, TARGET, merged, **WHERE, **options, out=out)
+    assert (out != 7).all()
 
 
 def test_side_outputs_that_were_not_prepared_are_refused():
