@@ -23,6 +23,15 @@ OPTIONS = {
 TOLERANCE = {"float32": 3e-6, "bfloat16": 8e-3, "float16": 1e-3}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled_sooner():
+    """Without LLVM's optimizations: here numbers matter, and compiling takes nearly all the time."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 def arrays(dtype="float32", hard=True, seed=0):
     rng = np.random.default_rng(seed)
     shapes = (ROWS, FEATURES), (CLASSES, FEATURES), (CLASSES,)
@@ -62,7 +71,7 @@ def close(found, expected, tolerance):
 @pytest.mark.parametrize("hard", [True, False], ids=["labels", "probabilities"])
 @pytest.mark.parametrize(
     ("name", "budget"),
-    [*((name, 20000) for name in OPTIONS), ("weight, smoothing", None), ("none", None)],
+    [*((name, 20000) for name in OPTIONS), ("none", None)],
 )
 def test_loss_and_gradients_are_those_of_float64(name, budget, hard):
     given, target = arrays(hard=hard)

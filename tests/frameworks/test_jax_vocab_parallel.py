@@ -120,7 +120,7 @@ print("done")
     assert child(OPTIONS + code, 3) == "done"
 
 
-def test_confident_rows_keep_what_is_left_of_their_loss():
+def test_what_is_left_of_a_confident_row_and_a_nan_of_one_shard_are_kept():
     code = """
 logits = np.zeros((3, 6), np.float32)
 logits[:, 1] = 12, 15, 18
@@ -135,13 +135,6 @@ for merge in ("reduce", "in_order"):
     np.testing.assert_allclose(found, grad, rtol=1e-6, atol=0)
 (_, value), _ = step_of(True, reduction="none")(logits, soft)
 same(value, exact, 4)
-print("done")
-"""
-    assert child(code, 2) == "done"
-
-
-def test_nan_and_masked_rows_of_one_shard():
-    code = """
 plain = RNG.normal(size=(2, 6)).astype(np.float32)
 labels, soft = np.array([1, 0], np.int32), np.full((2, 6), 1 / 6, np.float32)
 with np.errstate(all="ignore"):
@@ -210,30 +203,6 @@ print("done")
     assert child(code, 3) == "done"
 
 
-def test_gradients_inside_shard_map():
-    code = """
-logits = RNG.normal(size=(ROWS, CLASSES)).astype(np.float32)
-labels = RNG.integers(0, CLASSES, ROWS).astype(np.int32)
-expected = fastxent.cross_entropy_and_grad(logits, labels)[1]
-for check in (True, False):
-    def grad(logits, labels):
-        def loss(x):
-            # as the Notes say: without the check a psum hands back the cotangents of all devices
-            value = fj.vocab_parallel_cross_entropy(x, labels, "classes")
-            return value if check else value / jax.lax.axis_size("classes")
-        return jax.grad(loss)(logits)
-    specs = P(None, "classes"), P()
-    inside = jax.jit(
-        jax.shard_map(grad, mesh=MESH, in_specs=specs, out_specs=specs[0], check_vma=check)
-    )
-    np.testing.assert_allclose(inside(logits, labels), expected, rtol=2e-6, atol=1e-8)
-    outside = jax.jit(jax.grad(sharded(check=check)))
-    np.testing.assert_allclose(outside(logits, labels), expected, rtol=2e-6, atol=1e-8)
-print("done")
-"""
-    assert child(code, 2) == "done"
-
-
 def test_padding_counts_for_nothing():
     code = """
 classes = CLASSES - 4
@@ -279,6 +248,17 @@ for check in (True, False):
     value, grad = jax.jit(jax.value_and_grad(sharded(check=check, merge=order)))(logits, labels)
     same(value, expected[0], 4)
     np.testing.assert_allclose(grad, expected[1], rtol=2e-6, atol=1e-8)
+    def grad(logits, labels):
+        def loss(x):
+            # as the Notes say: without the check a psum hands back the cotangents of all devices
+            value = fj.vocab_parallel_cross_entropy(x, labels, "classes")
+            return value if check else value / jax.lax.axis_size("classes")
+        return jax.grad(loss)(logits)
+    specs = P(None, "classes"), P()
+    inside = jax.jit(
+        jax.shard_map(grad, mesh=MESH, in_specs=specs, out_specs=specs[0], check_vma=check)
+    )
+    np.testing.assert_allclose(inside(logits, labels), expected[1], rtol=2e-6, atol=1e-8)
 moved = sharded(axis=0)
 value, grad = jax.jit(jax.value_and_grad(moved))(logits.T, labels)
 same(value, expected[0], 4)
