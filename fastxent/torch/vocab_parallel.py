@@ -128,7 +128,7 @@ logit_scale, all_ignored, backend, num_threads
     first = weight, ignore_index, label_smoothing, reduction, normalizer, sample_weight
     options = Options(*first, z_loss, softcap, logit_scale, 0, all_ignored, names_of(aux))
     call = ShardCall(options, merge, backend, num_threads, Group(group_of(local_logits, group)))
-    loss = call.run(local_logits, target)
+    loss = call.run(local_logits, target, group)
     return loss if call.found_aux is None else (loss, call.found_aux)
 
 
