@@ -93,11 +93,10 @@ def partial_stats(
         aux=aux,
     )
     home = home_of(logits)
-    shard = class_offset, num_classes
+    rest = target, options, (class_offset, num_classes), by_block, backend, num_threads
     if home.is_on_device:
-        return on_device.partial_stats(home, target, options, shard, by_block, backend, num_threads)
-    stats = sharding.stats_of(logits, target, options, shard, by_block, backend, num_threads)
-    return sharding.given(home, stats)
+        return on_device.partial_stats(home, *rest)
+    return sharding.given(home, sharding.stats_of(logits, *rest))
 
 
 def merge_stats(*stats: ShardStats) -> ShardStats:
@@ -212,11 +211,10 @@ def loss_from_stats(
         aux=aux,
     )
     home = home_of(getattr(stats, "max", None))
+    given = stats, target, options, num_classes, backend, num_threads
     if home.is_on_device:
-        return on_device.loss_from_stats(
-            home, stats, target, options, num_classes, backend, num_threads
-        )
-    loss, asides = sharding.loss_of(stats, target, options, num_classes, backend, num_threads)
+        return on_device.loss_from_stats(home, *given)
+    loss, asides = sharding.loss_of(*given)
     return home.give(loss) if asides is None else (home.give(loss), home.give_each(asides))
 
 
@@ -298,5 +296,4 @@ def grad_from_stats(
     rest = backend, num_threads, grad_output, out
     if home.is_on_device:
         return on_device.grad_from_stats(home, target, stats, options, shard, *rest)
-    grad = sharding.grad_of(logits, target, stats, options, shard, *rest)
-    return home.deliver(grad, out)
+    return home.deliver(sharding.grad_of(logits, target, stats, options, shard, *rest), out)

@@ -61,12 +61,12 @@ class ShardCall:
     stats: ShardStats | None = None
     found_aux: Aux | None = None
 
-    def run(self, logits: Any, target: Any) -> Tensor:
-        """The loss, with a graph where one is needed."""
+    def run(self, logits: Any, target: Any, group: Any) -> Tensor:
+        """The loss, with a graph where one is needed; `group` is the caller's."""
         local: list[Any] = []
 
         def read() -> Arguments:
-            local.extend(_local_parts(logits, target, self.ranks.group))
+            local.extend(_local_parts(logits, target, group))
             return self._read(*local)
 
         self.shards = agreed(read, self.merge, self.ranks)
@@ -178,19 +178,19 @@ def _class_dimensions(logits: Any) -> list[int]:
 
 
 def group_of(logits: Any, group: Any) -> Any:
-    """The group whose ranks make this call: the one given, or that of the mesh of a DTensor.
+    """The group whose ranks make this call: that of the mesh of a DTensor, or the one given.
 
     What is wrong with the DTensor is told to that group, and raises here only where no group can
     be known.
     """
-    if group is not None or not _is_dtensor(logits):
+    if not _is_dtensor(logits):
         return group
     mesh = logits.device_mesh
-    if mesh.ndim == 1:
-        return mesh.get_group(0)
-    at = _class_dimensions(logits)
-    check_placements(len(at) == 1, logits.placements, class_axis(logits))
-    return mesh.get_group(at[0])
+    at = [0] if mesh.ndim == 1 else _class_dimensions(logits)
+    if len(at) == 1:
+        return mesh.get_group(at[0])
+    check_placements(group is not None, logits.placements, class_axis(logits))
+    return group
 
 
 def _local_parts(logits: Any, target: Any, group: Any) -> tuple[Any, Any]:
@@ -204,7 +204,7 @@ def _local_parts(logits: Any, target: Any, group: Any) -> tuple[Any, Any]:
             placements,
             class_axis(logits),
         )
-        check_mesh_group(group is logits.device_mesh.get_group(at[0]))
+        check_mesh_group(group is None or group is logits.device_mesh.get_group(at[0]))
         logits = logits.to_local(grad_placements=placements)
     if _is_dtensor(target):
         is_whole = all(place.is_replicate() for place in target.placements)

@@ -130,7 +130,7 @@ logit_scale, all_ignored, backend, num_threads
     options = Options(*first, z_loss, softcap, logit_scale, 0, all_ignored, names_of(aux))
     of_processes = Group(group_of(local_logits, group), local_logits)
     call = ShardCall(options, merge, backend, num_threads, of_processes)
-    loss = call.run(local_logits, target)
+    loss = call.run(local_logits, target, group)
     return loss if call.found_aux is None else (loss, call.found_aux)
 
 

@@ -17,7 +17,7 @@ from fastxent.mpi import (
     vocab_parallel_cross_entropy,
     vocab_parallel_cross_entropy_and_grad,
 )
-from sharding.shard_cases import CASES, IN_BLOCKS, RANKS, ShardCase, spread
+from sharding.shard_cases import CASES, IN_BLOCKS, RANKS, UNALIGNED, ShardCase, spread
 
 # One compiled backend will do: what the ranks exchange does not depend on it, and loading Numba
 # costs each of them a second.
@@ -127,7 +127,7 @@ def main(path):
         comm = world.Split(0 if world.rank < ranks else MPI.UNDEFINED, world.rank)
         if comm == MPI.COMM_NULL:
             continue
-        for name, case in (CASES | COMPILED).items():
+        for name, case in (CASES | COMPILED | UNALIGNED).items():
             if case.ranks == ranks and can_run(case):
                 found[name] = comm.gather(loss_and_grad(comm, case))
         if ranks == 3:

@@ -51,6 +51,20 @@ def test_the_bits_are_those_of_one_call(case, dtype, shards, threads, compiled):
         assert same_bits(getattr(aux, name), getattr(whole[2], name)), name
 
 
+@pytest.mark.parametrize("case", CASES[:5], ids=str)
+def test_numpys_bits_are_those_of_any_number_of_shards(case):
+    """Not those of one call, which adds up in another order; other backends have these too."""
+    logits, target, options = case.arguments("float32")
+    options |= {"backend": "numpy"}
+    if case.aux:
+        options["aux"] = case.asked
+    loss, grad, _ = spread(logits, target, options, EDGES[1], by_block=True)
+    for edges in (EDGES[2], EDGES[5]):
+        other, its_grad, _ = spread(logits, target, options, edges, by_block=True)
+        assert same_bits(other, loss)
+        assert same_bits(its_grad, grad)
+
+
 @pytest.mark.parametrize("classes", [101, 1024, 1025])
 def test_few_classes(classes, compiled):
     """On a single shard, and on one that is followed by the rest of a class."""

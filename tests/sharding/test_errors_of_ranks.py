@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from sharding import dtensor_calls
 from sharding import torch_calls as calls
 from sharding.shard_cases import ShardCase, spread
 from sharding.torch_worlds import World, values
@@ -53,6 +54,14 @@ def world(tmp_path_factory):
     world.close()
 
 
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory):
+    """Ranks that would wait for another one for two seconds."""
+    world = World(3, tmp_path_factory.mktemp("impatient"), timeout=2.0)
+    yield world
+    world.close()
+
+
 def errors(answers):
     for kind, told in answers:
         assert kind == "error", told
@@ -88,6 +97,41 @@ def test_what_is_wrong_on_all_is_everyones_own_error(world):
         assert told.startswith("OptionError: label_smoothing must lie in [0, 1]")
 
 
+DTENSORS = {
+    "other placement": (
+        dtensor_calls.of_rows,
+        "OptionError",
+        "a DTensor with placements (Shard(dim=0),)",
+    ),
+    "replicated": (
+        dtensor_calls.replicated,
+        "OptionError",
+        "a DTensor with placements (Replicate(),)",
+    ),
+    "sharded target": (
+        dtensor_calls.target_of_rows,
+        "OptionError",
+        "target is a DTensor with placements",
+    ),
+    "other group": (dtensor_calls.other_group, "OptionError", "group is not the one"),
+    "two dimensions": (
+        dtensor_calls.of_two_dimensions,
+        "OptionError",
+        "(Shard(dim=0), Shard(dim=0))",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DTENSORS)
+def test_a_wrong_dtensor_of_one_rank_is_an_error_on_all(impatient, name):
+    changes, kind, words = DTENSORS[name]
+    told = errors(impatient.run(3, dtensor_calls.changed_dtensor_call, 1, changes))
+    assert words in told[1]
+    assert told[1].startswith(f"{kind}: ")
+    for other in (told[0], told[2]):
+        assert other.startswith(f"{kind}: rank 1 of the group stopped")
+
+
 def test_weights_are_of_all_classes(world):
     for told in errors(world.run(3, calls.changed_call, THREE, "all", calls.weight_of_a_shard)):
         assert told.startswith("ShapeError: weight needs shape (37,)")
@@ -99,7 +143,7 @@ def test_no_classes_anywhere(world):
 
 
 def test_a_rank_that_dies_is_an_error_on_the_others(tmp_path):
-    world = World(3, tmp_path, timeout=4.0)
+    world = World(3, tmp_path, timeout=2.0)
     try:
         values(world.run(3, calls.loss_and_grad, THREE))
         (kind, _), *others = world.run(3, calls.after_a_death, THREE, 0, patience=60)

@@ -17,6 +17,7 @@ import fastxent as fx
 from sharding.shard_cases import (
     CASES,
     IN_BLOCKS,
+    UNALIGNED,
     ShardCase,
     assert_close,
     assert_same_asides,
@@ -80,6 +81,16 @@ def test_blocks_merged_in_order_have_the_bits_of_one_process(found, name):
         pytest.skip(f"{IN_BLOCKS[name].backend} does not run, or not on shards of the classes")
     loss, grad, _ = together(found[name])
     expected = IN_BLOCKS[name].expected()
+    np.testing.assert_array_equal(loss, expected[0])
+    np.testing.assert_array_equal(grad, expected[1])
+
+
+@pytest.mark.parametrize("name", UNALIGNED)
+def test_shards_between_blocks_merged_in_order_have_the_bits_of_their_division(found, name):
+    if name not in found:
+        pytest.skip(f"{UNALIGNED[name].backend} does not run")
+    loss, grad, _ = together(found[name])
+    expected = UNALIGNED[name].merged()
     np.testing.assert_array_equal(loss, expected[0])
     np.testing.assert_array_equal(grad, expected[1])
 

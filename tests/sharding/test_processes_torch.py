@@ -13,6 +13,7 @@ from sharding.shard_cases import (
     CASES,
     IN_BLOCKS,
     RANKS,
+    UNALIGNED,
     ShardCase,
     assert_close,
     assert_same_asides,
@@ -99,6 +100,31 @@ def test_in_order_exchanges_numbers_of_blocks(world):
     for sizes in values(world.run(2, calls.exchanged, case)):
         # two parts on the first rank, of max and sum, and the label's logit
         assert sizes[1:] == [("all_gather_single", "torch.float64", 64 * 5)]
+
+
+def test_in_order_has_the_bits_of_its_division_of_the_classes(world):
+    """Shards that do not begin at blocks: one entry a rank, merged in the order of the classes."""
+    for case in UNALIGNED.values():
+        loss, grad, _ = together(world, case)
+        again, grad_again, _ = together(world, case)
+        expected = case.merged()
+        for found in ((loss, grad), (again, grad_again)):
+            np.testing.assert_array_equal(found[0], expected[0])
+            np.testing.assert_array_equal(found[1], expected[1])
+        assert_close((loss, grad), case.expected(), case.rows)
+
+
+def test_in_order_sends_numbers_of_ranks_where_there_are_no_blocks(world):
+    case = ShardCase("ranks", (0, 2047, 3000), rows=64, merge="in_order")
+    for sizes in values(world.run(2, calls.exchanged, case)):
+        assert sizes[1:] == [("all_gather_single", "torch.float64", 64 * 3)]
+
+
+@pytest.mark.parametrize("name", ["argmax", "correct"])
+def test_the_largest_class_takes_an_exchange_of_its_own(world, name):
+    case = ShardCase("largest", tuple(spread(3000, 3)), {"aux": (name,)}, rows=64)
+    for sizes in values(world.run(3, calls.exchanged, case)):
+        assert sizes[3:] == [("all_reduce", "torch.int64", 64)]
 
 
 @pytest.mark.parametrize("ranks", RANKS)

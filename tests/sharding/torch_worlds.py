@@ -66,8 +66,10 @@ def _serve(rank, size, path, timeout, connection):
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     patience = datetime.timedelta(seconds=timeout)
+    # processes may take long to start; only their calls are to be impatient
+    start = datetime.timedelta(seconds=max(timeout, 30.0))
     dist.init_process_group(
-        "gloo", init_method=f"file://{path}", rank=rank, world_size=size, timeout=patience
+        "gloo", init_method=f"file://{path}", rank=rank, world_size=size, timeout=start
     )
     groups = {
         ranks: dist.new_group(list(range(ranks)), timeout=patience)
