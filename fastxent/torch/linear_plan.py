@@ -119,11 +119,11 @@ class _Held:
         item = arguments.dtype.itemsize
         row = arguments.input.shape[1] * item
         soft = item if arguments.target.is_floating_point() else 0
-        capped = 2 * item
+        capped, copied = 2 * item, int(self.copies_input)
         return ChunkSizes(
             fixed=self._fixed() + STATISTICS * self.losses,
-            per_row=2 * bytes_of_row(arguments.width, arguments.positions)
-            + row * self.copies_input,
+            # hidden vectors of a chunk are let go of when those of the next are there
+            per_row=2 * (bytes_of_row(arguments.width, arguments.positions) + row * copied),
             per_class=row * (4 + 2 * (self.chunking.grad_filter > 0)),
             per_pair=2 * item + soft + capped,
         )

@@ -62,7 +62,7 @@ def test_derivatives_of_both_orders_and_forward(options, soft):
 
     def loss(hidden, weights, bias, probabilities=target):
         found = linear_cross_entropy(
-            *(hidden, weights, probabilities), linear_bias=bias, memory_budget=67_000, **options
+            *(hidden, weights, probabilities), linear_bias=bias, memory_budget=203_000, **options
         )
         return found
 

@@ -48,6 +48,18 @@ SOFT = torch.full((6, 5), 0.2)
             fastxent.OptionError,
             "chunks of 4 rows",
         ),
+        *(
+            (
+                {"options": Asked(batch_chunk_size=4), "memory_budget": budget},
+                error,
+                "memory_budget",
+            )
+            for budget, error in (
+                (float("nan"), fastxent.OptionError),
+                (-1, fastxent.OptionError),
+                ("x", fastxent.DTypeError),
+            )
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
@@ -55,6 +67,14 @@ def test_refused_before_anything_is_computed(change, error, words):
     given = {"input": HIDDEN, "linear_weight": WEIGHTS, "target": LABELS, **change}
     with pytest.raises(error, match=words):
         linear_cross_entropy(**given)
+
+
+def test_a_budget_is_looked_at_in_forward_mode():
+    with pytest.raises(fastxent.OptionError, match="memory_budget"):
+        torch.func.jvp(
+            lambda hidden: linear_cross_entropy(hidden, WEIGHTS, LABELS, memory_budget=-1),
+            *((HIDDEN,), (HIDDEN,)),
+        )
 
 
 def test_side_outputs_need_plain_tensors():
