@@ -20,8 +20,8 @@ from fastxent.linear.problem import LinearGrads, LinearProblem
 from fastxent.linear.products import is_plain
 from fastxent.linear.rows import ROUNDING_BYTES, is_blas_matrix, moved_rows
 from fastxent.linear.scratch import scratch_of_columns, scratch_of_thread
+from fastxent.linear.soft import bytes_of_group, copies_soft
 from fastxent.precision import Array, kind_of
-from fastxent.threads import most_threads
 
 __all__ = ["Needs"]
 
@@ -37,7 +37,9 @@ _STATISTICS = 24
 # Sums of the weights' gradient are kept for all classes where that many of them fit.
 _SUMS_SHARE = 2
 
-# The threads of a kernel get at most this part of the budget for scratch memory.
+# So many threads of a kernel get scratch memory, of at most this part of the budget: the same on
+# every machine, as the chunks, and with them the last bits of gradients, follow from it.
+_THREADS = 64
 _SCRATCH_SHARE = 8
 
 # Labels that are compared together.
@@ -186,15 +188,14 @@ class _Held:
         """Bytes for the other threads, as far as they may take of the budget."""
         budget, of_thread = self.call.memory_budget, self.scratch_of_thread
         whole = DEFAULT_BUDGET if budget is None else budget
-        return of_thread * min(most_threads() - 1, whole // _SCRATCH_SHARE // of_thread)
+        return of_thread * min(_THREADS - 1, whole // _SCRATCH_SHARE // of_thread)
 
     def sizes_by_class(self) -> ChunkSizes:
         """Bytes of the pass that takes blocks of classes first."""
         call, problem = self.call, self.call.problem
         item = problem.precision.compute.itemsize
         row, filtered = call.features * item, call.grad_filter > 0
-        soft = call.soft
-        copied = 0 if soft is None or soft.dtype.isnative else soft.itemsize
+        copied = call.soft.itemsize if call.soft is not None and copies_soft(call.soft) else 0
         return ChunkSizes(
             fixed=self._fixed() + _STATISTICS * problem.rows,
             per_row=_ROW + row * self.copies_hidden,
@@ -206,12 +207,20 @@ class _Held:
         """Bytes that do not depend on the chunks."""
         rounds = any(one is not None and kind_of(one.dtype) == "bfloat16" for one in self.grads)
         fixed = _SLACK + ROUNDING_BYTES * rounds + self.scratch_of_thread
+        if self._looks_at_soft():
+            fixed += bytes_of_group(self.call.problem)
         return fixed + self._of_rows() + self._of_classes()
+
+    def _looks_at_soft(self) -> bool:
+        """Whether probabilities are read outside of kernels: their largest class, their mass."""
+        problem, weight = self.call.problem, self.grads.linear_weight
+        has_mass = weight is not None and weight.dtype != problem.precision.compute
+        return self.call.soft is not None and (has_mass or "correct" in problem.asked)
 
     def _soft_row(self) -> int:
         """Bytes of a row of probabilities that have to be copied."""
         soft = self.call.soft
-        if soft is None or soft.dtype.isnative:
+        if soft is None or not copies_soft(soft):
             return 0
         return self.call.problem.classes * soft.itemsize
 
