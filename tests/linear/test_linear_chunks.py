@@ -16,13 +16,17 @@ N, D, C = 320, 320, 1500
 WAYS = {
     "chunks": (None, "float32", ()),
     "first rows": (900_000, "float32", ("_first_rows",)),
-    "by class": (1_500_000, "float16", ("run",)),
+    "by class": (1_900_000, "float16", ("run",)),
 }
 
 
-@pytest.mark.parametrize("backend", ["cython", "numba"], indirect=True)
-@pytest.mark.parametrize(("budget", "dtype", "names"), WAYS.values(), ids=WAYS.keys())
-def test_the_bits_do_not_depend_on_the_threads(budget, dtype, names, backend, monkeypatch):
+@pytest.mark.parametrize(
+    ("backend", "way"),
+    [*(("cython", way) for way in WAYS), ("numba", "chunks")],
+    indirect=["backend"],
+)
+def test_the_bits_do_not_depend_on_the_threads(way, backend, monkeypatch):
+    budget, dtype, names = WAYS[way]
     rng = np.random.default_rng(0)
     hidden, weights = rng.normal(size=(N, D)).astype("f4"), rng.normal(size=(C, D)).astype(dtype)
     target = rng.integers(0, C, N)
@@ -46,7 +50,7 @@ def test_the_bits_do_not_depend_on_the_threads(budget, dtype, names, backend, mo
     noted(by_class.WeightGradByClass, "run")
     noted(chunks.Chunks, "_first_rows")
     found = []
-    for count in (1, 1, 2, 5):
+    for count in (1, 2, 5):
         used.clear()
         call = fx.linear_cross_entropy_and_grad
         found.append(call(hidden, weights, target, num_threads=count, **options))

@@ -45,9 +45,7 @@ CASES = {
 }
 
 
-def made(
-    dtypes=("float32",) * 3, bias=True, soft=None, order="C", options=None, shape=(N, D, C)
-):
+def made(dtypes=("float32",) * 3, bias=True, soft=None, order="C", options=None, shape=(N, D, C)):
     rng = np.random.default_rng(3)
     rows, features, classes = shape
     hidden, weights = rng.normal(size=(rows, features)), rng.normal(size=(classes, features))
