@@ -1,17 +1,20 @@
 """The loss behind a linear layer: time beside its products, memory, accuracy, one run for all.
 
-usage: python benchmarks/linear.py [--rounds N] [--scale S] [--page-only]
+usage: python benchmarks/linear.py [--rounds N] [--scale S] [--parts NAME ...] [--page-only]
 
-All calls of a comparison take turns in every round, and ratios are medians over the rounds of what
-was measured side by side. `--scale` divides the sizes, to see that it works: then nothing is
-written. Otherwise writes benchmarks/results/linear.json and what docs/linear.md and the README say
-of it; `--page-only` makes these from the results of the last run.
+Before a comparison is timed, the results of its calls are compared. All calls of it take turns in
+every round, and ratios are medians over the rounds of what was measured side by side. `--scale`
+divides the sizes, to see that it works: then nothing is written. Otherwise writes
+benchmarks/results/linear.json and what docs/linear.md and the README say of it; `--parts` measures
+some parts anew and leaves the results of the others as they are; `--page-only` makes the pages from
+the results of the last run.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import statistics
 import subprocess
@@ -34,9 +37,15 @@ from fastxent.bench.markdown import replaced
 ROOT = Path(__file__).parent.parent
 JSON = Path(__file__).parent / "results" / "linear.json"
 SHAPES = {"4096 x 512 x 32000": (4096, 512, 32000), "1024 x 1024 x 128256": (1024, 1024, 128256)}
-BUDGETS = (8e6, 16e6, 64e6, 256e6)
+# The first is about one row: that of the largest shape, and the blocks of classes beside it.
+BUDGETS = (2e6, 8e6, 16e6, 64e6, 256e6)
 FILTER = 1e-5
 HOT_CLASSES = 100
+PARTS = ("products", "torch", "jax", "filter", "memory", "errors")
+# Packages without which a part is skipped.
+PACKAGES = {"torch": "torch", "jax": "jax"}
+# Of results in float32: both are sums of up to 128,256 numbers.
+TOLERANCE = 1e-4
 
 Calls = dict[str, Callable[[], Any]]
 
@@ -64,6 +73,21 @@ def rounds_of(calls: Calls, rounds: int, progress: Progress, title: str) -> dict
     return times
 
 
+def compare(calls: Calls) -> None:
+    """Stop where the loss or a gradient of a call is not that of the first, but for rounding."""
+    expected = None
+    for name, call in calls.items():
+        found = [np.array(one, np.float32) for one in call()]  # memory is used again
+        if expected is None:
+            expected = found
+        for one, truth in zip(found, expected, strict=True):
+            off = np.abs(one - truth).max() / np.abs(truth).max()
+            if not off <= TOLERANCE:
+                raise ValueError(
+                    f"{name} is off by {off:.3g} of the largest, beside {next(iter(calls))}"
+                )
+
+
 def ratios(times: dict[str, list[float]], base: str) -> dict[str, dict[str, float]]:
     """Median seconds of each call; of its ratios to `base` the median, least and most."""
     results = {}
@@ -78,6 +102,14 @@ def ratios(times: dict[str, list[float]], base: str) -> dict[str, dict[str, floa
     return results
 
 
+def add_times(found: dict[str, dict[str, float]], times: dict[str, list[float]]) -> None:
+    """Add how many times as long as ours the others take, the median of the rounds."""
+    (ours,) = (name for name in found if name in linear_page.OURS.values())
+    for name, others in times.items():
+        beside = [a / b for a, b in zip(others, times[ours], strict=True)]
+        found[name]["times"] = statistics.median(beside)
+
+
 def numpy_calls(hidden: np.ndarray, weights: np.ndarray, target: np.ndarray) -> Calls:
     """The three products alone, whole, in memory that is there, and the call in its own."""
     logits = np.empty((len(hidden), len(weights)), np.float32)
@@ -88,8 +120,17 @@ def numpy_calls(hidden: np.ndarray, weights: np.ndarray, target: np.ndarray) -> 
         np.matmul(logits, weights, out=out.hidden)
         np.matmul(logits.T, hidden, out=out.linear_weight)
 
-    def ours() -> None:
-        fx.linear_cross_entropy_and_grad(hidden, weights, target, out=out)
+    def ours() -> tuple[Any, ...]:
+        loss, grads = fx.linear_cross_entropy_and_grad(hidden, weights, target, out=out)
+        return loss, *grads[:2]
+
+    def whole() -> tuple[Any, ...]:
+        np.matmul(hidden, weights.T, out=logits)
+        loss, grad = fx.cross_entropy_and_grad(logits, target)
+        return loss, grad @ weights, grad.T @ hidden
+
+    # the products alone have no loss: the call is compared with the whole computation
+    compare({"the whole logits": whole, "fastxent": ours})
 
     return {"three products": products, "fastxent": ours}
 
@@ -104,10 +145,12 @@ def torch_calls(hidden: np.ndarray, weights: np.ndarray, target: np.ndarray) -> 
     w = torch.from_numpy(weights).requires_grad_()
     y = torch.from_numpy(target)
 
-    def with_backward(loss: Callable[[], Any]) -> Callable[[], None]:
-        def call() -> None:
+    def with_backward(loss: Callable[[], Any]) -> Callable[[], Any]:
+        def call() -> tuple[Any, ...]:
             x.grad = w.grad = None
-            loss().backward()
+            value = loss()
+            value.backward()
+            return value.detach(), x.grad, w.grad
 
         return call
 
@@ -120,6 +163,7 @@ def torch_calls(hidden: np.ndarray, weights: np.ndarray, target: np.ndarray) -> 
         calls["PyTorch, chunked"] = with_backward(
             lambda: F.linear_cross_entropy(x, w, y, options=options)
         )
+    compare(calls)
     return calls
 
 
@@ -135,11 +179,18 @@ def jax_calls(hidden: np.ndarray, weights: np.ndarray, target: np.ndarray) -> Ca
         log_p = jax.nn.log_softmax(x @ w.T)
         return -jnp.take_along_axis(log_p, y[:, None], axis=1).mean()
 
-    def compiled(loss: Callable[..., Any]) -> Callable[[], None]:
+    def compiled(loss: Callable[..., Any]) -> Callable[[], Any]:
         both = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
-        return lambda: jax.block_until_ready(both(*given))
 
-    return {"JAX": compiled(plain), "fastxent.jax": compiled(linear_cross_entropy)}
+        def call() -> tuple[Any, ...]:
+            value, grads = jax.block_until_ready(both(*given))
+            return value, *grads
+
+        return call
+
+    calls = {"JAX": compiled(plain), "fastxent.jax": compiled(linear_cross_entropy)}
+    compare(calls)
+    return calls
 
 
 def filter_calls(rows: int, features: int, classes: int) -> tuple[Calls, dict[str, Any]]:
@@ -159,8 +210,11 @@ def filter_calls(rows: int, features: int, classes: int) -> tuple[Calls, dict[st
 
     calls = {"all classes": call(None), f"grad_filter={FILTER:g}": call(FILTER)}
     exact, close = calls["all classes"]()[1], calls[f"grad_filter={FILTER:g}"]()[1]
-    off = np.abs(close.linear_weight - exact.linear_weight).max()
-    return calls, {"largest difference in dW": float(off)}
+    off = float(np.abs(close.linear_weight - exact.linear_weight).max())
+    bound = FILTER * float(np.abs(hidden).mean(axis=0).max())
+    if off > 1.001 * bound + 1e-7:
+        raise ValueError(f"the filter is off by {off:.3g}, more than its bound {bound:.3g}")
+    return calls, {"largest difference in dW": off, "its bound": bound}
 
 
 def peak_beyond(budget: float, shape: tuple[int, int, int]) -> int:
@@ -222,54 +276,86 @@ def write_pages(results: dict[str, Any]) -> None:
         page.write_text(replaced(page.read_text(), text, "linear"))
 
 
+def has_package(part: str, console: Console) -> bool:
+    """Whether a part has the package that it compares with; says so where not."""
+    name = PACKAGES.get(part)
+    if name is None or importlib.util.find_spec(name) is not None:
+        return True
+    console.print(f"{part} skipped: {name} is not installed")
+    return False
+
+
+def measured(
+    parts: list[str], rounds: int, shapes: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    """Results of some parts."""
+    results: dict[str, Any] = {"times": {}}
+
+    def measure(title: str, calls: Calls, base: str, has_times: bool = True) -> None:
+        times = rounds_of(calls, rounds, progress, title)
+        results["times"][title] = found = ratios(times, base)
+        if has_times:
+            add_times(found, times)
+
+    for name, shape in shapes.items():
+        given = arrays(*shape)
+        if "products" in parts:
+            title = f"Beside the three products, {name}"
+            measure(title, numpy_calls(*given), "three products")
+        if "torch" in parts:
+            measure(f"Beside PyTorch, {name}", torch_calls(*given), "PyTorch")
+        if "jax" in parts:
+            measure(f"Beside JAX, {name}", jax_calls(*given), "JAX")
+    first = next(iter(shapes))
+    if "filter" in parts:
+        calls, results["filter"] = filter_calls(*shapes[first])
+        title = f"99.9 % of the mass on {HOT_CLASSES} classes, {first}"
+        measure(title, calls, "all classes", has_times=False)
+    if "memory" in parts and Path("/proc/self/status").exists():
+        task = progress.add_task("Memory", total=len(shapes) * len(BUDGETS))
+        results["memory"] = []
+        for name, shape in shapes.items():
+            for budget in BUDGETS:
+                results["memory"].append((name, budget, peak_beyond(budget, shape)))
+                progress.advance(task)
+    if "errors" in parts:
+        results["errors"] = {}
+        for name, (rows, features, classes) in shapes.items():
+            fewer = max(8, rows // (4 if name == first else 16))
+            title = f"{fewer} rows of {name}"
+            results["errors"][title] = error_ratios(fewer, features, classes)
+    return results
+
+
+def merged(stored: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Stored results, with what was found anew in their place."""
+    times = stored.get("times", {}) | found.get("times", {})
+    return stored | found | {"times": times}
+
+
 def main() -> None:
     """Measure everything, show it, write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=int, default=1)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--page-only", action="store_true")
     options = parser.parse_args()
     console = Console()
     if options.page_only:
         write_pages(json.loads(JSON.read_text()))
         return
-    results: dict[str, Any] = {"machine": summary(facts()), "rounds": options.rounds}
-    results |= {"times": {}, "memory": [], "filter": {}}
+    results: dict[str, Any] = {}
+    if set(options.parts) != set(PARTS) and options.scale == 1 and JSON.exists():
+        results = json.loads(JSON.read_text())
+    results |= {"machine": summary(facts()), "rounds": options.rounds}
     shapes = {
         name: tuple(max(8, size // options.scale) for size in shape)
         for name, shape in SHAPES.items()
     }
+    parts = [part for part in options.parts if has_package(part, console)]
     with Progress(console=console) as progress:
-
-        def measure(title: str, calls: Calls, base: str) -> None:
-            times = rounds_of(calls, options.rounds, progress, title)
-            results["times"][title] = ratios(times, base)
-
-        for name, shape in shapes.items():
-            given = arrays(*shape)
-            measure(f"Beside the three products, {name}", numpy_calls(*given), "three products")
-            for framework, make, base in (
-                ("torch", torch_calls, "PyTorch"),
-                ("jax", jax_calls, "JAX"),
-            ):
-                try:
-                    calls = make(*given)
-                except (ImportError, AttributeError) as error:
-                    console.print(f"{framework} skipped: {error}")
-                    continue
-                measure(f"Beside {base}, {name}", calls, base)
-        first = next(iter(shapes))
-        calls, found = filter_calls(*shapes[first])
-        measure(f"99.9 % of the mass on {HOT_CLASSES} classes, {first}", calls, "all classes")
-        results["filter"] = found
-        if Path("/proc/self/status").exists():
-            task = progress.add_task("Memory", total=len(shapes) * len(BUDGETS))
-            for name, shape in shapes.items():
-                for budget in BUDGETS:
-                    results["memory"].append((name, budget, peak_beyond(budget, shape)))
-                    progress.advance(task)
-        rows, features, classes = shapes[first]
-        results["errors"] = error_ratios(max(8, rows // 4), features, classes)
+        results = merged(results, measured(parts, options.rounds, shapes, progress))
     console.print(linear_page.section(results), markup=False)
     if options.scale == 1:
         JSON.write_text(json.dumps(results, indent=1) + "\n")

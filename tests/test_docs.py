@@ -60,6 +60,7 @@ FRAMEWORKS = {
     "arrays": ("torch", "jax", "array_api_strict"),
     "tensorflow": ("tensorflow",),
     "keras": ("keras", "tensorflow"),
+    "linear": ("torch", "jax"),
     "scaling": ("torch", "jax", "dask", "mpi4py"),
 }
 

@@ -58,11 +58,16 @@ logit_scale, all_ignored, aux
     memory_budget : float, optional
         Bytes for everything that the call holds for a while, beside its arguments, its results and
         what copies of arguments other libraries need; by default 64e6, or what one row takes where
-        that is more. Fewer bytes make smaller chunks of rows, and slower products.
+        that is more. Fewer bytes make smaller chunks of rows, and slower products; the last bits
+        of the gradients follow from the chunks, which are the same on every machine.
     grad_filter : float, optional
         For `linear_cross_entropy_and_grad`; without a gradient there is nothing to leave out.
-    backend, num_threads
-        As in `cross_entropy`. The products are those of NumPy's BLAS, whose threads are its own.
+    backend
+        As in `cross_entropy`.
+    num_threads : int, optional
+        As in `cross_entropy`, but fewer where `memory_budget` has no room for what each thread of
+        the loss kernel holds; no bit depends on it. The products are those of NumPy's BLAS, whose
+        threads are its own.
 
     Returns
     -------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from fastxent.jax.linear_operands import LinearOperands, LinearOptions, LinearWants
-from fastxent.linear.plan import DEFAULT_BUDGET, ChunkPlan, ChunkSizes, plan_chunks
+from fastxent.linear.plan import ChunkPlan, ChunkSizes, least_bytes, plan_chunks
 
 __all__ = ["plan_of"]
 
@@ -48,9 +48,7 @@ def plan_of(options: LinearOptions, wants: LinearWants, operands: LinearOperands
     if options.loss.reduction != "none" or plan.count > 1:
         return plan
     # the pass of reverse mode is one more: without loops, XLA may hold the arrays of both
-    budget = DEFAULT_BUDGET if options.memory_budget is None else options.memory_budget
-    return (
-        plan_chunks(rows, features, classes, size, budget / 2, sizes)
-        if 2 * plan.size > budget
-        else plan
-    )
+    if 2 * plan.size <= plan.budget:
+        return plan
+    half = max(plan.budget // 2, least_bytes(classes, size, sizes))
+    return plan_chunks(rows, features, classes, size, half, sizes)

@@ -12,6 +12,7 @@ from fastxent.linear.kernel import Kernel
 from fastxent.linear.needs import Needs
 from fastxent.linear.problem import LinearGrads, LinearProblem
 from fastxent.linear.products import Bias, WeightGrad, Weights, class_blocks
+from fastxent.linear.soft import copies_soft
 from fastxent.precision import Array
 
 __all__ = ["Chunks"]
@@ -100,7 +101,11 @@ class Chunks:
         np.matmul(weights, hidden.T, out=columns)
         logits = columns.T
         self._bias.add_to(logits)
-        self._kernel.run(0, count, None, logits, True)
+        # probabilities that have to be copied are copied for the rows of a chunk only
+        step = self._plan.rows if copies_soft(self._call.soft) else count
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            self._kernel.run(start, stop, None, logits[start:stop], True)
         self._bias.add_grad(logits)
         if self._hidden_grad is not None:
             step = self._plan.rows if self._hidden_grad.is_buffered else count

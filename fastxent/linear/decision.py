@@ -17,7 +17,6 @@ from fastxent.linear.plan import (
     least_of_blocks,
     plan_blocks,
 )
-from fastxent.threads import most_threads
 
 __all__ = [
     "SLACK",
@@ -41,7 +40,9 @@ STATISTICS = 24
 # Sums of the weights' gradient are kept for all classes where that many of them fit.
 _SUMS_SHARE = 2
 
-# The threads of a kernel get at most this part of the budget for scratch memory.
+# So many threads of a kernel get scratch memory, of at most this part of the budget: the same on
+# every machine, as the chunks, and with them the last bits of gradients, follow from it.
+_THREADS = 64
 _SCRATCH_SHARE = 8
 
 
@@ -174,4 +175,4 @@ def bytes_of_row(width: int, losses: int = 1) -> int:
 def scratch_of_others(budget: int | None, of_thread: int) -> int:
     """Bytes for the other threads of a kernel, as far as they may take of the budget."""
     whole = DEFAULT_BUDGET if budget is None else budget
-    return of_thread * min(most_threads() - 1, whole // _SCRATCH_SHARE // max(1, of_thread))
+    return of_thread * min(_THREADS - 1, whole // _SCRATCH_SHARE // max(1, of_thread))

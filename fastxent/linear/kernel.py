@@ -13,6 +13,7 @@ from fastxent.backends.contract import Outputs
 from fastxent.linear.problem import LinearProblem
 from fastxent.linear.rows import pieces, view_of
 from fastxent.linear.soft import SoftRows
+from fastxent.long_sum import LongSum
 from fastxent.precision import Array
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Kernel:
     scaled: bool
 
     def __post_init__(self) -> None:
-        self.total = 0.0
+        self.total = LongSum()
         self.most_threads = 1
         self.soft: SoftRows | None = None
         if self.call.soft is not None:
@@ -128,7 +129,7 @@ class Kernel:
             out.grad = logits
         self.backend.forward(problem, out)
         if out.total is not None:
-            self.total += float(out.total[0])
+            self.total.add(float(out.total[0]))
 
 
 def _some(scale: float | Array, rows: slice | Array) -> float | Array:

@@ -21,6 +21,7 @@ from fastxent.linear.problem import LinearGrads, LinearProblem
 from fastxent.linear.products import is_plain
 from fastxent.linear.rows import ROUNDING_BYTES, is_blas_matrix, moved_rows
 from fastxent.linear.scratch import scratch_of_columns, scratch_of_thread
+from fastxent.linear.soft import bytes_of_group, copies_soft
 from fastxent.precision import Array, kind_of
 
 __all__ = ["Needs"]
@@ -166,8 +167,7 @@ class _Held:
         call, problem = self.call, self.call.problem
         item = problem.precision.compute.itemsize
         row, filtered = call.features * item, call.grad_filter > 0
-        soft = call.soft
-        copied = 0 if soft is None or soft.dtype.isnative else soft.itemsize
+        copied = call.soft.itemsize if call.soft is not None and copies_soft(call.soft) else 0
         return ChunkSizes(
             fixed=self._fixed() + STATISTICS * problem.rows,
             per_row=bytes_of_row(problem.classes) + row * self.copies_hidden,
@@ -179,12 +179,20 @@ class _Held:
         """Bytes that do not depend on the chunks."""
         rounds = any(one is not None and kind_of(one.dtype) == "bfloat16" for one in self.grads)
         fixed = SLACK + ROUNDING_BYTES * rounds + self.scratch_of_thread
+        if self._looks_at_soft():
+            fixed += bytes_of_group(self.call.problem)
         return fixed + self._of_rows() + self._of_classes()
+
+    def _looks_at_soft(self) -> bool:
+        """Whether probabilities are read outside of kernels: their largest class, their mass."""
+        problem, weight = self.call.problem, self.grads.linear_weight
+        has_mass = weight is not None and weight.dtype != problem.precision.compute
+        return self.call.soft is not None and (has_mass or "correct" in problem.asked)
 
     def _soft_row(self) -> int:
         """Bytes of a row of probabilities that have to be copied."""
         soft = self.call.soft
-        if soft is None or soft.dtype.isnative:
+        if soft is None or not copies_soft(soft):
             return 0
         return self.call.problem.classes * soft.itemsize
 

@@ -10,7 +10,7 @@ import numpy as np
 from fastxent import checks
 from fastxent.layout import empty_like
 from fastxent.options import Options
-from fastxent.precision import Array, Precision, kind_of, native, precision_of
+from fastxent.precision import Array, Precision, native, precision_of
 from fastxent.problem import Problem
 
 __all__ = ["GRADS", "LinearGrads", "LinearProblem"]
@@ -167,10 +167,3 @@ def _precision(array: Array) -> Precision:
     precision = precision_of(array.dtype)
     assert precision is not None  # check_linear_arrays has passed
     return precision
-
-
-def kind(array: Array) -> str:
-    """Kind of the numbers of an array that has been checked."""
-    found = kind_of(array.dtype)
-    assert found is not None
-    return found

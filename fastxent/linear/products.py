@@ -98,11 +98,6 @@ class Bias:
             self._sums = grad if plain else np.empty(grad.shape, buffers.dtype)
             self._sums.fill(0)
 
-    @property
-    def has_grad(self) -> bool:
-        """Whether the gradient is asked for."""
-        return self._grad is not None
-
     def add_to(self, logits: Array, classes: slice = slice(None)) -> None:
         """Add the bias of these classes to every row."""
         if self.values is not None:

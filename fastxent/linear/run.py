@@ -78,7 +78,7 @@ def loss_grads_and_aux(
     if nothing_counts:
         loss = recipe.nothing_counted(loss_dtype.type)
     elif whole.loss is None:
-        loss = recipe.of_total(kernel.total, problem.denominator, loss_dtype.type)
+        loss = recipe.of_total(kernel.total.value, problem.denominator, loss_dtype.type)
     else:
         loss = recipe.finish(whole.loss, problem.denominator)
     if not problem.asked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,10 +13,24 @@ from fastxent.precision import Array, kernel_dtype, native, widen
 if TYPE_CHECKING:
     from fastxent.problem import Problem
 
-__all__ = ["SoftRows"]
+__all__ = ["SoftRows", "bytes_of_group", "copies_soft"]
 
 # Elements that are looked at together: their copies stay in the cache.
 _GROUP = 1 << 14
+
+# Bytes for each: bfloat16 is widened by way of 32-bit integers, and multiplied with factors.
+_GROUP_BYTES = 16
+
+
+def copies_soft(soft: Array | None) -> bool:
+    """Whether rows of probabilities have to be copied for a kernel."""
+    return soft is not None and not soft.dtype.isnative
+
+
+def bytes_of_group(problem: Problem) -> int:
+    """Bytes of the temporaries with which a group of rows is looked at, at most."""
+    elements = max(problem.classes, min(_GROUP, problem.rows * problem.classes))
+    return _GROUP_BYTES * elements
 
 
 class SoftRows:
@@ -54,15 +69,13 @@ class SoftRows:
             into[place] = values.sum(axis=1, dtype=np.float64) + total
 
 
-def _groups(soft: Array) -> list[tuple[Array, slice]]:
+def _groups(soft: Array) -> Iterator[tuple[Array, slice]]:
     """Groups of rows, as matrices, and their places in C order."""
-    found = []
     done = 0
     for index in np.ndindex(soft.shape[:-2]):
         matrix = soft[index]
         step = max(1, _GROUP // matrix.shape[1])
         for start in range(0, len(matrix), step):
             part = matrix[start : start + step]
-            found.append((part, slice(done + start, done + start + len(part))))
+            yield part, slice(done + start, done + start + len(part))
         done += len(matrix)
-    return found

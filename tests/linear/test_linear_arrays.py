@@ -23,15 +23,19 @@ def arrays(dtypes=("float32",) * 3, seed=0):
     return hidden, weights, target, bias
 
 
-def assert_close(found, expected, factor=4.0):
-    """Within the rounding of the result's dtype, and that of sums in float32 beside it."""
+def assert_close(found, expected, factor=4.0, floor=0.0):
+    """Within the rounding of the result's dtype, and that of sums in float32 beside it.
+
+    `floor` is the size of what is added up where that cancels.
+    """
     for name in found._fields:
         one, truth = getattr(found, name), np.asarray(getattr(expected, name), float)
         if one is None:
             continue
         largest = np.abs(truth).max(initial=0)
-        eps = EPS[one.dtype.name] + 4 * EPS["float32" if one.dtype != "float64" else "float64"]
-        assert np.abs(one.astype(float) - truth).max(initial=0) <= factor * eps * largest, name
+        sums = 4 * EPS["float32" if one.dtype != "float64" else "float64"]
+        bound = factor * (EPS[one.dtype.name] * largest + sums * max(largest, floor))
+        assert np.abs(one.astype(float) - truth).max(initial=0) <= bound, name
 
 
 def budgets(*given, **options):
@@ -142,7 +146,9 @@ def test_features_along_any_axis(axis, soft):
             assert_close(grads, expected)
             assert grads.hidden.shape == hidden.shape
             for name in asked:
-                assert np.allclose(getattr(aux, name), truth[name], rtol=1e-6, atol=1e-9), name
+                # target_grad comes in the dtype of the probabilities
+                eps = 2e-7 if name == "target_grad" else 1e-14
+                assert np.allclose(getattr(aux, name), truth[name], rtol=eps, atol=eps), name
 
 
 def test_many_dimensions_that_do_not_merge():
@@ -208,7 +214,7 @@ def test_sizes_at_the_edge(shape, dtype):
             assert found == pytest.approx(float(loss), rel=1e-5, abs=1e-6)
             for one, truth in zip(grads, expected, strict=True):
                 assert one.shape == truth.shape
-                assert np.allclose(one.astype(float), truth, rtol=0.01, atol=1e-6)
+            assert_close(grads, expected, floor=1.0)
 
 
 def test_one_row_without_a_row_axis():
@@ -217,22 +223,6 @@ def test_one_row_without_a_row_axis():
     same, rows = fx.linear_cross_entropy_and_grad(hidden[:1], weights, target[:1])
     assert loss == same
     assert np.array_equal(grads.hidden, rows.hidden[0])
-
-
-def test_the_bits_do_not_depend_on_the_threads(backend):
-    hidden, weights, target, bias = arrays()
-    options = {"linear_bias": bias, "aux": ("lse", "entropy"), "backend": backend}
-    budget = least_budget(hidden, weights, target, **options) + 3000
-    found = [
-        fx.linear_cross_entropy_and_grad(
-            hidden, weights, target, memory_budget=budget, num_threads=count, **options
-        )
-        for count in (1, 1, 2, 5)
-    ]
-    for loss, grads, aux in found[1:]:
-        assert loss == found[0][0]
-        assert all(np.array_equal(a, b) for a, b in zip(grads, found[0][1], strict=True))
-        assert np.array_equal(aux.lse, found[0][2].lse)
 
 
 @pytest.mark.parametrize("options", [{}, {"grad_filter": 1e-30}, {"ignore_index": 3}], ids=str)
