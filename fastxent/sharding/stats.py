@@ -78,8 +78,8 @@ class ShardStats(NamedTuple):
     classes: tuple[int, ...]
     dtype: np.dtype[Any]
     by_block: bool
-    softcap: float | None = None
-    logit_scale: float = 1.0
+    softcap: float | None
+    logit_scale: float
 
     @property
     def of_parts(self) -> dict[str, Any]:
