@@ -25,7 +25,7 @@ TOLERANCE = {"float32": 3e-6, "bfloat16": 8e-3, "float16": 1e-3}
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled_sooner():
-    """Without LLVM's optimizations: here numbers matter, and compiling takes nearly all the time."""
+    """Without LLVM's optimizations: compiling takes nearly all of the time here."""
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     yield
