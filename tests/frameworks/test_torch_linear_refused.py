@@ -69,6 +69,8 @@ def test_refused_before_anything_is_computed(change, error, words):
         linear_cross_entropy(**given)
 
 
+# PyTorch's own forward mode still compiles with what it deprecates
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_a_budget_is_looked_at_in_forward_mode():
     with pytest.raises(fastxent.OptionError, match="memory_budget"):
         torch.func.jvp(
