@@ -4,12 +4,15 @@ The products are PyTorch's own on both; what is looked at is the path of a GPU t
 that nothing in it waits for a number.
 """
 
+import re
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: fastxent.torch needs it")
 
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
+import fastxent  # noqa: E402
 import fastxent.torch as fxt  # noqa: E402
 from fastxent.torch import linear_chunks  # noqa: E402
 from fastxent.torch.linear_arguments import Chunking, LinearArguments, Wants  # noqa: E402
@@ -55,7 +58,10 @@ def test_as_on_the_cpu(host, positions, reduction, soft):  # noqa: F811
         given = (*given[:3], torch.rand(7, 9, *positions, **DOUBLE))
     options = {"reduction": reduction, "z_loss": 0.1, "softcap": 5.0, "label_smoothing": 0.1}
     options |= {"sample_weight": torch.rand(7, *positions), "weight": torch.rand(9)}
-    for budget in (None, 68_500):
+    with pytest.raises(fastxent.OptionError, match="at least") as refused:
+        results(*given, memory_budget=1, **options)
+    least = int(re.search(r"at least (\d+) bytes", str(refused.value))[1])
+    for budget in (None, least):
         expected = results(*given, memory_budget=budget, **options)
         with host():
             close(results(*given, memory_budget=budget, **options), expected)

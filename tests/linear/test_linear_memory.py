@@ -101,7 +101,7 @@ def test_the_default_is_64_megabytes(name):
 
 
 def test_probabilities_that_are_copied_beside_first_rows(monkeypatch):
-    rows, classes, budget = 256, 3000, 1_300_000
+    rows, classes, budget = 256, 3000, 1_400_000
     counts = []
     first_rows = chunks.Chunks._first_rows
     monkeypatch.setattr(
