@@ -74,7 +74,7 @@ bench-large: $(SETUP)  ## Time more than 2**31 elements in place; needs 9 GB of 
 	$(BIN)/python benchmarks/report.py
 
 bench-linear: $(SETUP)  ## Measure the loss behind a linear layer beside its products, PyTorch, JAX
-	$(BIN)/python benchmarks/linear.py
+	$(BIN)/python benchmarks/linear_layer.py
 
 bench-scaling: $(SETUP)  ## Measure classes spread over 1 to 5 processes; draw the model's curve
 	$(BIN)/python benchmarks/scaling.py

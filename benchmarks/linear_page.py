@@ -1,4 +1,4 @@
-"""Tables of docs/linear.md and of the README, from the results of benchmarks/linear.py."""
+"""Tables of docs/linear.md and of the README, from the results of benchmarks/linear_layer.py."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ ALLOWED = {
         "side_outputs",
     }
     | DOOR,
-    "linear.*": {"linear.", "backends", "backends.contract", "side_outputs"} | DOOR,
+    "linear.*": {"linear.", "long_sum", "backends", "backends.contract", "side_outputs"} | DOOR,
     "sharding.*": {"sharding.", "checks.", "backends", "backends.contract", "side_outputs"} | DOOR,
     "shortcut": {"backends", "layout", "options", "threads"},
     "loss": {"api", "checks", "options"},

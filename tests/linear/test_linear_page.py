@@ -1,4 +1,4 @@
-"""What benchmarks/linear.py writes of its results, and what it compares before it measures."""
+"""What benchmarks/linear_layer.py writes of its results, and what it compares before it measures."""
 
 import sys
 from pathlib import Path
@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-if not (BENCHMARKS / "linear.py").exists():
+if not (BENCHMARKS / "linear_layer.py").exists():
     pytest.skip("benchmarks/ is not beside tests/: not a source tree", allow_module_level=True)
 pytest.importorskip("rich", reason="rich is not installed: the benchmark needs it")
 sys.path.insert(0, str(BENCHMARKS))
 
-import linear  # noqa: E402
+import linear_layer  # noqa: E402
 import linear_page  # noqa: E402
 
 TIMES = {"PyTorch": [3.0, 4.0], "fastxent.torch": [1.0, 2.0], "PyTorch, chunked": [2.0, 5.0]}
 
 
 def results():
-    found = linear.ratios(TIMES, "PyTorch")
-    linear.add_times(found, TIMES)
+    found = linear_layer.ratios(TIMES, "PyTorch")
+    linear_layer.add_times(found, TIMES)
     return {
         "machine": "a machine",
         "rounds": 2,
@@ -43,18 +43,18 @@ def test_the_page_has_every_result():
 def test_parts_take_the_place_of_stored_ones():
     stored = results()
     found = {"times": {"Beside JAX": {}}, "errors": {}}
-    merged = linear.merged(stored, found)
+    merged = linear_layer.merged(stored, found)
     assert set(merged["times"]) == {"Beside JAX", *stored["times"]}
     assert merged["errors"] == {}
     assert merged["filter"] == stored["filter"]
-    only = linear.merged({"machine": "a machine", "rounds": 2}, {"times": {}})
+    only = linear_layer.merged({"machine": "a machine", "rounds": 2}, {"times": {}})
     assert "a machine" in linear_page.section(only)
 
 
 def test_other_results_are_not_measured():
     right, wrong = np.ones(3), np.array([1, 1, 1.01])
-    linear.compare({"PyTorch": lambda: (right,), "fastxent": lambda: (right,)})
+    linear_layer.compare({"PyTorch": lambda: (right,), "fastxent": lambda: (right,)})
     with pytest.raises(ValueError, match=r"fastxent is off by 0\.01"):
-        linear.compare({"PyTorch": lambda: (right,), "fastxent": lambda: (wrong,)})
+        linear_layer.compare({"PyTorch": lambda: (right,), "fastxent": lambda: (wrong,)})
     with pytest.raises(ValueError, match="fastxent is off by nan"):
-        linear.compare({"PyTorch": lambda: (right,), "fastxent": lambda: (np.nan * right,)})
+        linear_layer.compare({"PyTorch": lambda: (right,), "fastxent": lambda: (np.nan * right,)})

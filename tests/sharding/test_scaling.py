@@ -21,7 +21,7 @@ import scaling  # noqa: E402
 import scaling_model as model  # noqa: E402
 import scaling_page as page  # noqa: E402
 
-# benchmarks/linear.py would hide tests/linear
+# benchmarks/linear_layer.py would hide tests/linear
 sys.path.remove(str(ROOT / "benchmarks"))
 
 RESULTS = ROOT / "benchmarks" / "results" / "scaling.json"

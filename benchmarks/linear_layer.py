@@ -1,6 +1,6 @@
 """The loss behind a linear layer: time beside its products, memory, accuracy, one run for all.
 
-usage: python benchmarks/linear.py [--rounds N] [--scale S] [--parts NAME ...] [--page-only]
+usage: python benchmarks/linear_layer.py [--rounds N] [--scale S] [--parts NAME ...] [--page-only]
 
 Before a comparison is timed, the results of its calls are compared. All calls of it take turns in
 every round, and ratios are medians over the rounds of what was measured side by side. `--scale`
