@@ -1,4 +1,4 @@
-"""What benchmarks/linear_layer.py writes of its results, and what it compares before it measures."""
+"""What the benchmark of a linear layer writes of its results, and compares before it measures."""
 
 import sys
 from pathlib import Path
