@@ -100,7 +100,8 @@ def made(kind, shape, layout, soft_kind=None, threads=1, **factors):
         soft = placed(stored(q, soft_kind), "plain" if layout == "plain" else "columns")
     return Problem(
         given=logits, logits=logits, precision=precision, axis=-1, num_threads=threads, rows=count,
-        classes=classes, target=target, skip=-100, soft=soft, soft_kind=soft_kind, **factors,
+        classes=classes, class_offset=0, num_classes=classes, target=target, skip=-100, soft=soft,
+        soft_kind=soft_kind, **factors,
     )  # fmt: skip
 
 

@@ -152,6 +152,8 @@ def truth_of(case):
         num_threads=1,
         rows=rows,
         classes=classes,
+        class_offset=0,
+        num_classes=classes,
         target=good_labels,
         soft=None if case.soft is None else numbers(case.soft, variant.target),
         soft_kind=None if case.soft is None else "float64",
