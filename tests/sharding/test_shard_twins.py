@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastxent as fx
+from fastxent import threads
 from fastxent.backends import load
 from fastxent.backends.contract import BLOCK
 from fastxent.problem import Problem
@@ -216,6 +217,8 @@ def test_a_forked_child_computes_the_same():
     child = os.fork()
     if child == 0:
         try:
+            # a child plans anew, as every call does: one thread
+            problem.num_threads = threads.plan(2, problem.rows, logits.nbytes)
             again = sharded_call(NUMBA, problem, cuts, False)[0].loss
             os._exit(0 if np.array_equal(loss, again, equal_nan=True) else 1)
         except BaseException:
