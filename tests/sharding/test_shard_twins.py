@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import fastxent as fx
-from fastxent import threads
 from fastxent.backends import load
 from fastxent.backends.contract import BLOCK
 from fastxent.problem import Problem
+from fastxent.threads import plan
 from sharding.verbs import check_same, sharded_call, single_call
 
 REASON = fx.backends()["numba"]
@@ -218,7 +218,7 @@ def test_a_forked_child_computes_the_same():
     if child == 0:
         try:
             # a child plans anew, as every call does: one thread
-            problem.num_threads = threads.plan(2, problem.rows, logits.nbytes)
+            problem.num_threads = plan(2, problem.rows, logits.nbytes)
             again = sharded_call(NUMBA, problem, cuts, False)[0].loss
             os._exit(0 if np.array_equal(loss, again, equal_nan=True) else 1)
         except BaseException:
