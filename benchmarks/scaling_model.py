@@ -81,7 +81,7 @@ class Model:
     Attributes
     ----------
     per_logit : float
-        Seconds that the two passes take for a logit, on one thread.
+        Seconds that a logit takes, on one thread: two passes, and memory for its gradient.
     per_row : float
         Seconds that a row takes besides, however many its classes are: for its statistics.
     network : Network
@@ -112,11 +112,13 @@ class Model:
 
     @classmethod
     def of(cls, measured: dict[str, Any], rows: int, classes: int, cores: float) -> Model:
-        """What one rank alone, and two ranks together, say."""
+        """What one rank alone says, with all classes and with few, and two ranks together.
+
+        What a call takes beyond its passes grows with the logits where memory for the gradient is
+        new, so that it may not be put down to rows.
+        """
         one, two = measured["1"], measured["2"]
-        return cls(
-            one["passes"] / (rows * classes),
-            max(0.0, one["call"] - one["passes"]) / rows,
-            Network.of(two["exchanges"]),
-            cores,
-        )
+        few = one["few_classes"]
+        per_logit = (one["call"] - one["call_of_few"]) / (rows * (classes - few))
+        per_row = max(0.0, one["call_of_few"] / rows - per_logit * few)
+        return cls(per_logit, per_row, Network.of(two["exchanges"]), cores)

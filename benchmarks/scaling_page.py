@@ -117,7 +117,8 @@ def _curve(results: dict[str, Any]) -> str:
 
 def tables(results: dict[str, Any]) -> str:
     """Everything between the markers of the page."""
-    rows, classes = results["rows"], results["classes"]
+    rows, classes, made = results["rows"], results["classes"], _curve_model(results)
+    few = next(iter(results["engines"].values()))["1"]["few_classes"]
     missing = "".join(
         f"\nNot measured: {name}: {reason}.\n" for name, reason in results["missing"].items()
     )
@@ -129,8 +130,9 @@ that all ranks begin together, of the slowest rank:
 {missing}
 {_apart(results)}
 
-What the model takes from these: {1e9 * _curve_model(results).per_logit:.3g} ns a logit for both
-passes, {1e6 * _curve_model(results).per_row:.3g} us a row for its statistics, and
+What the model takes from these and from a call of {few:,} classes, of one rank: for both passes and
+the memory of the gradient {1e9 * made.per_logit:.3g} ns a logit, for its statistics
+{1e6 * made.per_row:.3g} us a row ({next(iter(results["engines"]))}), and
 
 {_networks(results)}
 

@@ -22,6 +22,8 @@ import fastxent as fx
 
 # Numbers that are exchanged at a time to see what an exchange costs: float64, as in a call.
 NUMBERS = (1, 1024, 16_384, 262_144)
+# Classes of a call whose time is that of its rows.
+FEW = 128
 # Rows that are drawn; the others repeat them.
 DRAWN = 64
 
@@ -119,6 +121,14 @@ def alone(logits: np.ndarray, target: np.ndarray, first: int, classes: int) -> C
     return step
 
 
+def call_of_few(
+    rank: TorchRank | MPIRank, logits: np.ndarray, target: np.ndarray
+) -> Callable[[], None]:
+    """Give a call with the first of the classes: the same rows, `FEW` logits of each in all."""
+    count = FEW * (rank.rank + 1) // rank.size - FEW * rank.rank // rank.size
+    return rank.call(np.ascontiguousarray(logits[:, :count]), target % FEW, "reduce")
+
+
 def seconds(rank: TorchRank | MPIRank, step: Callable[[], None], repeats: int) -> float:
     """Median over the rounds, which all ranks begin together; of the slowest rank."""
     times = []
@@ -154,6 +164,8 @@ def main(arguments: list[str]) -> None:
         "call": call,
         # the gradient belongs to the caller
         "memory": rank.largest(peak_bytes() - before - logits.nbytes),
+        "few_classes": FEW,
+        "call_of_few": seconds(rank, call_of_few(rank, logits, target), repeats),
         "in_order": seconds(rank, rank.call(logits, target, "in_order"), repeats),
         "passes": seconds(rank, alone(logits, target, first, classes), repeats),
         "exchanges": {

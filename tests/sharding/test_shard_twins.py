@@ -207,6 +207,8 @@ def test_the_compiled_twin_gives_the_same_bits(storage, classes):
 # --- where the kernels run
 
 
+# JAX, where another test has loaded it, warns of every fork; the child calls nothing of it
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_child_computes_the_same():
     rng = np.random.default_rng(6)
