@@ -1,0 +1,128 @@
+"""Keep every promise to the test, and write docs/reliability.md.
+
+make reliability
+PYTHONPATH=tests python -m reliability.run --only soak fuzz
+PYTHONPATH=tests python -m reliability.run --only tests
+PYTHONPATH=tests python -m reliability.run --page-only
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from reliability import page, records
+from reliability.promises import Run, Section, sections, tests_of
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "reliability.md"
+
+
+class Tally:
+    """Plugin of pytest: counts the cases of each test that a promise names."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.counts = {name: {"passed": 0, "failed": 0, "skipped": 0} for name in names}
+        self.faults: list[str] = []
+        self._outcome: dict[str, str] = defaultdict(lambda: "passed")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note the worst of set-up, call and clean-up; count after the last."""
+        if report.outcome != "passed" and self._outcome[report.nodeid] != "failed":
+            self._outcome[report.nodeid] = report.outcome
+        if report.when != "teardown":
+            return
+        outcome = self._outcome[report.nodeid]
+        if outcome == "failed":
+            self.faults.append(report.nodeid)
+        for name in self.names:
+            if is_of(report.nodeid, name):
+                self.counts[name][outcome] += 1
+
+
+def is_of(case: str, name: str) -> bool:
+    """Whether a test case is one of a folder, a file, a class or a parametrised test."""
+    return case == name or (case.startswith(name) and case[len(name)] in "/:[")
+
+
+def run_tests(names: Sequence[str]) -> bool:
+    """Run the tests of all promises, and keep how many cases passed."""
+    tally, start = Tally(names), time.monotonic()
+    options = ["-q", "-n", "auto", "--dist", "loadfile", "--rootdir", str(ROOT)]
+    code = pytest.main([*options, *(str(ROOT / name) for name in names)], plugins=[tally])
+    none = [name for name, count in tally.counts.items() if not sum(count.values())]
+    faults = [*tally.faults, *(f"no such test: {name}" for name in none)]
+    passed = code == 0 and not faults
+    seconds = time.monotonic() - start
+    records.keep(page.TESTS, tally.counts, passed, seconds, faults)
+    return passed
+
+
+def run_program(run: Run, console: Console) -> bool:
+    """Run one of the programs, which shows its own progress and keeps its own record."""
+    console.rule(f"{run.record}: about {run.minutes:g} min")
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, *run.command]
+    environment = os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)}
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
+
+
+def write_page(found: Sequence[Section]) -> None:
+    """Write the page from what is kept."""
+    PAGE.write_text(page.text(found, kept(found)), encoding="utf-8")
+
+
+def kept(found: Sequence[Section]) -> dict[str, dict[str, object]]:
+    """Give the records of all programs and of the tests, as far as they are there."""
+    names = [run.record for section in found for run in section.runs]
+    return {
+        name: record for name in (*names, page.TESTS) if (record := records.load(name)) is not None
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what is asked for; 1 if a promise was broken."""
+    found = sections()
+    runs = {run.record: run for section in found for run in section.runs}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=(*runs, page.TESTS),
+        default=(*runs, page.TESTS),
+        metavar="NAME",
+        help=f"of {', '.join(runs)}, {page.TESTS}; by default all",
+    )
+    parser.add_argument("--page-only", action="store_true", help="write the page, run nothing")
+    asked = parser.parse_args(arguments)
+    console = Console(stderr=True)
+    broken = []
+    if not asked.page_only:
+        for name, run in runs.items():
+            if name in asked.only and not run_program(run, console):
+                broken.append(name)
+        if page.TESTS in asked.only:
+            console.rule("the tests of the promises")
+            if not run_tests(tests_of(found)):
+                broken.append(page.TESTS)
+    write_page(found)
+    console.print(f"{PAGE.relative_to(ROOT)} is written")
+    for name in broken:
+        console.print(f"[red]broken:[/] {name}; see {records.RESULTS.name}/{name}.json")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
