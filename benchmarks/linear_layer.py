@@ -77,7 +77,7 @@ def compare(calls: Calls) -> None:
     """Stop where the loss or a gradient of a call is not that of the first, but for rounding."""
     expected = None
     for name, call in calls.items():
-        found = [np.array(one, np.float32) for one in call()]  # memory is used again
+        found = [np.asarray(one, np.float32).copy() for one in call()]  # memory is used again
         if expected is None:
             expected = found
         for one, truth in zip(found, expected, strict=True):
