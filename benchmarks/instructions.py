@@ -50,7 +50,7 @@ labels, dtype = sys.argv[1:]
 logits = np.zeros((1, 2048), dtype_of(dtype))
 target = np.zeros(1, int) if labels == "hard" else np.full_like(logits, 1 / 2048)
 fx.cross_entropy_and_grad(logits, target, backend="numba", num_threads=1, reduction="sum")
-print(*FORWARD.serial.inspect_asm().values(), sep="\\n")
+print(FORWARD.assembly())
 """
 
 

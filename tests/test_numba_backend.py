@@ -118,11 +118,11 @@ def test_parallel_kernels_are_cached_too(tmp_path):
     code = """
         import numpy as np
         import fastxent as fx
-        from fastxent.backends.numba_cpu.kernels import FORWARD
+        from fastxent.backends.numba_cpu.drivers import CHUNKS
         x = np.ones((100, 1000), np.float32)
         p = fx.softmax(x, backend="numba", num_threads=3)
         assert (p == np.float32(1) / 1000).all()
-        print(sum(FORWARD.parallel.stats.cache_hits.values()))
+        print(sum(CHUNKS.parallel.stats.cache_hits.values()))
     """
     assert [run(code, FASTXENT_CACHE_DIR=tmp_path) for _ in range(2)] == ["0", "1"]
 
@@ -297,7 +297,7 @@ def test_vector_instructions_are_used():
         from fastxent.backends.numba_cpu.kernels import FORWARD
         for classes in (5, 200):
             fx.softmax(np.ones((1, classes), np.float32), backend="numba", num_threads=1)
-        print(*FORWARD.serial.inspect_asm().values())
+        print(FORWARD.assembly())
     """
     assembly = run(code, FASTXENT_NUMBA_CACHE=0)
     for instruction in ("vfmadd", "vmaxps", "vpslld"):

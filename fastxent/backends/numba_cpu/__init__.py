@@ -20,10 +20,11 @@ from fastxent.backends.contract import (
     Outputs,
     PartialSums,
 )
-from fastxent.backends.numba_cpu.arguments import LabelCheck, Memory, label_arguments
+from fastxent.backends.numba_cpu.arguments import Memory, label_arguments
 from fastxent.backends.numba_cpu.binary_arguments import run_binary
 from fastxent.backends.numba_cpu.forward import Forward
 from fastxent.backends.numba_cpu.plain import INT64, are_plain, is_plain_output
+from fastxent.backends.numba_cpu.records import LABEL_CHECK
 from fastxent.backends.numba_cpu.schedule import over
 from fastxent.precision import Array
 
@@ -91,18 +92,18 @@ class NumbaBackend:
         workers = max(1, min(launch.most_workers(num_threads), chunks))
         memory = Memory()
         memory.allocate(1, 24 * chunks)
-        arguments = LabelCheck(
-            rows=len(target),
-            classes=num_classes,
-            class_mass=memory.array_of(class_mass, _FLOAT64),
-            row_mass=memory.array_of(row_mass, _FLOAT64),
-            chunks=chunks,
-            found=memory.scratch,
-            workers=workers,
-            counter=memory.address,
+        numbers = {
+            "rows": len(target),
+            "classes": num_classes,
+            "class_mass": memory.array_of(class_mass, _FLOAT64),
+            "row_mass": memory.array_of(row_mass, _FLOAT64),
+            "chunks": chunks,
+            "found": memory.scratch,
             **label_arguments(target, skip),
-        )
-        return LabelSummary(*launch.run(launch.CHECK_LABELS, workers, tuple(arguments)))
+        }
+        place = memory.with_pass(numbers, LABEL_CHECK)
+        launch.run_chunks(launch.CHECK_LABELS(), place, memory, chunks, LABEL_CHUNK, workers)
+        return LabelSummary(*launch.label_summary(place))
 
     def forward(self, problem: Problem, out: Outputs) -> None:
         """Fill all outputs but `log_proba`, as far as they are not None."""
@@ -182,11 +183,11 @@ class NumbaBackend:
             and target.flags.carray
             and (grad is None or (grad.dtype is dtype and grad.ndim == 2 and grad.flags.carray))
             and (classes := logits.shape[1]) <= _launch().MOST_CLASSES
+            and (kernel := _launch().mean_loss(dtype, classes <= TILE_CLASSES)) is not None
         ):
             has_skip, label = (False, 0) if skip is None else (True, skip)
             wants_grad, written = (False, logits) if grad is None else (True, grad)
             ways = (0.0, None) if classes <= TILE_CLASSES else (None, 0.0)
-            kernel = _launch().MEAN_LOSS
             mean: float | None = kernel(logits, target, has_skip, label, written, wants_grad, *ways)
             return mean
         if not are_plain(logits, target):

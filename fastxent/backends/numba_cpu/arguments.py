@@ -6,7 +6,7 @@ Plain numbers give one compiled signature per verb and dtype, whatever the array
 from __future__ import annotations
 
 import ctypes
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -15,29 +15,11 @@ from fastxent.backends.numba_cpu.records import MATRIX, MOST_LEVELS, PASS, Recor
 from fastxent.precision import Array
 
 __all__ = [
-    "LabelCheck",
     "Memory",
     "address",
     "label_arguments",
     "matrix_of",
 ]
-
-
-class LabelCheck(NamedTuple):
-    """One pass of the verb check_labels."""
-
-    rows: int
-    classes: int
-    labels: int
-    label_kind: int
-    has_skip: int
-    skip: int
-    class_mass: int
-    row_mass: int
-    chunks: int
-    found: int  # three numbers for each chunk: bad row, live rows, mass
-    workers: int
-    counter: int
 
 
 _from_buffer: Any = ctypes.c_char.from_buffer

@@ -21,10 +21,10 @@ from fastxent.backends.numba_cpu.arithmetic import (
     where_nonzero,
     widened,
 )
+from fastxent.backends.numba_cpu.drivers import Twins, next_chunk
 from fastxent.backends.numba_cpu.elementary import exp_of_negative
 from fastxent.backends.numba_cpu.elements import ELEMENT_BLOCK, direct, fetch, write_back
 from fastxent.backends.numba_cpu.jit import inlined, once, parallel, serial
-from fastxent.backends.numba_cpu.kernels import Twins, next_chunk
 from fastxent.backends.numba_cpu.lanes import lane_count, load, pointer, stack, store
 from fastxent.backends.numba_cpu.long_sum import value_of, value_of_lanes, with_number
 from fastxent.backends.numba_cpu.vector import Vector, constant, is_single

@@ -8,6 +8,7 @@ install, on truncated files, and for a home directory that cannot be written.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import pickle
 import sys
@@ -24,6 +25,7 @@ from fastxent.backends.numba_cpu.jit import numba
 __all__ = ["attach"]
 
 
+@functools.cache  # 1.5 ms: all sources are read
 def stamp() -> bytes:
     """Hash of everything that compiled code depends on, the CPU and the signature aside."""
     here = Path(__file__).parent
@@ -36,10 +38,9 @@ def stamp() -> bytes:
 class _KernelCache:
     """What a Numba dispatcher asks for compiled code; the interface of numba.core.caching."""
 
-    def __init__(self, directory: Path, dispatcher: Any) -> None:
+    def __init__(self, directory: Path, name: str) -> None:
         self.cache_path = str(directory)
-        self._directory, self._stamp = directory, stamp()
-        self._name = dispatcher.py_func.__name__
+        self._directory, self._stamp, self._name = directory, stamp(), name
 
     def _file(self, signature: Any, codegen: Any) -> Path:
         """File for these argument types on this CPU."""
@@ -81,12 +82,20 @@ class _KernelCache:
             path.unlink(missing_ok=True)
 
 
-def attach(dispatchers: Iterable[Any]) -> str:
-    """Keep these kernels on disk; give the place, or why there is none."""
+@functools.cache  # one look, and one warning at most
+def _place() -> tuple[Path | None, str]:
+    return disk_cache.place("numba", stamp())
+
+
+def attach(dispatchers: Iterable[Any], name: str = "") -> str:
+    """Keep these kernels on disk; give the place, or why there is none.
+
+    The name of a file begins with `name`, or with that of the function.
+    """
     if numba.config.DISABLE_JIT:
         return "off: nothing is compiled"
-    directory, reason = disk_cache.place("numba", stamp())
+    directory, reason = _place()
     if directory is not None:
         for dispatcher in dispatchers:
-            dispatcher._cache = _KernelCache(directory, dispatcher)
+            dispatcher._cache = _KernelCache(directory, name or dispatcher.py_func.__name__)
     return reason

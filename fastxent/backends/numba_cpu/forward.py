@@ -66,7 +66,7 @@ class Forward:
             "softcap": 0.0,
             "writes_directly": 1,
         }
-        self._stored = kind
+        self._stored, self._total = kind, 0
 
     def put_factor(self, name: str, value: float | Array, dtype: np.dtype[Any]) -> None:
         """Give a factor of rows or classes, and its step."""
@@ -80,7 +80,8 @@ class Forward:
 
     def put_statistics(self, out: Outputs) -> None:
         """Ask for what is one number a row."""
-        for name in ("loss", "total", "row_max", "row_sum", "log_prob", "entropy", "argmax"):
+        self._total = address(out.total)
+        for name in ("loss", "row_max", "row_sum", "log_prob", "entropy", "argmax"):
             array = getattr(out, name)
             if array is not None:
                 self.numbers[name] = address(array)
@@ -138,29 +139,52 @@ class Forward:
             not plain,
             self._most_workers,
         )
-        memory, workers = self._memory, schedule.workers
-        memory.allocate(workers, schedule.scratch_bytes, 8 * schedule.chunks, schedule.shared_bytes)
+        memory, workers, launch = self._memory, schedule.workers, self._launch
+        state_bytes = launch.STATE_BYTES if schedule.shared_bytes else 0
+        memory.allocate(
+            workers,
+            schedule.scratch_bytes,
+            8 * schedule.chunks,
+            schedule.shared_bytes + state_bytes,
+        )
         numbers |= schedule._asdict()
-        del numbers["shared_bytes"]
+        for name in ("shared_bytes", "scratch_bytes", "workers"):
+            del numbers[name]
         numbers |= {
             "columns": int(bool(self._columns)),
             "reads_directly": int(reads_directly),
             "keeps_logits": int(keeps_logits),
-            "counter": memory.address,
             "totals": memory.totals,
             "shared_rows": memory.shared if schedule.shared_bytes else 0,
-            "scratch": memory.scratch,
-            "scratch_bytes": memory.own,
         }
-        launch = self._launch
-        launch.run(
-            launch.FORWARD if schedule.pieces == 1 else launch.SHARED,
-            workers,
-            memory.with_pass(numbers),
-            0.0 if tiled else None,
-            None if tiled else 0.0,
+        place = memory.with_pass(numbers)
+        variant = (
             0.0 if massed else None,
             0.0 if soft else None,
             None if plain else ELEMENTS[self._stored],
             _FLOAT64 if self._kind == "float64" else _FLOAT32,
+        )
+        if schedule.pieces > 1:
+            launch.run_turns(
+                launch.SHARED(*variant),
+                place,
+                memory,
+                2 * numbers["rows"],
+                numbers["classes"],
+                schedule.pieces,
+                workers,
+                state=memory.shared + schedule.shared_bytes,
+                chunks=schedule.chunks,
+                total=self._total,
+            )
+            return
+        launch.run_chunks(
+            launch.FORWARD(0.0 if tiled else None, *variant),
+            place,
+            memory,
+            schedule.chunks,
+            schedule.chunk_rows * numbers["classes"],
+            workers,
+            totals=memory.totals if self._total else 0,
+            total=self._total,
         )

@@ -1,4 +1,4 @@
-"""The verb softmax_backward as compiled loops over chunks, as a serial and a parallel twin.
+"""The verb softmax_backward as bodies of chunks, for drivers to run.
 
 See kernels.py. The dummy `tiled` is None for rows one by one, `stored` is a number as the arrays
 hold it (storage.py), `log` is None for the softmax and a number for its logarithm.
@@ -7,22 +7,19 @@ hold it (storage.py), `log` is None for the softmax and a number for its logarit
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import prange
 
 from fastxent.backends.contract import BLOCK, JACOBIAN_TILE_CLASSES
-from fastxent.backends.numba_cpu import cache
 from fastxent.backends.numba_cpu.arguments import Memory, matrix_of
+from fastxent.backends.numba_cpu.body import Body
 from fastxent.backends.numba_cpu.fields import jacobian_at
 from fastxent.backends.numba_cpu.forward import ELEMENTS, side_by_side
 from fastxent.backends.numba_cpu.jacobian_rows import close_piece, rows_chunk, sum_piece
 from fastxent.backends.numba_cpu.jacobian_tile import TILES, tiles_chunk
-from fastxent.backends.numba_cpu.jit import inlined, parallel, serial
-from fastxent.backends.numba_cpu.kernels import Twins, next_chunk
-from fastxent.backends.numba_cpu.lanes import pointer
-from fastxent.backends.numba_cpu.launch import most_workers, run
+from fastxent.backends.numba_cpu.launch import most_workers, run_chunks
 from fastxent.backends.numba_cpu.records import JACOBIAN
 from fastxent.backends.numba_cpu.schedule import over, pieces_of, rows_of_chunk
 from fastxent.precision import Array
@@ -33,50 +30,43 @@ if TYPE_CHECKING:
 __all__ = ["softmax_backward"]
 
 
-@inlined
-def chunk_of(
-    p: Any, chunk: int, scratch: int, tiled: Any, log: Any, stored: Any, zero: Any
-) -> None:
-    """One chunk of rows."""
-    begin = chunk * p.chunk_rows
-    end = min(begin + p.chunk_rows, p.rows)
-    if tiled is not None:
-        tiles_chunk(p, begin, end, scratch, log, stored, zero)
-    if tiled is None:
-        rows_chunk(p, begin, end, scratch, log, stored, zero)
+@Body
+def _JACOBIAN(tiled: Any, log: Any, stored: Any, zero: Any) -> Callable[..., Any]:
+    """A chunk of rows."""
+
+    def product(place: int, other: int, chunk: int, scratch: int) -> Any:
+        p = jacobian_at(place)
+        begin = chunk * p.chunk_rows
+        end = min(begin + p.chunk_rows, p.rows)
+        if tiled is not None:
+            tiles_chunk(p, begin, end, scratch, log, stored, zero)
+        if tiled is None:
+            rows_chunk(p, begin, end, scratch, log, stored, zero)
+        return 0.0
+
+    return product
 
 
-@serial
-def _jacobian_serial(place: int, tiled: Any, log: Any, stored: Any, zero: Any) -> None:
-    p = jacobian_at(place)
-    for chunk in range(p.chunks):
-        chunk_of(p, chunk, p.scratch, tiled, log, stored, zero)
+@Body
+def _SUM(log: Any, stored: Any, zero: Any) -> Callable[..., Any]:
+    """A piece of a row that workers share: its sum."""
+
+    def sum_of_piece(place: int, other: int, piece: int, scratch: int) -> Any:
+        sum_piece(jacobian_at(place), piece, log, stored, zero)
+        return 0.0
+
+    return sum_of_piece
 
 
-@parallel
-def _jacobian_parallel(place: int, tiled: Any, log: Any, stored: Any, zero: Any) -> None:
-    p = jacobian_at(place)
-    pieces = p.pieces
-    turns = 1 if pieces == 1 else 2
-    items = p.chunks if pieces == 1 else p.rows * pieces
-    for turn in range(turns):
-        pointer(p.counter, 0, np.int64(0))[0] = 0
-        for worker in prange(p.workers):
-            q = jacobian_at(place)  # a parallel loop takes numbers along
-            scratch = q.scratch + worker * q.scratch_bytes
-            item = next_chunk(q.counter)
-            while item < items:
-                if pieces == 1:
-                    chunk_of(q, item, scratch, tiled, log, stored, zero)
-                elif turn == 0:
-                    sum_piece(q, item, log, stored, zero)
-                else:
-                    close_piece(q, item, log, stored, zero)
-                item = next_chunk(q.counter)
+@Body
+def _CLOSE(log: Any, stored: Any, zero: Any) -> Callable[..., Any]:
+    """A piece of a row that workers share: what is written, from the sums of all."""
 
+    def close_of_piece(place: int, other: int, piece: int, scratch: int) -> Any:
+        close_piece(jacobian_at(place), piece, log, stored, zero)
+        return 0.0
 
-_JACOBIAN = Twins(_jacobian_serial, _jacobian_parallel)
-cache.attach(_JACOBIAN)
+    return close_of_piece
 
 
 def softmax_backward(problem: JacobianProblem, out: Array) -> None:
@@ -114,10 +104,13 @@ def softmax_backward(problem: JacobianProblem, out: Array) -> None:
         "chunks": chunks,
         "blocks": blocks,
         "pieces": pieces,
-        "workers": workers,
-        "counter": memory.address,
         "scratch": memory.scratch,
-        "scratch_bytes": memory.own,
     }
     log = None if problem.log_proba is None else 0.0
-    run(_JACOBIAN, workers, memory.with_pass(numbers, JACOBIAN), tiled, log, stored, zero)
+    place = memory.with_pass(numbers, JACOBIAN)
+    if pieces == 1:
+        body, elements = _JACOBIAN(tiled, log, stored, zero), chunk_rows * classes
+        run_chunks(body, place, memory, chunks, elements, workers)
+        return
+    for body in (_SUM(log, stored, zero), _CLOSE(log, stored, zero)):
+        run_chunks(body, place, memory, rows * pieces, classes // pieces, workers)

@@ -8,7 +8,16 @@ from typing import Any, TypeVar
 import numba as _numba
 import numba.extending as _extending
 
-__all__ = ["inlined", "intrinsic", "intrinsic_of_literals", "numba", "once", "parallel", "serial"]
+__all__ = [
+    "by_pointer",
+    "inlined",
+    "intrinsic",
+    "intrinsic_of_literals",
+    "numba",
+    "once",
+    "parallel",
+    "serial",
+]
 
 numba: Any = _numba
 extending: Any = _extending
@@ -34,6 +43,12 @@ def inlined(function: _Function) -> _Function:
     decorate = numba.njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)
     compiled: _Function = decorate(function)
     return compiled
+
+
+def by_pointer(function: Callable[..., Any]) -> Any:
+    """Compile a function that is called through a pointer, as C functions are."""
+    options = _OPTIONS | {"no_cfunc_wrapper": False}
+    return numba.njit(no_cpython_wrapper=True, **options)(function)
 
 
 def once(function: _Function) -> _Function:

@@ -1,26 +1,22 @@
-"""The verbs as compiled loops over chunks, each as a serial and a parallel twin.
+"""The verbs forward, softmax and check_labels as bodies of chunks, for drivers to run.
 
-The C++ twin is src_cython/kernels.cpp. The parallel loop hands out fixed chunks through a shared
-counter: a core that is busy elsewhere delays a call by one chunk only, and which worker takes a
-chunk changes no bit of the result. The serial twins start no threads at all, which is what makes
-them safe in a forked child and beside another caller of Numba's workqueue layer.
+The C++ twin is src_cython/kernels.cpp.
 
 Dummies choose the variant that is compiled, by being None or a number: `tiled` for rows in the
-lanes, else `in_rows`; `massed` for mass on all classes, `of_soft` for probabilities; `zero` for the
-compute dtype; `prepared` for whatever is not contiguous rows of the compute dtype and outputs that
-cost nothing, a number of the dtype in which logits are stored (storage.py). All else a prepared
-kernel decides as it runs, once a block: so variants do not multiply. Numba leaves out what stands
-behind `is not None` of a None, and nothing else.
+lanes, else one by one; `massed` for mass on all classes, `of_soft` for probabilities; `prepared`
+for whatever is not contiguous rows of the compute dtype and outputs that cost nothing, a number of
+the dtype in which logits are stored (storage.py); `zero` for the compute dtype. All else a prepared
+kernel decides as it runs, once a block: so variants do not multiply.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from numba import prange
 
-from fastxent.backends.numba_cpu.arguments import LabelCheck
+from fastxent.backends.numba_cpu.body import Body
 from fastxent.backends.numba_cpu.by_row import rows_chunk
 from fastxent.backends.numba_cpu.by_shared_row import (
     ROW_NUMBERS,
@@ -29,116 +25,62 @@ from fastxent.backends.numba_cpu.by_shared_row import (
     work_on_piece,
 )
 from fastxent.backends.numba_cpu.by_tile import tiles_chunk
-from fastxent.backends.numba_cpu.fields import pass_at
-from fastxent.backends.numba_cpu.jit import inlined, parallel, serial
+from fastxent.backends.numba_cpu.drivers import BEGIN_TURN, END_TURN
+from fastxent.backends.numba_cpu.fields import label_check_at, pass_at
+from fastxent.backends.numba_cpu.jit import serial
 from fastxent.backends.numba_cpu.labels import check_chunk, summary
-from fastxent.backends.numba_cpu.lanes import address_of, fetch_add, pointer, stack
-from fastxent.backends.numba_cpu.long_sum import value_of, with_number
+from fastxent.backends.numba_cpu.lanes import pointer
 
-__all__ = ["CHECK_LABELS", "FORWARD", "SHARED", "Twins", "next_chunk", "put_total"]
+__all__ = ["CHECK_LABELS", "FORWARD", "SHARED", "STATE_BYTES", "label_summary"]
 
-
-class Twins(NamedTuple):
-    """A verb on the calling thread, and on Numba's threads."""
-
-    serial: Any
-    parallel: Any
+# What a driver of turns keeps for `SHARED`: the turn, and in a line of its own the row's numbers.
+_TURN_BYTES = 64
+STATE_BYTES = _TURN_BYTES + 8 * ROW_NUMBERS
 
 
-@inlined
-def next_chunk(counter: int) -> Any:
-    """Number of the next chunk that no worker has taken."""
-    return fetch_add(pointer(counter, 0, np.int64(0)), 1)
+@Body
+def CHECK_LABELS() -> Callable[..., Any]:
+    """Labels of a chunk."""
 
+    def check(place: int, other: int, chunk: int, scratch: int) -> Any:
+        check_chunk(label_check_at(place), chunk)
+        return 0.0
 
-@serial
-def _check_labels_serial(numbers: Any) -> tuple[int, int, float]:
-    p = LabelCheck(*numbers)
-    for chunk in range(p.chunks):
-        check_chunk(p, chunk)
-    return summary(p)
-
-
-@parallel
-def _check_labels_parallel(numbers: Any) -> tuple[int, int, float]:
-    p = LabelCheck(*numbers)
-    for _ in prange(p.workers):
-        chunk = next_chunk(p.counter)
-        while chunk < p.chunks:
-            check_chunk(p, chunk)
-            chunk = next_chunk(p.counter)
-    return summary(p)
-
-
-@inlined
-def put_total(p: Any) -> None:
-    """The sum of the chunks' losses, if anybody wants it."""
-    if p.total != 0:
-        total = 0.0, 0.0
-        for chunk in range(p.chunks):
-            total = with_number(total, pointer(p.totals, chunk, 0.0)[0])
-        pointer(p.total, 0, 0.0)[0] = value_of(total)
+    return check
 
 
 @serial
-def _forward_serial(
-    address: int, tiled: Any, in_rows: Any, massed: Any, of_soft: Any, prepared: Any, zero: Any
-) -> None:
-    p = pass_at(address)
-    total = 0.0, 0.0
-    for chunk in range(p.chunks):
-        loss = 0.0
+def label_summary(place: int) -> tuple[int, int, float]:
+    """What was found in all chunks."""
+    return summary(label_check_at(place))
+
+
+@Body
+def FORWARD(
+    tiled: Any, massed: Any, of_soft: Any, prepared: Any, zero: Any
+) -> Callable[..., Any]:
+    """Rows of a chunk; gives the sum of their losses."""
+
+    def forward(place: int, other: int, chunk: int, scratch: int) -> Any:
         if tiled is not None:
-            loss = tiles_chunk(p, chunk, p.scratch, massed, of_soft, prepared, zero)
-        if in_rows is not None:
-            loss = rows_chunk(p, chunk, p.scratch, massed, of_soft, prepared, zero)
-        total = with_number(total, loss)
-    if p.total != 0:
-        pointer(p.total, 0, 0.0)[0] = value_of(total)
+            return tiles_chunk(pass_at(place), chunk, scratch, massed, of_soft, prepared, zero)
+        return rows_chunk(pass_at(place), chunk, scratch, massed, of_soft, prepared, zero)
+
+    return forward
 
 
-@parallel
-def _forward_parallel(
-    address: int, tiled: Any, in_rows: Any, massed: Any, of_soft: Any, prepared: Any, zero: Any
-) -> None:
-    p = pass_at(address)
-    for worker in prange(p.workers):
-        q = pass_at(address)  # a parallel loop takes numbers along
-        scratch = q.scratch + worker * q.scratch_bytes
-        chunk = next_chunk(q.counter)
-        while chunk < q.chunks:
-            loss = 0.0
-            if tiled is not None:
-                loss = tiles_chunk(q, chunk, scratch, massed, of_soft, prepared, zero)
-            if in_rows is not None:
-                loss = rows_chunk(q, chunk, scratch, massed, of_soft, prepared, zero)
-            pointer(q.totals, chunk, 0.0)[0] = loss
-            chunk = next_chunk(q.counter)
-    put_total(p)
+@Body
+def SHARED(massed: Any, of_soft: Any, prepared: Any, zero: Any) -> Callable[..., Any]:
+    """A piece of the row that all workers work on, or what comes before or after its pieces."""
 
+    def shared(place: int, state: int, piece: int, scratch: int) -> Any:
+        p, turn, row = pass_at(place), pointer(state, 0, np.int64(0))[0], state + _TURN_BYTES
+        if piece == BEGIN_TURN:
+            return 1.0 if begin_turn(p, turn, row, prepared, zero) else 0.0
+        if piece == END_TURN:
+            end_turn(p, turn, row, massed, prepared, zero)
+        else:
+            work_on_piece(p, turn, piece, row, scratch, massed, of_soft, prepared, zero)
+        return 0.0
 
-@parallel
-def _forward_shared(
-    address: int, tiled: Any, in_rows: Any, massed: Any, of_soft: Any, prepared: Any, zero: Any
-) -> None:
-    p = pass_at(address)
-    shared_row = address_of(stack(ROW_NUMBERS, 0.0))
-    for turn in range(2 * p.rows):
-        if not begin_turn(p, turn, shared_row, prepared, zero):
-            continue
-        pointer(p.counter, 0, np.int64(0))[0] = 0
-        for worker in prange(p.workers):
-            q = pass_at(address)
-            scratch = q.scratch + worker * q.scratch_bytes
-            piece = next_chunk(q.counter)
-            while piece < q.pieces:
-                work_on_piece(q, turn, piece, shared_row, scratch, massed, of_soft, prepared, zero)
-                piece = next_chunk(q.counter)
-        end_turn(p, turn, shared_row, massed, prepared, zero)
-    put_total(p)
-
-
-CHECK_LABELS = Twins(_check_labels_serial, _check_labels_parallel)
-FORWARD = Twins(_forward_serial, _forward_parallel)
-# the same, where all workers work on one row after the other
-SHARED = Twins(_forward_serial, _forward_shared)
+    return shared

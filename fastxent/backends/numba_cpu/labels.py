@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from fastxent.backends.contract import LABEL_CHUNK
-from fastxent.backends.numba_cpu.arguments import LabelCheck
 from fastxent.backends.numba_cpu.jit import inlined, once
 from fastxent.backends.numba_cpu.lanes import pointer
 
@@ -72,7 +71,7 @@ def number_at(array: int, index: int) -> Any:
 
 
 @once
-def weigh_labels(p: LabelCheck, begin: int, end: int) -> tuple[int, int, float]:
+def weigh_labels(p: Any, begin: int, end: int) -> tuple[int, int, float]:
     """First bad row or -1, live rows and their mass, up to the bad one."""
     live, mass = 0, 0.0
     for row in range(begin, end):
@@ -87,7 +86,7 @@ def weigh_labels(p: LabelCheck, begin: int, end: int) -> tuple[int, int, float]:
 
 
 @inlined
-def all_good(p: LabelCheck, begin: int, end: int) -> tuple[Any, int]:
+def all_good(p: Any, begin: int, end: int) -> tuple[Any, int]:
     """Whether labels without weights are good, and the live rows."""
     if p.label_kind == 8 or p.label_kind == -8:
         skipped, live = count_labels(p, pointer(p.labels, 0, np.int64(0)), begin, end)
@@ -103,7 +102,7 @@ def all_good(p: LabelCheck, begin: int, end: int) -> tuple[Any, int]:
 
 
 @once
-def check_chunk(p: LabelCheck, chunk: int) -> None:
+def check_chunk(p: Any, chunk: int) -> None:
     """Labels of one chunk."""
     begin = chunk * LABEL_CHUNK
     end = min(begin + LABEL_CHUNK, p.rows)
@@ -119,7 +118,7 @@ def check_chunk(p: LabelCheck, chunk: int) -> None:
 
 
 @inlined
-def summary(p: LabelCheck) -> tuple[int, int, float]:
+def summary(p: Any) -> tuple[int, int, float]:
     """First bad row, live rows and mass, added up in the order of the chunks."""
     bad_row, live, mass = -1, 0, 0.0
     for chunk in range(p.chunks - 1, -1, -1):

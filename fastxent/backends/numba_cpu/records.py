@@ -10,7 +10,17 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-__all__ = ["GROUP", "JACOBIAN", "MATRIX", "MOST_LEVELS", "PASS", "SHARD", "SLOTS", "Record"]
+__all__ = [
+    "GROUP",
+    "JACOBIAN",
+    "LABEL_CHECK",
+    "MATRIX",
+    "MOST_LEVELS",
+    "PASS",
+    "SHARD",
+    "SLOTS",
+    "Record",
+]
 
 
 class Record:
@@ -101,7 +111,6 @@ PASS = Record(
     log_proba=MATRIX,
     target_grad=MATRIX,
     loss="int",
-    total="int",
     row_max="int",
     row_sum="int",
     log_prob="int",
@@ -121,14 +130,11 @@ PASS = Record(
     blocks="int",
     group_rows="int",
     pieces="int",
-    workers="int",
     block_bytes="int",
     buffer_bytes="int",
-    scratch="int",
-    scratch_bytes="int",
+    scratch="int",  # sums of rows that are passed over in compiled code
     shared_rows="int",
-    counter="int",  # of the chunks or pieces handed out
-    totals="int",  # of the chunks, where workers share them
+    totals="int",  # of the chunks, where workers share a row
 )
 
 # One Jacobian product: the verb softmax_backward. Its arrays are of one kind.
@@ -143,10 +149,22 @@ JACOBIAN = Record(
     chunks="int",
     blocks="int",
     pieces="int",
-    workers="int",
-    counter="int",
     scratch="int",
-    scratch_bytes="int",
+)
+
+# A look at class indices: the verb check_labels.
+LABEL_CHECK = Record(
+    "LabelCheck",
+    rows="int",
+    classes="int",
+    labels="int",
+    label_kind="int",
+    has_skip="int",
+    skip="int",
+    class_mass="int",
+    row_mass="int",
+    chunks="int",
+    found="int",  # three numbers for each chunk: bad row, live rows, mass
 )
 
 # What a pass over some of the classes has besides: the verbs partial, merge and partial_backward.

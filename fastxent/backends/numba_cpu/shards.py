@@ -7,21 +7,18 @@ more than TILE_CLASSES classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import prange
 
 from fastxent.backends.contract import BLOCK
-from fastxent.backends.numba_cpu import cache
 from fastxent.backends.numba_cpu.arguments import Memory, address, label_arguments, matrix_of
+from fastxent.backends.numba_cpu.body import Body
 from fastxent.backends.numba_cpu.by_shard import backward_unit, merge_chunk, partial_unit
 from fastxent.backends.numba_cpu.fields import pass_at, shard_at
 from fastxent.backends.numba_cpu.forward import ELEMENTS, side_by_side
-from fastxent.backends.numba_cpu.jit import parallel, serial
-from fastxent.backends.numba_cpu.kernels import Twins, next_chunk, put_total
-from fastxent.backends.numba_cpu.lanes import pointer
-from fastxent.backends.numba_cpu.launch import most_workers, run
+from fastxent.backends.numba_cpu.launch import most_workers, run_chunks
 from fastxent.backends.numba_cpu.records import SHARD
 from fastxent.backends.numba_cpu.schedule import (
     BLOCK_SUMS,
@@ -41,75 +38,36 @@ __all__ = ["merge", "partial", "partial_backward"]
 _FLOAT64 = np.dtype(np.float64)
 
 
-@serial
-def _partial_serial(
-    numbers: int, shard: int, massed: Any, of_soft: Any, prepared: Any, zero: Any
-) -> None:
-    p, s = pass_at(numbers), shard_at(shard)
-    for unit in range(p.chunks * p.pieces):
-        partial_unit(p, s, unit, massed, of_soft, prepared, zero)
+@Body
+def _PARTIAL(massed: Any, of_soft: Any, prepared: Any, zero: Any) -> Callable[..., Any]:
+    """A unit of the verb partial."""
+
+    def partial_of_unit(place: int, shard: int, unit: int, scratch: int) -> Any:
+        partial_unit(pass_at(place), shard_at(shard), unit, massed, of_soft, prepared, zero)
+        return 0.0
+
+    return partial_of_unit
 
 
-@parallel
-def _partial_parallel(
-    numbers: int, shard: int, massed: Any, of_soft: Any, prepared: Any, zero: Any
-) -> None:
-    p = pass_at(numbers)
-    for _ in prange(p.workers):
-        q, s = pass_at(numbers), shard_at(shard)  # a parallel loop takes numbers along
-        unit = next_chunk(q.counter)
-        while unit < q.chunks * q.pieces:
-            partial_unit(q, s, unit, massed, of_soft, prepared, zero)
-            unit = next_chunk(q.counter)
+@Body
+def _MERGE(zero: Any) -> Callable[..., Any]:
+    """A chunk of the verb merge; gives the sum of its losses."""
+
+    def merge_of_chunk(place: int, shard: int, chunk: int, scratch: int) -> Any:
+        return merge_chunk(pass_at(place), shard_at(shard), chunk, scratch, zero)
+
+    return merge_of_chunk
 
 
-@serial
-def _merge_serial(numbers: int, shard: int, zero: Any) -> None:
-    p, s = pass_at(numbers), shard_at(shard)
-    for chunk in range(p.chunks):
-        pointer(p.totals, chunk, 0.0)[0] = merge_chunk(p, s, chunk, p.scratch, zero)
-    put_total(p)
+@Body
+def _BACKWARD(massed: Any, of_soft: Any, prepared: Any, zero: Any) -> Callable[..., Any]:
+    """A unit of the verb partial_backward."""
 
+    def backward_of_unit(place: int, shard: int, unit: int, scratch: int) -> Any:
+        backward_unit(pass_at(place), shard_at(shard), unit, massed, of_soft, prepared, zero)
+        return 0.0
 
-@parallel
-def _merge_parallel(numbers: int, shard: int, zero: Any) -> None:
-    p = pass_at(numbers)
-    for worker in prange(p.workers):
-        q, s = pass_at(numbers), shard_at(shard)
-        scratch = q.scratch + worker * q.scratch_bytes
-        chunk = next_chunk(q.counter)
-        while chunk < q.chunks:
-            pointer(q.totals, chunk, 0.0)[0] = merge_chunk(q, s, chunk, scratch, zero)
-            chunk = next_chunk(q.counter)
-    put_total(p)
-
-
-@serial
-def _backward_serial(
-    numbers: int, shard: int, massed: Any, of_soft: Any, prepared: Any, zero: Any
-) -> None:
-    p, s = pass_at(numbers), shard_at(shard)
-    for unit in range(p.chunks * p.pieces):
-        backward_unit(p, s, unit, massed, of_soft, prepared, zero)
-
-
-@parallel
-def _backward_parallel(
-    numbers: int, shard: int, massed: Any, of_soft: Any, prepared: Any, zero: Any
-) -> None:
-    p = pass_at(numbers)
-    for _ in prange(p.workers):
-        q, s = pass_at(numbers), shard_at(shard)
-        unit = next_chunk(q.counter)
-        while unit < q.chunks * q.pieces:
-            backward_unit(q, s, unit, massed, of_soft, prepared, zero)
-            unit = next_chunk(q.counter)
-
-
-_PARTIAL = Twins(_partial_serial, _partial_parallel)
-_MERGE = Twins(_merge_serial, _merge_parallel)
-_BACKWARD = Twins(_backward_serial, _backward_parallel)
-cache.attach([*_PARTIAL, *_MERGE, *_BACKWARD])
+    return backward_of_unit
 
 
 class _Shard:
@@ -130,7 +88,6 @@ class _Shard:
             "softcap": problem.softcap or 0.0,
             "z_loss": problem.z_loss,
             "background_total": problem.background_total,
-            "counter": self._memory.address,
         }
         self.shard: dict[str, Any] = {
             "class_offset": problem.class_offset,
@@ -158,17 +115,13 @@ class _Shard:
         if problem.target is None:
             # the mass is that of the parts
             numbers["soft"] = matrix_of(sums.max, "float64")
-        for name in ("loss", "total", "row_max", "row_sum", "log_prob", "entropy", "argmax"):
+        for name in ("loss", "row_max", "row_sum", "log_prob", "entropy", "argmax"):
             numbers[name] = address(getattr(out, name))
         numbers |= {
             "classes": problem.num_classes,
             "blocks": parts,
             "chunk_rows": chunk_rows,
             "chunks": chunks,
-            "workers": workers,
-            "totals": self._memory.totals,
-            "scratch": self._memory.scratch,
-            "scratch_bytes": self._memory.own,
         }
         return workers
 
@@ -200,7 +153,6 @@ class _Shard:
             "chunks": chunks,
             "blocks": over(classes, BLOCK),
             "pieces": pieces,
-            "workers": workers,
         }
         return workers
 
@@ -213,30 +165,37 @@ class _Shard:
         """Whether numbers of the logits' kind lie as they are computed."""
         return self._problem.precision.kind == self.kind and side_by_side(array)
 
-    def run_classes(self, twins: Twins, workers: int, plain: bool) -> None:
-        """Run a kernel over classes; `plain` tells that nothing needs memory of its own."""
+    def run_classes(self, body: Body, workers: int, plain: bool) -> None:
+        """Run a body over classes; `plain` tells that nothing needs memory of its own."""
         problem, soft = self._problem, self._problem.soft is not None
         plain = plain and bool(self.numbers["reads_directly"])
         plain = plain and (not soft or bool(self.numbers["soft_directly"]))
-        self.run(
-            twins,
-            workers,
+        address = body(
             0.0 if soft or problem.background is not None else None,
             0.0 if soft else None,
             None if plain else ELEMENTS[problem.precision.kind],
+            self._zero(),
         )
+        pieces = self.numbers["pieces"]
+        elements = self.numbers["chunk_rows"] * self.numbers["classes"] // pieces
+        self._memory.allocate(workers, 0)
+        self._run(address, self.numbers["chunks"] * pieces, elements, workers)
 
-    def run(self, twins: Twins, workers: int, *variant: Any) -> None:
-        """Run a kernel."""
-        zero = np.float64(0) if self.kind == "float64" else np.float32(0)
-        run(
-            twins,
-            workers,
-            self._memory.with_pass(self.numbers),
-            self._own.with_pass(self.shard, SHARD),
-            *variant,
-            zero,
-        )
+    def run_merging(self, workers: int, out: Outputs) -> None:
+        """Run the merging; the sums of rows are its elements."""
+        elements = self.numbers["chunk_rows"] * self.numbers["blocks"]
+        totals = self._memory.totals
+        total = address(out.total)
+        chunks = self.numbers["chunks"]
+        self._run(_MERGE(self._zero()), chunks, elements, workers, totals=totals, total=total)
+
+    def _zero(self) -> Any:
+        return np.float64(0) if self.kind == "float64" else np.float32(0)
+
+    def _run(self, body: int, chunks: int, elements: int, workers: int, **where: int) -> None:
+        place = self._memory.with_pass(self.numbers)
+        shard = self._own.with_pass(self.shard, SHARD)
+        run_chunks(body, place, self._memory, chunks, elements, workers, other=shard, **where)
 
 
 def partial(problem: Problem, sums: PartialSums) -> None:
@@ -258,7 +217,7 @@ def merge(problem: Problem, sums: PartialSums, out: Outputs) -> None:
     workers = call.put_merging(sums, out)
     names = ("max", "sum", "mass", "dot", "spread", "argmax", "label_logit")
     call.put_addresses(**{name: getattr(sums, name) for name in names}, row_mass=out.mass)
-    call.run(_MERGE, workers)
+    call.run_merging(workers, out)
 
 
 def partial_backward(
