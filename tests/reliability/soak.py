@@ -114,17 +114,18 @@ class Callers:
         self._stop_at = time.monotonic()
         for thread in self._threads:
             thread.start()
-        begin = 0.0
+        begin = shown = 0.0
         with records.progress("warming up", total=round(seconds)) as advance:
             while not self._over:
                 self._gate.wait(LONGEST_WAIT)  # all have stopped
                 now = time.monotonic()
-                begin = begin or now
+                begin, shown = begin or now, shown or now
                 self._found.samples.append(held(now - begin, sum(self._counts)))
                 self._over = now - begin >= seconds
                 self._stop_at = now if self._over else time.monotonic() + every
                 self._gate.wait(LONGEST_WAIT)
-                advance(0 if self._over else every, "mixed calls")
+                advance(round(now - shown), "mixed calls")
+                shown += round(now - shown)
         for thread in self._threads:
             thread.join(LONGEST_WAIT)
         self._found.refused = sum(self._refused)
