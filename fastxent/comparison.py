@@ -122,9 +122,14 @@ def compare_hess(
 ) -> tuple[Comparison, ...]:
     """Hold probabilities and the diagonal of the Hessian against the reference.
 
-    The probabilities are measured against 1, the Hessian as the gradient is.
+    The probabilities are measured against 1, the Hessian as the gradient is: where p (1 - p) is
+    small, the digits that are left are those of p, times the largest factor of a row.
     """
-    row_share = _row_share(logits, options)
+    factors = (rule[1], *(options.get(name, 1) for name in ("sample_weight", "grad_output")))
+    largest_factor = math.prod(
+        float(np.abs(one).max(initial=0)) for one in map(np.asarray, factors)
+    )
+    row_share = _row_share(logits, options) * max(1.0, largest_factor)
 
     def compute(x: Array, dtype: DTypeLike) -> tuple[Array, ...]:
         return reference.softmax_hessian(x, target, *rule, **options, dtype=dtype)
@@ -136,6 +141,7 @@ def compare_hess(
     return compare(names, results, compute, logits, (each, hess_scale), (roundings, roundings))
 
 
+@np.errstate(invalid="ignore", over="ignore")  # a signalling NaN, or 1e40 that becomes float32
 def compare(
     names: tuple[str, ...],
     results: tuple[Any, ...],
@@ -153,16 +159,17 @@ def compare(
     naives = compute(narrow, np.float32)
     comparisons = []
     for i, name in enumerate(names):
-        naive = _error(naives[i], narrow_truths[i], scales[i], FLOAT32_EPSILON) / FLOAT32_EPSILON
+        naive = error_of(naives[i], narrow_truths[i], scales[i], FLOAT32_EPSILON) / FLOAT32_EPSILON
         more = roundings[i]["float64" if double else "float32"]
         tolerance = epsilon * (NAIVE_ERRORS * naive + more)
         # Half of the digits at least: no case may be so hard that anything goes.
         tolerance = min(tolerance, math.sqrt(epsilon))
-        error = _error(results[i], truths[i], scales[i], epsilon)
+        error = error_of(results[i], truths[i], scales[i], epsilon)
         comparisons.append(Comparison(name, error, tolerance))
     return tuple(comparisons)
 
 
+@np.errstate(invalid="ignore")  # a signalling NaN, made quiet
 def same_bits(one: ArrayLike, other: ArrayLike) -> bool:
     """Whether two results have equal dtype, shape and bits; any NaN equals any other."""
     one, other = np.asarray(one), np.asarray(other)
@@ -203,7 +210,7 @@ def _roundings(name: str, target: Array, options: dict[str, Any]) -> dict[str, f
     return {dtype: count + (options.get("softcap") or 0) for dtype, count in roundings.items()}
 
 
-def _error(result: Any, truth: Array, scale_of: Callable[[Array], Any], epsilon: float) -> float:
+def error_of(result: Any, truth: Array, scale_of: Callable[[Array], Any], epsilon: float) -> float:
     """Largest error in units of the scale; infinite unless NaN and inf are where they should be.
 
     A result stored in fewer digits than `epsilon` has is given the rounding to what is stored.

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 PADDING = 3
+FRAME = 64  # elements before and behind: a whole vector of any dtype
 
 
 def _in_wide(array: Array, wide_shape: tuple[int, ...], part: tuple[slice, ...]) -> Array:
     wide = np.empty(wide_shape, array.dtype)
     wide.fill(np.iinfo(array.dtype).max if array.dtype.kind in "iu" else np.nan)
-    view = wide[part]
+    every: tuple[Any, ...] = (*part, ...)  # with an ellipsis even no dimensions give a view
+    view: Array = wide[every]
     view[...] = array
     return view
 
@@ -26,16 +28,25 @@ def _reversed(array: Array, axes: list[int]) -> Array:
     back = tuple(
         slice(None, None, -1) if axis in axes else slice(None) for axis in range(array.ndim)
     )
-    return np.ascontiguousarray(array[back])[back]
+    return array[back].copy()[back]
 
 
 def _rows(array: Array, class_axis: int | None) -> list[int]:
     return [axis for axis in range(array.ndim) if axis != class_axis]
 
 
+def framed(array: Array) -> Array:
+    """The same array within a larger one: what is written before or behind it shows."""
+    size = (array.size + 2 * FRAME) * array.itemsize
+    memory = np.full(size, 0xA5, np.uint8).view(array.dtype)
+    view = memory[FRAME : FRAME + array.size].reshape(array.shape)
+    view[...] = array
+    return view
+
+
 def fortran(array: Array, class_axis: int | None) -> Array:
     """The first index next to each other."""
-    return np.asfortranarray(array)
+    return np.asarray(array, order="F")  # np.asfortranarray makes a scalar an array of one
 
 
 def reversed_rows(array: Array, class_axis: int | None) -> Array:

@@ -20,6 +20,11 @@ AS_THEY_ARE = (
     *("ignore_index", "label_smoothing", "reduction", "normalizer", "all_ignored", "axis"),
     *("z_loss", "softcap", "logit_scale"),
 )
+# Logits with rows that have a NaN, a +inf, or nothing but -inf.
+ROWS_WITHOUT_SOFTMAX = ("special-rows", "nan-payloads")
+# Below these, numbers of a dtype have fewer digits.
+SMALLEST_NORMAL = {"float16": 2.0**-14, "bfloat16": 2.0**-126, "float32": 2.0**-126}
+SMALLEST_NORMAL["float64"] = 2.0**-1022
 READ_ONLY = ("broadcast rows", "broadcast classes", "read-only")
 # What the diagonal of the Hessian may be: a kind, its factor and its floor.
 HESS_RULES = {
@@ -50,7 +55,7 @@ def dtype_of(name: str) -> np.dtype[Any]:
     return dtype
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Case:
     """One call of the loss, described by its public arguments.
 
@@ -58,14 +63,15 @@ class Case:
 
     - ``labels``: hard | ignored (every third row) | all-ignored | one-hot | soft | unnormalised
     - ``label_dtype``: "" is int64 for class indices, the logits' dtype for probabilities
-    - ``logits``: peaked | flat | huge-offset | far-below-zero | minus-inf | special-rows
-      | masked-block
+    - ``logits``: peaked | flat | ties | subnormal | huge-offset | far-below-zero | far-above-zero
+      | minus-inf | special-rows | nan-payloads | masked-block
     - ``weight``: none | positive | some-zero | all-zero
     - ``grad_output``: none | scalar | rows
     - ``out``: none | new | in-place
     - ``hess``: none | a name of `HESS_RULES`: with the Hessian's diagonal and the probabilities
     - ``aux``: names of `AUX`; "target_grad" is left out for class indices
     - ``layout``, ``target_layout``: how logits (and ``out``) and target lie in memory, of `LAYOUTS`
+    - ``seed``: other numbers for the same options
     """
 
     rows: int | tuple[int, ...]
@@ -91,6 +97,15 @@ class Case:
     hess: str = "none"
     layout: str = "C"
     target_layout: str = "C"
+    seed: int = 0
+
+    def __repr__(self) -> str:
+        given = [f"{self.rows}", f"{self.classes}"]
+        for field in fields(self)[2:]:
+            value = getattr(self, field.name)
+            if value != field.default:
+                given.append(f"{field.name}={value!r}")
+        return f"Case({', '.join(given)})"
 
     def __str__(self) -> str:
         words = ["x".join(map(str, self.shape))]
@@ -151,7 +166,7 @@ class Case:
         """
         dtype = dtype_of(np.dtype(dtype).name if not isinstance(dtype, str) else dtype)
         rng = np.random.default_rng(zlib.crc32(str(self).encode()))
-        z = self._logits(rng, math.prod(self.leading))
+        z = self._logits(rng, math.prod(self.leading), dtype)
         if self.soft:
             label_dtype = np.dtype(bool) if self.labels == "one-hot" else dtype
             if self.label_dtype:
@@ -159,7 +174,10 @@ class Case:
             target = self._in_shape(self._probabilities(rng, z).astype(label_dtype))
         else:
             target = self._class_indices(rng, z).reshape(self.leading)
-        logits = self._in_shape(z.astype(dtype))
+        stored = z.astype(dtype)
+        if self.logits == "nan-payloads":
+            _set_payloads(stored, rng)
+        logits = self._in_shape(stored)
         class_axis = self.axis % logits.ndim
         logits = LAYOUTS[self.layout](logits, class_axis)
         target = LAYOUTS[self.target_layout](target, class_axis if self.soft else None)
@@ -170,20 +188,26 @@ class Case:
         leading_first = rows.reshape(*self.leading, self.classes)
         return np.ascontiguousarray(np.moveaxis(leading_first, -1, self.axis))
 
-    def _logits(self, rng: np.random.Generator, rows: int) -> Array:
+    def _logits(self, rng: np.random.Generator, rows: int, dtype: np.dtype[Any]) -> Array:
         z: Array = rng.standard_normal((rows, self.classes))
         at = np.arange(rows)
         # Without outliers every probability of a long row lies below any absolute tolerance.
         z[rng.random(z.shape) < 0.1] *= 20
         if self.logits == "flat":
             z *= 0.001
+        elif self.logits == "ties":  # several classes share the maximum of almost every row
+            z = np.clip(np.rint(z), -3, 1)
+        elif self.logits == "subnormal":
+            z *= SMALLEST_NORMAL[dtype.name]
         elif self.logits == "huge-offset":
             z += np.where(at % 2, 1e6, -1e6)[:, None]
         elif self.logits == "far-below-zero":
             z -= 1e4
+        elif self.logits == "far-above-zero":  # beyond 709, where exp overflows in float64 too
+            z += 1e3
         elif self.logits == "minus-inf":
             z[(rng.random(z.shape) < 0.3) & (np.arange(self.classes) != at[:, None])] = -np.inf
-        elif self.logits == "special-rows":  # every fourth row is ordinary
+        elif self.logits in ROWS_WITHOUT_SOFTMAX:  # every fourth row is ordinary
             z[0::4, self.classes // 2] = np.nan
             z[1::4, self.classes // 2] = np.inf
             z[2::4] = -np.inf
@@ -207,7 +231,9 @@ class Case:
     def _probabilities(self, rng: np.random.Generator, z: Array) -> Array:
         rows, classes = z.shape
         if self.labels == "one-hot":
-            mass = np.eye(classes)[self._class_indices(rng, z)]
+            # not np.eye(classes), which has 13 GB for 40,001 of them
+            mass = np.zeros(z.shape)
+            mass[np.arange(rows), self._class_indices(rng, z)] = 1
         elif self.labels == "soft":
             mass = rng.dirichlet(np.full(classes, 0.5), rows)
         else:
@@ -217,7 +243,7 @@ class Case:
         masked = np.isneginf(z)
         if self.logits == "minus-inf":
             masked[1::2] = False
-        elif self.logits == "special-rows":  # among the rows of ordinary logits
+        elif self.logits in ROWS_WITHOUT_SOFTMAX:  # among the rows of ordinary logits
             mass[3::8, 0] = np.nan
         return np.where(masked, 0, mass)
 
@@ -241,3 +267,18 @@ class Case:
             if field.name in AS_THEY_ARE and value != field.default:
                 options[field.name] = value
         return options
+
+
+def _set_payloads(x: Array, rng: np.random.Generator) -> None:
+    """Give each NaN other bits: of either sign, quiet and signalling."""
+    bits = x.view(f"u{x.itemsize}")
+    infinity = int(np.array([np.inf]).astype(x.dtype).view(bits.dtype)[0])
+    quiet = (infinity & -infinity) >> 1  # the bit below the lowest of the exponent
+    sign = 1 << (8 * x.itemsize - 1)
+    patterns = [
+        infinity | more | payload
+        for more in (0, quiet, sign, sign | quiet)
+        for payload in (1, 2, quiet - 1)
+    ]
+    places = np.isnan(x)
+    bits[places] = rng.choice(np.array(patterns, bits.dtype), np.count_nonzero(places))

@@ -18,6 +18,8 @@ __all__ = ["combined", "merged", "relative_to"]
 _OF_TARGETS = (("mass", "dot"), ("bare_mass", "bare_dot"))
 
 
+# what a row holds that is no number, a signalling NaN too, is no reason for a warning
+@np.errstate(all="ignore")
 def merged(stats: tuple[ShardStats, ...]) -> ShardStats:
     """Statistics of all classes of several, checked: they fit and do not overlap.
 
@@ -27,6 +29,7 @@ def merged(stats: tuple[ShardStats, ...]) -> ShardStats:
     return whole if whole.by_block else _joined(whole)
 
 
+@np.errstate(all="ignore")
 def combined(stats: ShardStats) -> ShardStats:
     """All parts as one, whatever lies between them; of no parts, what no class hands up.
 
