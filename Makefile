@@ -10,8 +10,10 @@ SETUP := $(VENV)/.installed
 CORE := $(VENV)/.core
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard src_cython/*.pyx src_cython/*.px[di] src_cython/*.?pp src_cython/*.[ch])
 
-.PHONY: help setup demo test test-core test-wheel test-levels test-cuda bench bench-report \
-	bench-large bench-linear bench-scaling bench-cuda accuracy cubins instructions threads lint format build clean
+.PHONY: help setup demo test test-core test-wheel test-levels test-oldest test-newest test-builds \
+	test-large test-cuda bench bench-report bench-large bench-linear bench-scaling bench-cuda \
+	accuracy cubins instructions threads reliability sanitize fuzz soak differential \
+	lint format build clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +54,36 @@ test-core: $(CORE)  ## Run the tests that need no framework, in an environment w
 
 test-wheel: $(SETUP)  ## Build sdist and wheel, test the wheel where the source tree is absent
 	sh tests/wheel.sh "$(CURDIR)/$(BIN)/python"
+
+# The programs of tests/reliability keep what they find for docs/reliability.md.
+RELIABILITY := PYTHONPATH="$(CURDIR):$(CURDIR)/tests" $(BIN)/python -m reliability
+
+reliability: $(SETUP)  ## Keep every promise to the test, for hours; write docs/reliability.md
+	$(RELIABILITY).run
+
+sanitize: $(SETUP)  ## Run under address, undefined-behaviour and thread sanitizers, and valgrind
+	$(RELIABILITY).sanitize
+
+fuzz: $(SETUP)  ## Fuzz the public functions and the kernels for 5 minutes
+	$(RELIABILITY).fuzz
+
+differential: $(SETUP)  ## Hold 100,000 random calls against the reference and PyTorch
+	$(RELIABILITY).differential
+
+soak: $(SETUP)  ## Watch memory, threads and files during 20 minutes of mixed calls
+	$(RELIABILITY).soak
+
+test-large: $(SETUP)  ## More than 2**31 elements, rows and bytes; needs 20 GB of memory
+	$(RELIABILITY).large
+
+test-oldest: $(SETUP)  ## Run the core tests with the oldest versions that are supported
+	$(RELIABILITY).environments --only oldest
+
+test-newest: $(SETUP)  ## Run the core tests with the newest versions there are
+	$(RELIABILITY).environments --only newest
+
+test-builds: $(SETUP)  ## Run the core tests on builds without OpenMP, by clang, and of the wheel
+	$(RELIABILITY).environments --only no-openmp clang wheel
 
 # Where a card is, PyTorch and the rest are already made for it: these two use them as they are.
 test-cuda:  ## Run the conformance suite on the graphics card, with PYTHON=python3 and its packages
