@@ -2,11 +2,11 @@
  * that a process asks for, refuses the chosen one, and knows how many blocks are held.
  *
  * An array is what NumPy asks its data handler for (NEP 49: the one below), but for single numbers,
- * where it makes an OverflowError of a MemoryError, or a block of 1,024
- * bytes or more that one of the chosen libraries asks for itself, or the extension through Python's
- * PyMem_Malloc. Blocks of others do not count: NumPy 2.4 raises MemoryError without the GIL, and
- * crashes, where a ufunc gets no buffer to convert dtypes in, and an OpenMP runtime ends the process
- * when it gets no memory for a thread. reliability/starved.py drives it through ctypes. */
+ * where NumPy makes an OverflowError of a MemoryError; or a block of 1,024 bytes or more that one of
+ * the chosen libraries asks for itself, or the extension through Python's PyMem_Malloc. Blocks of
+ * others do not count: NumPy 2.4 raises MemoryError without the GIL, and crashes, where a ufunc gets
+ * no buffer to convert dtypes in, and an OpenMP runtime ends the process when it gets no memory for
+ * a thread. reliability/starved.py drives it through ctypes. */
 #include <execinfo.h>
 #include <errno.h>
 #include <malloc.h>
