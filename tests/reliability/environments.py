@@ -28,7 +28,7 @@ from reliability.environment_list import SPECIAL, Environment, environments, pyt
 
 _EXAMPLES = """\
 examples:
-  python -m reliability.environments                      everything: about an hour
+  python -m reliability.environments                      everything: an hour or two
   python -m reliability.environments --list               what can be tried here
   python -m reliability.environments --only oldest        on each Python
   python -m reliability.environments --only wheel-3.11 --whole
