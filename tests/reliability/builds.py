@@ -1,6 +1,6 @@
 """Builds of the kernels that watch themselves: native programs, and the extension.
 
-They lie in `build/sanitize/`, each in a folder named after what it was built from, so that nothing is
+They lie in `build/sanitize/`, each in a folder named after what it was built from: nothing is
 built twice.
 """
 

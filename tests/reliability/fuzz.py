@@ -1,16 +1,16 @@
-"""Fuzz the public functions and the compiled kernels: no crash, no wrong result, no undocumented error.
+"""Fuzz the public functions and the kernels: no crash, no wrong result, no undocumented error.
 
     python -m reliability.fuzz                         five minutes, three engines
     python -m reliability.fuzz --minutes 60            longer
     python -m reliability.fuzz --only rows --minutes 1
 
-- rows: libFuzzer on the kernels with AddressSanitizer and UndefinedBehaviorSanitizer; arrays of exact
-  size in any layout, results held against plain loops, one thread against three.
+- rows: libFuzzer on the kernels with AddressSanitizer and UndefinedBehaviorSanitizer; arrays of
+  exact size in any layout, results held against plain loops, one thread against three.
 - door: Atheris on the public functions; arrays and options of any kind, results held against the
   reference.
 - cases: Hypothesis on combinations of options, on every backend that runs, against the reference.
 
-What an engine finds is kept in `tests/reliability/corpora/`, where the test suite runs it ever after.
+What is found is kept in `tests/reliability/corpora/`, where the test suite runs it ever after.
 """
 
 from __future__ import annotations

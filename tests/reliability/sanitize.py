@@ -1,17 +1,17 @@
-"""Run the compiled kernels under the sanitizers and under valgrind: none may have anything to report.
+"""Run the compiled kernels under sanitizers and valgrind: none may have anything to report.
 
     python -m reliability.sanitize                     everything: half an hour on two cores
     python -m reliability.sanitize --only valgrind     one of extension, native, threads, valgrind
     python -m reliability.sanitize --only extension --levels v3 --tests tests/test_binary.py
 
-- extension: AddressSanitizer and UndefinedBehaviorSanitizer (GCC) in the extension, which the test
-  suite then uses, on every instruction level that this CPU runs.
-- native: the same two (Clang) in a program that calls the kernels with arrays that take no byte more
-  than they need, and holds the results against plain loops.
-- threads: that program under ThreadSanitizer, with the OpenMP runtime that can tell it what it does.
+- extension: AddressSanitizer and UndefinedBehaviorSanitizer (GCC) in the extension, which the
+  test suite then uses, on every instruction level that this CPU runs.
+- native: the same two (Clang) in a program that calls the kernels with arrays that take no byte
+  more than they need, and holds the results against plain loops.
+- threads: that program under ThreadSanitizer, with the OpenMP runtime that tells it what it does.
 - valgrind: that program under memcheck, which knows of every bit whether it was ever written.
 
-Each is shown a planted fault first, for the silence of a sanitizer that does not work means nothing.
+Each is shown a planted fault first: the silence of a sanitizer that does not work means nothing.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ ENVIRONMENT = {
     "UBSAN_OPTIONS": "print_stacktrace=1",
     "PYTHONMALLOC": "malloc",
 }
+FOUND = Path(__file__).parent / "corpora" / "rows"  # by the fuzzer
 REPORT = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:|==\d+== \w")
 PLANTED_IN_PYTHON = """
 import numpy as np
@@ -105,6 +106,7 @@ def native(levels: Sequence[str], calls: int, tests: Sequence[str]) -> dict[str,
         driver = Build("clang++", "driver", level, WATCHED).path()
         _watches([driver, "--planted", "overflow"], "overflow", **ENVIRONMENT)
         done += _calls([driver, str(calls), "1", "6000"], **ENVIRONMENT)
+        run([driver, "--files", *FOUND.iterdir()], timeout=1800, **ENVIRONMENT)
     return {"native_calls": done}
 
 
