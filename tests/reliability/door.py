@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 import fastxent as fx
 from fastxent import reference
-from fastxent.comparison import ROUNDINGS_OF_SPREAD_MASS, Comparison, compare, each, largest, same_bits
+from fastxent.comparison import (
+    ROUNDINGS_OF_SPREAD_MASS,
+    Comparison,
+    compare,
+    each,
+    largest,
+    same_bits,
+)
 from fastxent.conformance import compare_loss_and_grad
 from reliability.door_calls import (
     JUNK,
@@ -111,9 +118,7 @@ def _loss(source: Source) -> None:
     if result is None:
         return
     loss, grad = result[:2]
-    alone = fx.cross_entropy(
-        given, given_target, **_forward(fx.cross_entropy, options), **runtime
-    )
+    alone = fx.cross_entropy(given, given_target, **_forward(fx.cross_entropy, options), **runtime)
     alone = alone[0] if tuple(options.get("aux", ())) else alone
     if not same_bits(alone, loss):
         raise Wrong(f"the loss alone is {alone}, with the gradient {loss}")
@@ -123,7 +128,9 @@ def _loss(source: Source) -> None:
     known = _forward(reference.cross_entropy_and_grad, options)
     known |= {name: options[name] for name in options if name not in ("aux", "num_threads")}
     # the reference computes with what it is given: a float32 scalar would round what it meets
-    known = {name: float(one) if isinstance(one, np.floating) else one for name, one in known.items()}
+    known = {
+        name: float(one) if isinstance(one, np.floating) else one for name, one in known.items()
+    }
     _require(compare_loss_and_grad(loss, grad, given, given_target, known))
 
 
@@ -134,7 +141,7 @@ def _softmax(source: Source) -> None:
     given, out = np.array(logits), None if name == "logsumexp" else _out(source, logits)
     function = functools.partial(getattr(fx, name), backend=source.one_of(BACKENDS))
     result = _tried(function, (logits,), out, {"axis": axis})
-    if result is None or wild or given.dtype.kind not in "fV" or not given.size:
+    if result is None or wild or given.dtype.kind not in "fV" or not (given.size and given.ndim):
         return
     textbook = getattr(reference, name)
 
@@ -207,7 +214,9 @@ def _binary(source: Source) -> None:
 def _labels(source: Source) -> None:
     target = draw_target(source, np.zeros((1 + source.below(20), 1 + source.below(20))), -1, False)
     classes = source.one_of((1, 5, 20, 300, 0, -3, source.one_of(JUNK)))
-    _tried(fx.check_labels, (target, classes), None, {"ignore_index": source.one_of((-100, None, 3))})
+    _tried(
+        fx.check_labels, (target, classes), None, {"ignore_index": source.one_of((-100, None, 3))}
+    )
 
 
 VERBS = (_loss, _loss, _loss, _loss, _softmax, _backward, _binary, _labels)

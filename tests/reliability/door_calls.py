@@ -20,7 +20,20 @@ FOREIGN = ("int64", "uint8", "bool", "complex64", "longdouble", "object", "S3", 
 INTEGERS = ("int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "uint64", ">i4", ">i8")
 JUNK: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 2**31, -(2**70), 0.5, -0.5, 1.5, float("nan"), float("inf")),
-    *("mean", "", "none", (), (1,), [0.5, 2.0], b"x", object(), {}, 1j, np.float32(0.3), np.zeros(0)),
+    *(
+        "mean",
+        "",
+        "none",
+        (),
+        (1,),
+        [0.5, 2.0],
+        b"x",
+        object(),
+        {},
+        1j,
+        np.float32(0.3),
+        np.zeros(0),
+    ),
 )
 
 
@@ -121,9 +134,11 @@ def draw_target(source: Source, logits: Any, axis: Any, wild: bool) -> Any:
         target = draw_array(source, shape, kinds, wild and source.chance(2))
         if isinstance(target, np.ndarray) and target.dtype.kind == "f" and not source.chance(4):
             target = np.abs(target)
-        return pick_layout(source, target, at % len(shape) if shape else None) if (
-            isinstance(target, np.ndarray)
-        ) else target
+        return (
+            pick_layout(source, target, at % len(shape) if shape else None)
+            if (isinstance(target, np.ndarray))
+            else target
+        )
     rows = tuple(np.delete(shape, at)) if shape else ()
     rows = tuple(int(n) for n in rows)
     if source.chance(30):
@@ -152,7 +167,9 @@ def draw_options(source: Source, logits: Any, axis: Any) -> dict[str, Any]:
     shape = np.shape(logits)
     at = axis if isinstance(axis, int) and -len(shape) <= axis < len(shape) else -1
     classes = shape[at] if shape else 1
-    weight = np.abs(source.numbers.standard_normal(classes)).astype(source.one_of(("f4", "f8", "f2")))
+    weight = np.abs(source.numbers.standard_normal(classes)).astype(
+        source.one_of(("f4", "f8", "f2"))
+    )
     drawn: dict[str, Any] = {
         "weight": pick_layout(source, weight, None),
         "ignore_index": source.one_of((-100, None, 0, 255, -1, 2**40)),

@@ -115,7 +115,7 @@ struct sharded {
 inline void check_sharded_row(const sharded &call, int64_t row) {
     const naive_options options = {call.options.logit_scale, call.options.softcap, call.options.z_loss};
     const bool skipped = call.labels.skipped(row);
-    const int64_t label = call.labels.numbers[row];
+    const int64_t label = skipped ? -1 : call.labels.numbers[row];
     std::vector<double> z, t(call.classes, 0.0);
     for (size_t part = 0; part < call.ends.size(); ++part)
         for (int64_t k = 0, here = call.ends[part] - call.begin_of(part); k < here; ++k)

@@ -1,0 +1,158 @@
+"""Fuzz the public functions and the kernels: no crash, no wrong result, no undocumented error.
+
+    python -m reliability.fuzz                         five minutes, three engines
+    python -m reliability.fuzz --minutes 60            longer
+    python -m reliability.fuzz --only rows --minutes 1
+
+- rows: libFuzzer on the kernels with AddressSanitizer and UndefinedBehaviorSanitizer; arrays of
+  exact size in any layout, results held against plain loops, one thread against three.
+- door: Atheris on the public functions; arrays and options of any kind, results held against the
+  reference.
+- cases: Hypothesis on combinations of options, on every backend that runs, against the reference.
+
+What is found is kept in `tests/reliability/corpora/`, where the test suite runs it ever after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from reliability import records
+from reliability.builds import Build
+from reliability.sanitize import ENVIRONMENT, WATCHED
+from reliability.tools import ROOT, lines_of, need_module, run
+
+__all__ = ["CORPORA", "ENGINES", "main"]
+
+CORPORA = Path(__file__).parent / "corpora"
+# Of the time: a call of a kernel takes 0.1 ms, one of a public function 1 ms.
+SHARES = {"rows": 0.5, "door": 0.35, "cases": 0.15}
+
+
+def _libfuzzer(command: Sequence[str | Path], name: str, seconds: float, **environment: str) -> Any:
+    """Run a libFuzzer; give executions, inputs that reach new code, and what was found."""
+    stored = CORPORA / name
+    with tempfile.TemporaryDirectory() as folder:
+        corpus, found = Path(folder, "corpus"), Path(folder, "found")
+        corpus.mkdir(), found.mkdir()
+        options = [f"-max_total_time={max(1, int(seconds))}", f"-artifact_prefix={found}/"]
+        options += ["-max_len=256", "-print_final_stats=1", "-timeout=60", "-rss_limit_mb=2048"]
+        done = run([*command, corpus, stored, *options], seconds + 600, expect=None, **environment)
+        executed = re.findall(r"stat::number_of_executed_units: (\d+)", done.stdout)
+        faults = []
+        for path in found.iterdir():
+            kept = stored / path.name
+            shutil.copy2(path, kept)
+            faults.append(f"{name}: {kept.relative_to(ROOT)}\n{lines_of(done.stdout)}")
+        if not faults and (done.returncode or not executed):
+            faults.append(f"{name}: exit code {done.returncode}\n{lines_of(done.stdout)}")
+        inputs = len(list(corpus.iterdir()))
+    return int(executed[-1]) if executed else 0, inputs, faults
+
+
+def rows(seconds: float, level: str) -> Any:
+    """LibFuzzer on the kernels."""
+    sanitizers = ",".join(["fuzzer-no-link", WATCHED[0].partition("=")[2]])
+    kernel_flags = (f"-fsanitize={sanitizers}", *WATCHED[1:])
+    program_flags = (WATCHED[0].replace("address", "fuzzer,address"), *WATCHED[1:])
+    program = Build("clang++", "fuzz_rows", level, kernel_flags, program_flags).path()
+    return _libfuzzer([program], "rows", seconds, **ENVIRONMENT)
+
+
+def door(seconds: float, level: str) -> Any:
+    """Atheris on the public functions."""
+    need_module("atheris", "fuzz")
+    command = [sys.executable, "-W", "error", "-m", "reliability.fuzz_door"]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    return _libfuzzer(command, "door", seconds, PYTHONPATH=path, FASTXENT_ISA=level)
+
+
+def cases(seconds: float, level: str) -> Any:
+    """Combine options by Hypothesis, with no example kept from one run to the next."""
+    del level
+    hypothesis = need_module("hypothesis", "test")
+    from test_properties import ANY_OPTIONS
+
+    import fastxent as fx
+    from fastxent.conformance import run_case
+
+    backends = [name for name in ("cython", "numba", "numpy") if fx.backends()[name] is None]
+    end = time.monotonic() + seconds
+    executed = 0
+
+    @hypothesis.settings(
+        max_examples=500,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(
+        case=ANY_OPTIONS,
+        dtype=hypothesis.strategies.sampled_from(["float32", "float64", "float16"]),
+        backend=hypothesis.strategies.sampled_from(backends),
+    )
+    def check(case: Any, dtype: str, backend: str) -> None:
+        nonlocal executed
+        if case.why_not(dtype) is None and time.monotonic() < end:
+            executed += 1
+            result = run_case(case, dtype, backend)
+            if not result.passed:
+                raise AssertionError(f"{result.explain()}\n{case!r}")
+
+    faults = []
+    while time.monotonic() < end and not faults:
+        try:
+            check()
+        except Exception as error:  # any kind is a finding
+            faults.append(f"cases: {error!r}")
+    return executed, 0, faults
+
+
+ENGINES: dict[str, Callable[[float, str], Any]] = {"rows": rows, "door": door, "cases": cases}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the engines, keep the record `fuzz`; 0 where nothing was found."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reliability.fuzz",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--minutes", type=float, default=5.0, help="in all; default 5")
+    parser.add_argument("--only", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--level", default="v3", help="instruction level; default v3")
+    parser.add_argument("--out", type=Path, default=records.RESULTS, help="folder of the record")
+    given = parser.parse_args(arguments)
+    whole = sum(SHARES[name] for name in given.only)
+    start = time.monotonic()
+    figures: dict[str, Any] = {"minutes": given.minutes, "level": given.level}
+    faults: list[str] = []
+    with records.progress("fuzzing", len(given.only)) as advance:
+        for name in given.only:
+            advance(0, name)
+            seconds = 60 * given.minutes * SHARES[name] / whole
+            executed, inputs, found = ENGINES[name](seconds, given.level)
+            figures |= {f"{name}_executions": executed, f"{name}_inputs": inputs}
+            faults += found
+            advance()
+    figures["executions"] = sum(figures.get(f"{name}_executions", 0) for name in ENGINES)
+    figures["found"] = len(faults)
+    figures["stored"] = sum(1 for path in CORPORA.rglob("*") if path.is_file())
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    print(f"{figures['executions']:,} executions, {len(faults)} findings")
+    records.keep("fuzz", figures, not faults, time.monotonic() - start, faults, given.out)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
