@@ -197,12 +197,18 @@ def _limit_of_others(name: str) -> int | None:
 
 
 def _openmp() -> int | None:
-    """OpenMP's limit, where somebody set one: unset, it is the number of CPUs."""
+    """OpenMP's limit, where somebody set one: unset, it is the number of CPUs.
+
+    Numba's OpenMP layer sets it to NUMBA_NUM_THREADS when it starts, whatever OMP_NUM_THREADS says:
+    what is above that is no limit.
+    """
+    asked = _limit_of_others("OMP_NUM_THREADS")
     if _openmp_limit is None:
-        return _limit_of_others("OMP_NUM_THREADS")
+        return asked
     limit = _openmp_limit()
-    lowered = limit < affinity_cpus()  # by threadpoolctl or omp_set_num_threads
-    return limit if lowered or _limit_of_others("OMP_NUM_THREADS") is not None else None
+    if asked is not None:
+        return min(limit, asked)
+    return limit if limit < affinity_cpus() else None  # by threadpoolctl or omp_set_num_threads
 
 
 def most_threads() -> int:
