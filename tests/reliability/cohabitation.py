@@ -1,6 +1,6 @@
 """What fastxent and other libraries with threads cost each other in one process.
 
-usage: python -m reliability.cohabitation [--seconds 0.7] [--partners PyTorch Numba]
+usage: python -m reliability.cohabitation [--seconds 0.5] [--partners PyTorch Numba]
 
 example: python -m reliability.cohabitation --partners scikit-learn --backends cython
 
@@ -43,17 +43,13 @@ def _run(partner: str, backend: str, first: str, shared: bool, seconds: float) -
     variables = {
         name: value for name, value in os.environ.items() if name != "FASTXENT_SHARE_OPENMP"
     }
-    # as where fastxent is installed: it is imported first, for it is told to share by a variable
+    places = [str(Path(__file__).parent.parent), str(Path(fx.__file__).parent.parent)]
+    variables["PYTHONPATH"] = os.pathsep.join(places)
     if shared:
         variables["FASTXENT_SHARE_OPENMP"] = "1"
-    arguments = ["-m", "reliability.cohabitation_pair", partner, backend, first, str(seconds)]
-    before = [
-        "-c",
-        f"import fastxent, runpy, sys; sys.argv = {arguments[1:]!r}; "
-        "runpy.run_module(sys.argv[0], run_name='__main__')",
-    ]
+    module = "reliability.cohabitation_pair"
     done = subprocess.run(
-        [sys.executable, *(before if shared else arguments)],
+        [sys.executable, "-m", module, partner, backend, first, str(seconds)],
         env=variables,
         capture_output=True,
         text=True,
@@ -144,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=0.7, help="for each pair and shape")
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each pair and shape")
     parser.add_argument("--partners", nargs="+", choices=list(PARTNERS), default=list(PARTNERS))
     parser.add_argument("--backends", nargs="+", default=["cython", "numba"])
     parser.add_argument("--out", type=Path, help="keep the record here, and leave the page alone")
