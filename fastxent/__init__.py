@@ -39,6 +39,7 @@ from fastxent.errors import (
 )
 from fastxent.linear import LinearGrads
 from fastxent.loss import CrossEntropyLoss
+from fastxent.openmp import share_openmp
 from fastxent.sharding import ShardStats
 from fastxent.side_outputs import Aux
 from fastxent.threads import get_num_threads, set_num_threads
@@ -75,6 +76,7 @@ __all__ = [
     "merge_stats",
     "partial_stats",
     "set_num_threads",
+    "share_openmp",
     "show_config",
     "softmax",
     "softmax_backward",

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from fastxent import checks
 
-__all__ = ["INSTRUCTION_LEVELS", "cache_directory", "instruction_level", "jax_ffi", "keep_kernels"]
+__all__ = [
+    "INSTRUCTION_LEVELS",
+    "cache_directory",
+    "instruction_level",
+    "jax_ffi",
+    "keep_kernels",
+    "openmp_is_shared",
+]
 
 INSTRUCTION_LEVELS = ("baseline", "v3", "v4")
 
@@ -32,3 +39,8 @@ def cache_directory() -> Path | None:
 def jax_ffi() -> bool:
     """FASTXENT_JAX_FFI: whether fastxent.jax calls its kernels through XLA's FFI; 0 is no."""
     return os.environ.get("FASTXENT_JAX_FFI") != "0"
+
+
+def openmp_is_shared() -> bool:
+    """FASTXENT_SHARE_OPENMP: whether importing fastxent does `share_openmp`; 1 is yes."""
+    return os.environ.get("FASTXENT_SHARE_OPENMP") == "1"

@@ -1,27 +1,32 @@
-"""How many threads a call may use and how many it is worth; safety after fork.
+"""How many threads a call may use, how many it is worth, and how many others leave it.
 
 The limit, first that is set: the `num_threads` argument, `set_num_threads`, FASTXENT_NUM_THREADS,
 OpenMP's limit (OMP_NUM_THREADS, or what threadpoolctl sets), NUMBA_NUM_THREADS, and the CPUs that
-affinity and the cgroup quota leave to the process. One rule for every CPU backend.
+affinity and the cgroup quota leave to the process. One rule for every CPU backend. Of what is not
+asked for by `num_threads`, a call takes one thread while calls of other threads are at work.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
 
 from fastxent import checks
+from fastxent.cpus import affinity_cpus, available_cpus, machine_cpus
 
 __all__ = [
     "NANOSECONDS_PER_THREAD",
+    "Chosen",
+    "Team",
+    "at_most",
     "available_cpus",
+    "counted",
     "forked",
     "get_num_threads",
     "limit_and_origin",
@@ -44,6 +49,10 @@ _process_limit: int | None = None
 _openmp_limit: Callable[[], int] | None = None
 _forked = False
 _caller = threading.Lock()
+# How many threads the call takes that a thread is inside of, by the thread. Small calls are not
+# here. No lock guards it: one that Ctrl-C leaves behind would stop everybody, an entry that it
+# leaves behind is of the thread that writes it anew.
+_at_work: dict[int, int] = {}
 _listeners: list[Callable[[], None]] = []
 
 
@@ -92,66 +101,85 @@ def only_caller() -> Iterator[bool]:
             _caller.release()
 
 
+class Chosen(int):
+    """A number of threads, two at least, that nobody asked for: a call may do with one."""
+
+    __slots__ = ()
+
+
+def at_most(num_threads: int, most: int) -> int:
+    """The smaller number; one that nobody asked for stays so."""
+    if num_threads <= most:
+        return num_threads
+    return Chosen(most) if isinstance(num_threads, Chosen) and most > 1 else most
+
+
+class Team:
+    """The threads of a call that is worth several, counted while it runs.
+
+    A number that was asked for is what it gets. Else it stays on its own thread where the calls of
+    other threads take half of that number or more: eight callers on eight CPUs would take 64
+    threads. A call beside a smaller one takes its number, not what is left: libgomp ends and starts
+    threads whenever the size of a team changes.
+    """
+
+    __slots__ = ("_most",)
+
+    def __init__(self, num_threads: int) -> None:
+        self._most = num_threads
+
+    def __enter__(self) -> int:
+        caller, size = threading.get_ident(), int(self._most)
+        if _at_work and isinstance(self._most, Chosen):
+            at_work = _at_work.copy()
+            at_work.pop(caller, None)
+            if 2 * sum(at_work.values()) >= size:
+                size = 1
+        _at_work[caller] = size
+        return size
+
+    def __exit__(self, *_: object) -> None:
+        _at_work.pop(threading.get_ident(), None)
+
+
+class _Planned(Protocol):
+    """What a backend's verb takes: a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def num_threads(self) -> int: ...
+
+
+_Backend = TypeVar("_Backend")
+_Problem = TypeVar("_Problem", bound=_Planned)
+_Result = TypeVar("_Result")
+_Rest = ParamSpec("_Rest")
+
+
+def counted(
+    verb: Callable[Concatenate[_Backend, _Problem, _Rest], _Result],
+) -> Callable[Concatenate[_Backend, _Problem, _Rest], _Result]:
+    """Count the threads of a backend's verb that takes a problem; it may get one thread only."""
+
+    @functools.wraps(verb)
+    def with_its_team(
+        backend: _Backend, problem: _Problem, /, *args: _Rest.args, **kwargs: _Rest.kwargs
+    ) -> _Result:
+        if problem.num_threads == 1:
+            return verb(backend, problem, *args, **kwargs)
+        with Team(problem.num_threads) as size:
+            if size != problem.num_threads:
+                problem = replace(problem, num_threads=size)
+            return verb(backend, problem, *args, **kwargs)
+
+    return with_its_team
+
+
 def register_openmp(limit: Callable[[], int]) -> None:
     """Let the compiled extension tell OpenMP's limit for the calling thread."""
     global _openmp_limit
     _openmp_limit = limit
-
-
-def _quota(text: str) -> int | None:
-    """CPUs of a cgroup v2 `cpu.max` line, "quota period" or "max period"."""
-    quota, _, period = text.strip().partition(" ")
-    if quota == "max" or not period:
-        return None
-    return max(1, math.ceil(int(quota) / int(period)))
-
-
-def _cgroup_cpus(
-    root: Path = Path("/sys/fs/cgroup"), of_process: Path = Path("/proc/self/cgroup")
-) -> int | None:
-    """CPUs that the quotas of the process's cgroup and of all above it leave."""
-    try:
-        lines = of_process.read_text().splitlines()
-        inner = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
-        places = [root / inner, *(root / inner).parents]
-        found = [
-            quota
-            for place in places[: len(Path(inner).parts) + 1]
-            if (place / "cpu.max").exists()
-            and (quota := _quota((place / "cpu.max").read_text())) is not None
-        ]
-        if found:
-            return min(found)
-    except (OSError, ValueError):
-        pass
-    try:
-        quota = int((root / "cpu" / "cpu.cfs_quota_us").read_text())
-        period = int((root / "cpu" / "cpu.cfs_period_us").read_text())
-    except (OSError, ValueError):
-        return None
-    return None if quota <= 0 else max(1, math.ceil(quota / period))
-
-
-@functools.cache
-def _quota_cpus() -> int | None:
-    return _cgroup_cpus()
-
-
-@functools.cache
-def _machine_cpus() -> int:
-    return os.cpu_count() or 1
-
-
-def _affinity_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def available_cpus() -> int:
-    """CPUs that affinity and the cgroup quota leave to this process."""
-    quota = _quota_cpus()
-    return _affinity_cpus() if quota is None else min(_affinity_cpus(), quota)
 
 
 def _own_limit() -> int | None:
@@ -169,12 +197,18 @@ def _limit_of_others(name: str) -> int | None:
 
 
 def _openmp() -> int | None:
-    """OpenMP's limit, where somebody set one: unset, it is the number of CPUs."""
+    """OpenMP's limit, where somebody set one: unset, it is the number of CPUs.
+
+    Numba's OpenMP layer sets it to NUMBA_NUM_THREADS when it starts, whatever OMP_NUM_THREADS says:
+    what is above that is no limit.
+    """
+    asked = _limit_of_others("OMP_NUM_THREADS")
     if _openmp_limit is None:
-        return _limit_of_others("OMP_NUM_THREADS")
+        return asked
     limit = _openmp_limit()
-    lowered = limit < _affinity_cpus()  # by threadpoolctl or omp_set_num_threads
-    return limit if lowered or _limit_of_others("OMP_NUM_THREADS") is not None else None
+    if asked is not None:
+        return min(limit, asked)
+    return limit if limit < affinity_cpus() else None  # by threadpoolctl or omp_set_num_threads
 
 
 def most_threads() -> int:
@@ -189,7 +223,7 @@ def most_threads() -> int:
         _limit_of_others("NUMBA_NUM_THREADS"),
         numba_threads,
     )
-    return max(_machine_cpus(), *(n for n in asked if n is not None), 1)
+    return max(machine_cpus(), *(n for n in asked if n is not None), 1)
 
 
 def limit_and_origin() -> tuple[int, str]:
@@ -256,9 +290,12 @@ def get_num_threads() -> int:
 def plan(num_threads: Any, rows: int, size_in_bytes: int) -> int:
     """Threads for a pass over so many rows of logits: as asked for, or as many as it is worth."""
     if num_threads is not None:
+        if isinstance(num_threads, Chosen):  # planned before
+            return 1 if _forked else num_threads
         asked = checks.check_num_threads(num_threads)
         return 1 if _forked or asked == 1 else min(asked, most_threads())
     worth = rows * NANOSECONDS_PER_ROW + size_in_bytes * NANOSECONDS_PER_BYTE
     if _forked or worth < 2 * NANOSECONDS_PER_THREAD:
         return 1
-    return min(get_num_threads(), int(worth / NANOSECONDS_PER_THREAD))
+    most = min(get_num_threads(), int(worth / NANOSECONDS_PER_THREAD))
+    return Chosen(most) if most > 1 else 1

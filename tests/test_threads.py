@@ -130,48 +130,6 @@ def test_plan():
         threads._process_limit = before
 
 
-@pytest.mark.parametrize(
-    ("text", "cpus"),
-    [("max 100000", None), ("200000 100000", 2), ("150000 100000", 2), ("5000 100000", 1)],
-)
-def test_cgroup_quota(text, cpus, tmp_path):
-    process = tmp_path / "cgroup"
-    process.write_text("0::/\n")
-    (tmp_path / "cpu.max").write_text(text + "\n")
-    assert threads._cgroup_cpus(tmp_path, process) == cpus
-
-
-def test_cgroup_quota_of_an_inner_group_and_of_those_above(tmp_path):
-    process = tmp_path / "cgroup"
-    process.write_text("1:name=systemd:/other\n0::/user.slice/job.scope\n")
-    inner = tmp_path / "user.slice" / "job.scope"
-    inner.mkdir(parents=True)
-    assert threads._cgroup_cpus(tmp_path, process) is None
-    (inner / "cpu.max").write_text("300000 100000")
-    assert threads._cgroup_cpus(tmp_path, process) == 3
-    (inner.parent / "cpu.max").write_text("200000 100000")
-    assert threads._cgroup_cpus(tmp_path, process) == 2
-    (tmp_path / "cpu.max").write_text("max 100000")
-    assert threads._cgroup_cpus(tmp_path, process) == 2
-
-
-def test_quota_limits_the_threads(monkeypatch):
-    monkeypatch.setattr(threads, "_quota_cpus", lambda: 1)
-    assert threads.available_cpus() == 1
-    monkeypatch.setattr(threads, "_quota_cpus", lambda: 10_000)
-    assert threads.available_cpus() == len(os.sched_getaffinity(0))
-
-
-@pytest.mark.parametrize(("quota", "cpus"), [("-1", None), ("300000", 3), ("250000", 3)])
-def test_cgroup_quota_of_version_1(quota, cpus, tmp_path):
-    (tmp_path / "cpu").mkdir()
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota)
-    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
-    missing = tmp_path / "missing"
-    assert threads._cgroup_cpus(tmp_path, missing) == cpus
-    assert threads._cgroup_cpus(tmp_path / "cpu", missing) is None
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(9000, 10), (70_000, 1), (100, 1000), (40, 5003), (3, 70001)])
 def test_same_bits_for_any_number_of_threads(shape, dtype, backend):

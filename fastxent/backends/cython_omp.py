@@ -73,9 +73,13 @@ class CythonBackend:
         num_threads: int,
     ) -> LabelSummary:
         """Find the first bad label, count the live rows and add up their mass."""
-        found = _kernels.check_labels(target, num_classes, skip, class_mass, row_mass, num_threads)
-        return LabelSummary(*found)
+        labels = target, num_classes, skip, class_mass, row_mass
+        if num_threads == 1:
+            return LabelSummary(*_kernels.check_labels(*labels, 1))
+        with threads.Team(num_threads) as size:
+            return LabelSummary(*_kernels.check_labels(*labels, size))
 
+    @threads.counted
     def forward(self, problem: Problem, out: Outputs) -> None:
         """Fill all outputs but `log_proba`, as far as they are not None."""
         _kernels.forward(
@@ -113,6 +117,7 @@ class CythonBackend:
         """Fill `grad` with the bits that `forward` gives it; the statistics are computed anew."""
         self.forward(problem, Outputs(grad=grad))
 
+    @threads.counted
     def partial(self, problem: Problem, sums: PartialSums) -> None:
         """Fill what is not None with the sums of each block of `BLOCK` classes of `problem`."""
         _kernels.partial(
@@ -132,6 +137,7 @@ class CythonBackend:
             problem.num_threads,
         )
 
+    @threads.counted
     def merge(self, problem: Problem, sums: PartialSums, out: Outputs) -> None:
         """Fill outputs of rows from the sums of all `num_classes` classes, in class order."""
         _kernels.merge(
@@ -155,6 +161,7 @@ class CythonBackend:
             problem.num_threads,
         )
 
+    @threads.counted
     def partial_backward(
         self, problem: Problem, row_max: Array, row_sum: Array, row_mass: Array, grad: Array
     ) -> None:
@@ -182,6 +189,7 @@ class CythonBackend:
             problem.num_threads,
         )
 
+    @threads.counted
     def softmax(self, problem: Problem, out: Outputs) -> None:
         """Fill `proba` or `log_proba`, and `row_max`, `row_sum`, as far as they are not None."""
         _kernels.softmax(
@@ -203,8 +211,12 @@ class CythonBackend:
         num_threads: int,
     ) -> float | None:
         """Mean loss and gradient of a call without options, or None."""
-        return _kernels.mean_loss(logits, target, skip, grad, num_threads)
+        if num_threads == 1:
+            return _kernels.mean_loss(logits, target, skip, grad, 1)
+        with threads.Team(num_threads) as size:
+            return _kernels.mean_loss(logits, target, skip, grad, size)
 
+    @threads.counted
     def binary(self, problem: BinaryProblem, out: BinaryOutputs) -> bool:
         """Fill what is not None; whether an integer target is neither 0 nor 1."""
         return _kernels.binary(
@@ -227,6 +239,7 @@ class CythonBackend:
             problem.num_threads,
         )
 
+    @threads.counted
     def softmax_backward(self, problem: JacobianProblem, out: Array) -> None:
         """Fill `out` with the Jacobian product."""
         _kernels.softmax_backward(

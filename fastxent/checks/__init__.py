@@ -68,7 +68,7 @@ from fastxent.checks.sharding import (
     check_target_of_stats,
     check_whole_stats,
 )
-from fastxent.checks.states import raise_backend, raise_call_order
+from fastxent.checks.states import raise_backend, raise_call_order, raise_no_openmp
 
 __all__ = [
     "as_device_array",
@@ -127,5 +127,6 @@ __all__ = [
     "raise_bad_binary_target",
     "raise_bad_label",
     "raise_call_order",
+    "raise_no_openmp",
     "read_from",
 ]

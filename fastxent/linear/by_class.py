@@ -172,7 +172,7 @@ class WeightGradByClass:
             background=_of(whole.background, block),
             gain=_of(whole.gain, block),
             row_scale=scale[rows] if isinstance(scale, np.ndarray) else scale,
-            num_threads=min(planned, self._most_threads),
+            num_threads=threads.at_most(planned, self._most_threads),
         )
         self._backend.partial_backward(
             problem,

@@ -115,7 +115,7 @@ class Kernel:
             target=None if whole.target is None else whole.target[rows],
             soft=soft,
             row_scale=_some(whole.row_scale, rows) if self.scaled else 1.0,
-            num_threads=min(planned, self.most_threads),
+            num_threads=threads.at_most(planned, self.most_threads),
         )
         if self.log_prob is not None:
             self.backend.forward(problem.bare(), Outputs(log_prob=self.log_prob[rows]))

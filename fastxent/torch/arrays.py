@@ -67,4 +67,4 @@ def team(num_threads: int | None, rows: int, size_in_bytes: int) -> int:
     planned = threads.plan(num_threads, rows, size_in_bytes)
     if num_threads is not None or planned == 1:
         return planned
-    return min(threads.get_num_threads(), int(torch.get_num_threads()))
+    return threads.at_most(threads.Chosen(threads.get_num_threads()), int(torch.get_num_threads()))

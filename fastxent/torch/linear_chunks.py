@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fastxent.side_outputs import Aux
+from fastxent.threads import at_most
 from fastxent.torch.arrays import team
 from fastxent.torch.contract import Kernels
 from fastxent.torch.devices import is_on_gpu, kernels_of
@@ -150,8 +151,8 @@ class _Call:
         if most_threads is None:
             return settings
         losses = shown.shape[0] * self.arguments.positions
-        threads = team(settings.num_threads, losses, shown.numel() * shown.itemsize)
-        return settings._replace(num_threads=min(threads, most_threads))
+        wanted = team(settings.num_threads, losses, shown.numel() * shown.itemsize)
+        return settings._replace(num_threads=at_most(wanted, most_threads))
 
     def factor_of(self, rows: slice) -> Tensor | None:
         """Factors of some rows."""

@@ -19,7 +19,7 @@ LARGE = (2048, 1000)
 @pytest.fixture
 def limits(monkeypatch):
     """Eight CPUs for everybody, unless somebody says otherwise."""
-    monkeypatch.setattr(threads, "_machine_cpus", lambda: 8)
+    monkeypatch.setattr(threads, "machine_cpus", lambda: 8)
     monkeypatch.setattr(threads, "_own_limit", lambda: None)
     monkeypatch.setattr(threads, "_openmp", lambda: 8)
     monkeypatch.setattr(threads, "_process_limit", None)

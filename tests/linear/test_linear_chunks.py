@@ -76,7 +76,7 @@ def test_the_chunks_do_not_depend_on_the_machine(monkeypatch):
 
     monkeypatch.setattr("fastxent.linear.needs.plan_chunks", noted)
     for cpus in (1, 96):
-        monkeypatch.setattr(threads, "_machine_cpus", lambda cpus=cpus: cpus)
+        monkeypatch.setattr(threads, "machine_cpus", lambda cpus=cpus: cpus)
         fx.linear_cross_entropy_and_grad(*given, **options)
     assert planned[0] == planned[-1]
     assert planned[0].count > 1

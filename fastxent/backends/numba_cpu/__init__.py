@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastxent import threads
 from fastxent.backends.contract import (
     LABEL_CHUNK,
     TILE_CLASSES,
@@ -87,6 +88,21 @@ class NumbaBackend:
         num_threads: int,
     ) -> LabelSummary:
         """Find the first bad label, count the live rows and add up their mass."""
+        labels = target, num_classes, skip, class_mass, row_mass
+        if num_threads == 1:
+            return self._checked(*labels, 1)
+        with threads.Team(num_threads) as size:
+            return self._checked(*labels, size)
+
+    def _checked(
+        self,
+        target: Array,
+        num_classes: int,
+        skip: int | None,
+        class_mass: Array | None,
+        row_mass: Array | None,
+        num_threads: int,
+    ) -> LabelSummary:
         launch = _launch()
         chunks = over(len(target), LABEL_CHUNK)
         workers = max(1, min(launch.most_workers(num_threads), chunks))
@@ -105,6 +121,7 @@ class NumbaBackend:
         launch.run_chunks(launch.CHECK_LABELS(), place, memory, chunks, LABEL_CHUNK, workers)
         return LabelSummary(*launch.label_summary(place))
 
+    @threads.counted
     def forward(self, problem: Problem, out: Outputs) -> None:
         """Fill all outputs but `log_proba`, as far as they are not None."""
         compute = problem.precision.compute
@@ -139,20 +156,24 @@ class NumbaBackend:
         """Fill `grad` with the bits that `forward` gives it; the statistics are computed anew."""
         self.forward(problem, Outputs(grad=grad))
 
+    @threads.counted
     def partial(self, problem: Problem, sums: PartialSums) -> None:
         """Fill what is not None with the sums of each block of classes of `problem`."""
         _shards().partial(problem, sums)
 
+    @threads.counted
     def merge(self, problem: Problem, sums: PartialSums, out: Outputs) -> None:
         """Fill outputs of rows from the sums of all classes, in class order."""
         _shards().merge(problem, sums, out)
 
+    @threads.counted
     def partial_backward(
         self, problem: Problem, row_max: Array, row_sum: Array, row_mass: Array, grad: Array
     ) -> None:
         """Fill `grad`, rows like those of `problem`, from the statistics of all classes."""
         _shards().partial_backward(problem, row_max, row_sum, row_mass, grad)
 
+    @threads.counted
     def softmax(self, problem: Problem, out: Outputs) -> None:
         """Fill `proba` or `log_proba`, and `row_max`, `row_sum`, as far as they are not None."""
         work = Forward(_launch(), problem.logits, problem.precision.kind, problem.num_threads)
@@ -194,11 +215,20 @@ class NumbaBackend:
             return None
         if grad is not None and not is_plain_output(grad, logits, target):
             return None
-        found = self.check_labels(target, logits.shape[1], skip, None, None, num_threads)
+        if num_threads == 1:
+            return self._in_two_passes(logits, target, skip, grad, 1)
+        with threads.Team(num_threads) as size:
+            return self._in_two_passes(logits, target, skip, grad, size)
+
+    def _in_two_passes(
+        self, logits: Array, target: Array, skip: int | None, grad: Array | None, num_threads: int
+    ) -> float | None:
+        """Mean loss of plain arrays: the labels, then the rows."""
+        found = self._checked(target, logits.shape[1], skip, None, None, num_threads)
         if found.bad_row >= 0 or found.live == 0:
             return None
         out = Outputs(grad=grad, total=np.empty(1))
-        work = Forward(_launch(), logits, dtype.name, num_threads)
+        work = Forward(_launch(), logits, logits.dtype.name, num_threads)
         work.numbers.update(label_arguments(target, skip))
         work.put_factor("row_scale", 1.0 / found.mass, _FLOAT64)
         work.put_factor("spike", 1.0, _FLOAT64)
@@ -208,10 +238,12 @@ class NumbaBackend:
         assert out.total is not None
         return float(out.total[0]) / found.mass
 
+    @threads.counted
     def binary(self, problem: BinaryProblem, out: BinaryOutputs) -> bool:
         """Fill what is not None; whether an integer target is neither 0 nor 1."""
         return run_binary(_launch(), problem, out)
 
+    @threads.counted
     def softmax_backward(self, problem: JacobianProblem, out: Array) -> None:
         """Fill `out` with the Jacobian product."""
         from fastxent.backends.numba_cpu.jacobian import softmax_backward
