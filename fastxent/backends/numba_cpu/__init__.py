@@ -102,7 +102,10 @@ class NumbaBackend:
             counter=memory.address,
             **label_arguments(target, skip),
         )
-        return LabelSummary(*launch.run(launch.CHECK_LABELS, workers, tuple(arguments)))
+        found = launch.run_in_slices(
+            memory, chunks, LABEL_CHUNK, launch.CHECK_LABELS, workers, tuple(arguments)
+        )
+        return LabelSummary(*found)
 
     def forward(self, problem: Problem, out: Outputs) -> None:
         """Fill all outputs but `log_proba`, as far as they are not None."""

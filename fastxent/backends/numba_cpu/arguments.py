@@ -92,6 +92,8 @@ def _over_line(size: int) -> int:
 
 
 _LINE = 64
+# The counter of the chunks, and the one before which workers stop.
+_ALL_CHUNKS = np.array([0, np.iinfo(np.int64).max]).view(np.uint8)
 _PASS = 2 * _LINE
 _CONSTANTS = _PASS + _over_line(8 * PASS.words)
 _SMALL = _CONSTANTS + 4 * _LINE
@@ -100,13 +102,13 @@ _SMALL = _CONSTANTS + 4 * _LINE
 class Memory:
     """What a launch needs beside the caller's arrays; it must outlive the launch.
 
-    First the counter of the chunks, two lines for itself, the pass and up to four constants; then
-    what `allocate` makes.
+    First the counter of the chunks and where they end, two lines for themselves, the pass and up
+    to four constants; then what `allocate` makes.
 
     Attributes
     ----------
     address : int
-        Of the counter, which is 0.
+        Of the counter, which is 0, and of the chunk before which to stop: none.
     totals, shared : int
         Addresses of memory for all workers.
     scratch : int
@@ -120,9 +122,13 @@ class Memory:
         begin = address(self._small)
         self._first = -begin % _LINE
         self.address = begin + self._first
-        self._small[self._first : self._first + 8] = 0
+        self._small[self._first : self._first + 16] = _ALL_CHUNKS
         self._used = self._first + _CONSTANTS
         self._kept: list[Array] = []
+
+    def hand_out(self, begin: int, end: int) -> None:
+        """Let the next launch take the chunks from `begin` up to `end`."""
+        self._small[self._first : self._first + 16].view(np.int64)[:] = begin, end
 
     def allocate(self, workers: int, own: int, totals: int = 0, shared: int = 0) -> None:
         """Make scratch memory: bytes of each worker, and of two pieces for all."""

@@ -24,7 +24,12 @@ from fastxent.backends.numba_cpu.arithmetic import (
 from fastxent.backends.numba_cpu.elementary import exp_of_negative
 from fastxent.backends.numba_cpu.elements import ELEMENT_BLOCK, direct, fetch, write_back
 from fastxent.backends.numba_cpu.jit import inlined, once, parallel, serial
-from fastxent.backends.numba_cpu.kernels import Twins, next_chunk
+from fastxent.backends.numba_cpu.kernels import (
+    Twins,
+    begin_of_slice,
+    end_of_slice,
+    next_chunk,
+)
 from fastxent.backends.numba_cpu.lanes import lane_count, load, pointer, stack, store
 from fastxent.backends.numba_cpu.long_sum import value_of, value_of_lanes, with_number
 from fastxent.backends.numba_cpu.vector import Vector, constant, is_single
@@ -332,10 +337,12 @@ def binary_chunk(p: BinaryPass, chunk: int, zero: Any) -> None:
 
 
 @inlined
-def summary(p: BinaryPass) -> Any:
-    """Add up the chunks in their order; whether a target is bad."""
+def summary(p: BinaryPass, chunks: int) -> Any:
+    """Add up the chunks in their order, once all are known; whether a target is bad."""
     total, bad = (0.0, 0.0), np.int64(0)
-    for chunk in range(p.chunks):
+    if chunks < p.chunks:
+        return False
+    for chunk in range(chunks):
         total = with_number(total, pointer(p.found, 2 * chunk, 0.0)[0])
         bad |= pointer(p.found, 2 * chunk + 1, np.int64(0))[0]
     if p.total != 0:
@@ -346,20 +353,21 @@ def summary(p: BinaryPass) -> Any:
 @serial
 def _binary_serial(numbers: Any, zero: Any) -> Any:
     p = BinaryPass(*numbers)
-    for chunk in range(p.chunks):
+    for chunk in range(begin_of_slice(p.counter), end_of_slice(p.counter, p.chunks)):
         binary_chunk(p, chunk, zero)
-    return summary(p)
+    return summary(p, end_of_slice(p.counter, p.chunks))
 
 
 @parallel
 def _binary_parallel(numbers: Any, zero: Any) -> Any:
     p = BinaryPass(*numbers)
     for _ in prange(p.workers):
+        end = end_of_slice(p.counter, p.chunks)
         chunk = next_chunk(p.counter)
-        while chunk < p.chunks:
+        while chunk < end:
             binary_chunk(p, chunk, zero)
             chunk = next_chunk(p.counter)
-    return summary(p)
+    return summary(p, end_of_slice(p.counter, p.chunks))
 
 
 BINARY = Twins(_binary_serial, _binary_parallel)

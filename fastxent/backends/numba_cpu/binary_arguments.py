@@ -73,5 +73,8 @@ def run_binary(launch: Any, problem: BinaryProblem, out: BinaryOutputs) -> bool:
         counter=memory.address,
         **numbers,
     )
-    bad: bool = launch.run(launch.BINARY, workers, tuple(arguments), problem.compute.type(0))
+    zero = problem.compute.type(0)
+    bad: bool = launch.run_in_slices(
+        memory, chunks, CHUNK_ELEMENTS, launch.BINARY, workers, tuple(arguments), zero
+    )
     return bad

@@ -153,7 +153,10 @@ class Forward:
             "scratch_bytes": memory.own,
         }
         launch = self._launch
-        launch.run(
+        launch.run_in_slices(
+            memory,
+            schedule.chunks,
+            schedule.chunk_rows * numbers["classes"],
             launch.FORWARD if schedule.pieces == 1 else launch.SHARED,
             workers,
             memory.with_pass(numbers),

@@ -20,9 +20,9 @@ from fastxent.backends.numba_cpu.forward import ELEMENTS, side_by_side
 from fastxent.backends.numba_cpu.jacobian_rows import close_piece, rows_chunk, sum_piece
 from fastxent.backends.numba_cpu.jacobian_tile import TILES, tiles_chunk
 from fastxent.backends.numba_cpu.jit import inlined, parallel, serial
-from fastxent.backends.numba_cpu.kernels import Twins, next_chunk
+from fastxent.backends.numba_cpu.kernels import Twins, begin_of_slice, end_of_slice, next_chunk
 from fastxent.backends.numba_cpu.lanes import pointer
-from fastxent.backends.numba_cpu.launch import most_workers, run
+from fastxent.backends.numba_cpu.launch import most_workers, run_in_slices
 from fastxent.backends.numba_cpu.records import JACOBIAN
 from fastxent.backends.numba_cpu.schedule import over, pieces_of, rows_of_chunk
 from fastxent.precision import Array
@@ -49,7 +49,7 @@ def chunk_of(
 @serial
 def _jacobian_serial(place: int, tiled: Any, log: Any, stored: Any, zero: Any) -> None:
     p = jacobian_at(place)
-    for chunk in range(p.chunks):
+    for chunk in range(begin_of_slice(p.counter), end_of_slice(p.counter, p.chunks)):
         chunk_of(p, chunk, p.scratch, tiled, log, stored, zero)
 
 
@@ -58,14 +58,16 @@ def _jacobian_parallel(place: int, tiled: Any, log: Any, stored: Any, zero: Any)
     p = jacobian_at(place)
     pieces = p.pieces
     turns = 1 if pieces == 1 else 2
-    items = p.chunks if pieces == 1 else p.rows * pieces
+    first, last = begin_of_slice(p.counter), end_of_slice(p.counter, p.chunks)
+    if pieces > 1:
+        first, last = first * p.chunk_rows * pieces, min(last * p.chunk_rows, p.rows) * pieces
     for turn in range(turns):
-        pointer(p.counter, 0, np.int64(0))[0] = 0
+        pointer(p.counter, 0, np.int64(0))[0] = first
         for worker in prange(p.workers):
             q = jacobian_at(place)  # a parallel loop takes numbers along
             scratch = q.scratch + worker * q.scratch_bytes
             item = next_chunk(q.counter)
-            while item < items:
+            while item < last:
                 if pieces == 1:
                     chunk_of(q, item, scratch, tiled, log, stored, zero)
                 elif turn == 0:
@@ -120,4 +122,6 @@ def softmax_backward(problem: JacobianProblem, out: Array) -> None:
         "scratch_bytes": memory.own,
     }
     log = None if problem.log_proba is None else 0.0
-    run(_JACOBIAN, workers, memory.with_pass(numbers, JACOBIAN), tiled, log, stored, zero)
+    place = memory.with_pass(numbers, JACOBIAN)
+    work = chunk_rows * classes
+    run_in_slices(memory, chunks, work, _JACOBIAN, workers, place, tiled, log, stored, zero)

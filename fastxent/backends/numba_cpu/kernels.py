@@ -35,7 +35,16 @@ from fastxent.backends.numba_cpu.labels import check_chunk, summary
 from fastxent.backends.numba_cpu.lanes import address_of, fetch_add, pointer, stack
 from fastxent.backends.numba_cpu.long_sum import value_of, with_number
 
-__all__ = ["CHECK_LABELS", "FORWARD", "SHARED", "Twins", "next_chunk", "put_total"]
+__all__ = [
+    "CHECK_LABELS",
+    "FORWARD",
+    "SHARED",
+    "Twins",
+    "begin_of_slice",
+    "end_of_slice",
+    "next_chunk",
+    "put_total",
+]
 
 
 class Twins(NamedTuple):
@@ -51,29 +60,42 @@ def next_chunk(counter: int) -> Any:
     return fetch_add(pointer(counter, 0, np.int64(0)), 1)
 
 
+@inlined
+def begin_of_slice(counter: int) -> Any:
+    """The chunk with which this launch begins."""
+    return pointer(counter, 0, np.int64(0))[0]
+
+
+@inlined
+def end_of_slice(counter: int, chunks: int) -> Any:
+    """The chunk before which it stops: `launch.run_in_slices` may have others follow."""
+    return min(chunks, pointer(counter, 1, np.int64(0))[0])
+
+
 @serial
 def _check_labels_serial(numbers: Any) -> tuple[int, int, float]:
     p = LabelCheck(*numbers)
-    for chunk in range(p.chunks):
+    for chunk in range(begin_of_slice(p.counter), end_of_slice(p.counter, p.chunks)):
         check_chunk(p, chunk)
-    return summary(p)
+    return summary(p, end_of_slice(p.counter, p.chunks))
 
 
 @parallel
 def _check_labels_parallel(numbers: Any) -> tuple[int, int, float]:
     p = LabelCheck(*numbers)
     for _ in prange(p.workers):
+        end = end_of_slice(p.counter, p.chunks)
         chunk = next_chunk(p.counter)
-        while chunk < p.chunks:
+        while chunk < end:
             check_chunk(p, chunk)
             chunk = next_chunk(p.counter)
-    return summary(p)
+    return summary(p, end_of_slice(p.counter, p.chunks))
 
 
 @inlined
 def put_total(p: Any) -> None:
-    """The sum of the chunks' losses, if anybody wants it."""
-    if p.total != 0:
+    """The sum of the chunks' losses, if anybody wants it and all of them are known."""
+    if p.total != 0 and end_of_slice(p.counter, p.chunks) == p.chunks:
         total = 0.0, 0.0
         for chunk in range(p.chunks):
             total = with_number(total, pointer(p.totals, chunk, 0.0)[0])
@@ -85,16 +107,14 @@ def _forward_serial(
     address: int, tiled: Any, in_rows: Any, massed: Any, of_soft: Any, prepared: Any, zero: Any
 ) -> None:
     p = pass_at(address)
-    total = 0.0, 0.0
-    for chunk in range(p.chunks):
+    for chunk in range(begin_of_slice(p.counter), end_of_slice(p.counter, p.chunks)):
         loss = 0.0
         if tiled is not None:
             loss = tiles_chunk(p, chunk, p.scratch, massed, of_soft, prepared, zero)
         if in_rows is not None:
             loss = rows_chunk(p, chunk, p.scratch, massed, of_soft, prepared, zero)
-        total = with_number(total, loss)
-    if p.total != 0:
-        pointer(p.total, 0, 0.0)[0] = value_of(total)
+        pointer(p.totals, chunk, 0.0)[0] = loss
+    put_total(p)
 
 
 @parallel
@@ -105,8 +125,9 @@ def _forward_parallel(
     for worker in prange(p.workers):
         q = pass_at(address)  # a parallel loop takes numbers along
         scratch = q.scratch + worker * q.scratch_bytes
+        end = end_of_slice(q.counter, q.chunks)
         chunk = next_chunk(q.counter)
-        while chunk < q.chunks:
+        while chunk < end:
             loss = 0.0
             if tiled is not None:
                 loss = tiles_chunk(q, chunk, scratch, massed, of_soft, prepared, zero)
@@ -123,7 +144,9 @@ def _forward_shared(
 ) -> None:
     p = pass_at(address)
     shared_row = address_of(stack(ROW_NUMBERS, 0.0))
-    for turn in range(2 * p.rows):
+    first = begin_of_slice(p.counter) * p.chunk_rows
+    last = min(end_of_slice(p.counter, p.chunks) * p.chunk_rows, p.rows)
+    for turn in range(2 * first, 2 * last):
         if not begin_turn(p, turn, shared_row, prepared, zero):
             continue
         pointer(p.counter, 0, np.int64(0))[0] = 0

@@ -119,13 +119,15 @@ def check_chunk(p: LabelCheck, chunk: int) -> None:
 
 
 @inlined
-def summary(p: LabelCheck) -> tuple[int, int, float]:
-    """First bad row, live rows and mass, added up in the order of the chunks."""
+def summary(p: LabelCheck, chunks: int) -> tuple[int, int, float]:
+    """First bad row, live rows and mass, in the order of the chunks, once all are known."""
     bad_row, live, mass = -1, 0, 0.0
-    for chunk in range(p.chunks - 1, -1, -1):
+    if chunks < p.chunks:
+        return bad_row, live, mass
+    for chunk in range(chunks - 1, -1, -1):
         if pointer(p.found, 3 * chunk, np.int64(0))[0] >= 0:
             bad_row = pointer(p.found, 3 * chunk, np.int64(0))[0]
-    for chunk in range(p.chunks):
+    for chunk in range(chunks):
         live += pointer(p.found, 3 * chunk, np.int64(0))[1]
         mass += pointer(p.found, 3 * chunk, 0.0)[2]
     return bad_row, live, mass

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import get_ident, main_thread
+from time import perf_counter
 from typing import Any
 
 import llvmlite.binding
 
 from fastxent import threads
+from fastxent.backends.contract import SLICE_ELEMENTS
 from fastxent.backends.numba_cpu import cache
+from fastxent.backends.numba_cpu.arguments import Memory
 from fastxent.backends.numba_cpu.binary import BINARY, BinaryPass
 from fastxent.backends.numba_cpu.jit import numba
 from fastxent.backends.numba_cpu.kernels import CHECK_LABELS, FORWARD, SHARED, Twins
@@ -25,8 +29,12 @@ __all__ = [
     "info",
     "most_workers",
     "run",
+    "run_in_slices",
     "why_not",
 ]
+# So long a slice lasts at least, and so many elements of a thread it has at most: where other
+# threads run Python, a launch waits up to 5 ms for its lock; elements far apart take 20 ns.
+_SLICE_SECONDS, _MOST_ELEMENTS = 0.025, 1 << 26
 
 # Where compiled kernels are kept, or why they are not.
 _CACHE = cache.attach([*CHECK_LABELS, *FORWARD, SHARED.parallel, MEAN_LOSS, *BINARY])
@@ -60,6 +68,30 @@ def run(twins: Twins, workers: int, *arguments: Any) -> Any:
         if alone:
             return _on_threads(twins.parallel, workers, before, arguments)
         return twins.serial(*arguments)
+
+
+def run_in_slices(
+    memory: Memory, chunks: int, elements: int, twins: Twins, workers: int, *arguments: Any
+) -> Any:
+    """Run a kernel over chunks of so many elements; what the last launch returns.
+
+    A long call of the main thread takes several launches: between them Python runs the handlers of
+    signals, so that Ctrl-C ends it. Slices grow until a launch, which costs 10 us, is nothing
+    beside them.
+    """
+    if chunks * elements <= SLICE_ELEMENTS or get_ident() != main_thread().ident:
+        return run(twins, workers, *arguments)
+    begin, size, most = 0, SLICE_ELEMENTS * workers, _MOST_ELEMENTS * workers
+    while True:
+        end = min(begin + max(workers, size // elements), chunks)
+        memory.hand_out(begin, end)
+        started = perf_counter()
+        found = run(twins, workers, *arguments)
+        if end == chunks:
+            return found
+        begin = end
+        if perf_counter() - started < _SLICE_SECONDS:
+            size = min(2 * size, most)
 
 
 def _on_threads(

@@ -19,9 +19,15 @@ from fastxent.backends.numba_cpu.by_shard import backward_unit, merge_chunk, par
 from fastxent.backends.numba_cpu.fields import pass_at, shard_at
 from fastxent.backends.numba_cpu.forward import ELEMENTS, side_by_side
 from fastxent.backends.numba_cpu.jit import parallel, serial
-from fastxent.backends.numba_cpu.kernels import Twins, next_chunk, put_total
+from fastxent.backends.numba_cpu.kernels import (
+    Twins,
+    begin_of_slice,
+    end_of_slice,
+    next_chunk,
+    put_total,
+)
 from fastxent.backends.numba_cpu.lanes import pointer
-from fastxent.backends.numba_cpu.launch import most_workers, run
+from fastxent.backends.numba_cpu.launch import most_workers, run_in_slices
 from fastxent.backends.numba_cpu.records import SHARD
 from fastxent.backends.numba_cpu.schedule import (
     BLOCK_SUMS,
@@ -46,7 +52,8 @@ def _partial_serial(
     numbers: int, shard: int, massed: Any, of_soft: Any, prepared: Any, zero: Any
 ) -> None:
     p, s = pass_at(numbers), shard_at(shard)
-    for unit in range(p.chunks * p.pieces):
+    units = p.chunks * p.pieces
+    for unit in range(begin_of_slice(p.counter), end_of_slice(p.counter, units)):
         partial_unit(p, s, unit, massed, of_soft, prepared, zero)
 
 
@@ -57,8 +64,9 @@ def _partial_parallel(
     p = pass_at(numbers)
     for _ in prange(p.workers):
         q, s = pass_at(numbers), shard_at(shard)  # a parallel loop takes numbers along
+        end = end_of_slice(q.counter, q.chunks * q.pieces)
         unit = next_chunk(q.counter)
-        while unit < q.chunks * q.pieces:
+        while unit < end:
             partial_unit(q, s, unit, massed, of_soft, prepared, zero)
             unit = next_chunk(q.counter)
 
@@ -66,7 +74,7 @@ def _partial_parallel(
 @serial
 def _merge_serial(numbers: int, shard: int, zero: Any) -> None:
     p, s = pass_at(numbers), shard_at(shard)
-    for chunk in range(p.chunks):
+    for chunk in range(begin_of_slice(p.counter), end_of_slice(p.counter, p.chunks)):
         pointer(p.totals, chunk, 0.0)[0] = merge_chunk(p, s, chunk, p.scratch, zero)
     put_total(p)
 
@@ -77,8 +85,9 @@ def _merge_parallel(numbers: int, shard: int, zero: Any) -> None:
     for worker in prange(p.workers):
         q, s = pass_at(numbers), shard_at(shard)
         scratch = q.scratch + worker * q.scratch_bytes
+        end = end_of_slice(q.counter, q.chunks)
         chunk = next_chunk(q.counter)
-        while chunk < q.chunks:
+        while chunk < end:
             pointer(q.totals, chunk, 0.0)[0] = merge_chunk(q, s, chunk, scratch, zero)
             chunk = next_chunk(q.counter)
     put_total(p)
@@ -89,7 +98,8 @@ def _backward_serial(
     numbers: int, shard: int, massed: Any, of_soft: Any, prepared: Any, zero: Any
 ) -> None:
     p, s = pass_at(numbers), shard_at(shard)
-    for unit in range(p.chunks * p.pieces):
+    units = p.chunks * p.pieces
+    for unit in range(begin_of_slice(p.counter), end_of_slice(p.counter, units)):
         backward_unit(p, s, unit, massed, of_soft, prepared, zero)
 
 
@@ -100,8 +110,9 @@ def _backward_parallel(
     p = pass_at(numbers)
     for _ in prange(p.workers):
         q, s = pass_at(numbers), shard_at(shard)
+        end = end_of_slice(q.counter, q.chunks * q.pieces)
         unit = next_chunk(q.counter)
-        while unit < q.chunks * q.pieces:
+        while unit < end:
             backward_unit(q, s, unit, massed, of_soft, prepared, zero)
             unit = next_chunk(q.counter)
 
@@ -229,7 +240,13 @@ class _Shard:
     def run(self, twins: Twins, workers: int, *variant: Any) -> None:
         """Run a kernel."""
         zero = np.float64(0) if self.kind == "float64" else np.float32(0)
-        run(
+        units = self.numbers["chunks"] * self.numbers.get("pieces", 1)
+        # a merge reads the parts of a row, and writes it
+        width = self.numbers["classes"] if twins is not _MERGE else self.numbers["blocks"] + 1
+        run_in_slices(
+            self._memory,
+            units,
+            over(self._problem.rows * width, units),
             twins,
             workers,
             self._memory.with_pass(self.numbers),
