@@ -32,6 +32,7 @@ __all__ = [
     "run_in_slices",
     "why_not",
 ]
+
 # So long a slice lasts at least, and so many elements of a thread it has at most: where other
 # threads run Python, a launch waits up to 5 ms for its lock; elements far apart take 20 ns.
 _SLICE_SECONDS, _MOST_ELEMENTS = 0.025, 1 << 26
@@ -97,8 +98,8 @@ def run_in_slices(
 def _on_threads(
     kernel: Callable[..., Any], workers: int, before: int, arguments: tuple[Any, ...]
 ) -> Any:
-    numba.set_num_threads(workers)
-    try:
+    try:  # as soon as the number is another: a signal's handler may raise behind any line
+        numba.set_num_threads(workers)
         return kernel(*arguments)
     finally:
         numba.set_num_threads(before)
