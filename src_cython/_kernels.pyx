@@ -38,12 +38,15 @@ from kernels cimport (
     fastxent_supported_levels,
     fastxent_tile_classes,
 )
+from watch cimport fastxent_begin_watch, fastxent_slice_elements, fastxent_watch
+
 
 cdef const fastxent_level *_level = fastxent_levels[fastxent_supported_levels() - 1]
 
 BLOCK = fastxent_block
 LABEL_CHUNK = fastxent_label_chunk
 CHUNK_ELEMENTS = fastxent_chunk_elements
+SLICE_ELEMENTS = fastxent_slice_elements
 TILE_CLASSES = fastxent_tile_classes
 
 
@@ -225,8 +228,11 @@ cdef int _run(fastxent_pass *work) except -1:
     cdef char small[4096 + 64]
     cdef char *place = small
     cdef void *large = NULL
+    cdef fastxent_watch watch
+    cdef bint done
     work.schedule = fastxent_schedule_of(work[0])
     cdef int64_t size = fastxent_scratch_bytes(work[0])
+    _watch(&watch, &work.watch, work.rows * work.classes)
     if size > 4096:
         large = PyMem_Malloc(size + 64)
         if large == NULL:
@@ -234,58 +240,9 @@ cdef int _run(fastxent_pass *work) except -1:
         place = <char *>large
     work.scratch = place + (64 - <uint64_t>place % 64)
     with nogil:
-        _level.forward(work[0])
+        done = _level.forward(work[0])
     PyMem_Free(large)
-    return 0
-
-
-cdef int _check(
-    fastxent_label_check *check, int64_t *bad_row, int64_t *live, double *mass
-) except -1:
-    """First bad row or -1, live rows and their mass."""
-    cdef int64_t chunks, chunk
-    cdef int64_t small[192]
-    cdef void *large = NULL
-    chunks = (check.labels.rows + fastxent_label_chunk - 1) // fastxent_label_chunk
-    if chunks <= 64:
-        check.bad_row = small
-    else:
-        large = PyMem_Malloc(3 * 8 * chunks)
-        if large == NULL:
-            raise MemoryError
-        check.bad_row = <int64_t *>large
-    check.live = check.bad_row + chunks
-    check.mass = <double *>(check.live + chunks)
-    with nogil:
-        _level.check_labels(check[0])
-    bad_row[0] = -1
-    live[0] = 0
-    mass[0] = 0
-    for chunk in range(chunks):
-        if bad_row[0] < 0:
-            bad_row[0] = check.bad_row[chunk]
-        live[0] += check.live[chunk]
-        mass[0] += check.mass[chunk]
-    PyMem_Free(large)
-    return 0
-
-
-def check_labels(target, int64_t classes, skip, class_mass, row_mass, int threads):
-    """First bad row or -1, live rows, and their mass."""
-    cdef Held held
-    cdef fastxent_label_check check
-    cdef int64_t bad_row, live
-    cdef double mass
-    held.count = 0
-    try:
-        _labels(&held, &check.labels, target, classes, skip)
-        check.class_mass = <const double *>_input(&held, class_mass)
-        check.row_mass = <const double *>_input(&held, row_mass)
-        check.threads = threads
-        _check(&check, &bad_row, &live, &mass)
-        return bad_row, live, mass
-    finally:
-        release(&held)
+    return _came_to_its_end(done)
 
 
 def forward(
@@ -394,4 +351,6 @@ def mean_loss(logits, target, skip, grad, int threads):
 include "binary.pxi"
 include "jacobian.pxi"
 include "jax.pxi"
+include "labels.pxi"
 include "shard.pxi"
+include "watch.pxi"

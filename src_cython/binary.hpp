@@ -251,15 +251,17 @@ template <class T> void binary_chunk(const fastxent_binary_pass &pass, int64_t c
     pass.bad[chunk] = seen != 0;
 }
 
-void binary(const fastxent_binary_pass &pass) {
+bool binary(const fastxent_binary_pass &pass) {
     const int64_t chunks = (pass.count + fastxent_chunk_elements - 1) / fastxent_chunk_elements;
-    for_chunks(chunks, pass.threads, [&](int64_t chunk, int) {
+    const chunk_loop loop = {chunks, fastxent_chunk_elements, pass.threads, pass.watch};
+    const bool is_done = for_chunks(loop, [&](int64_t chunk, int) {
         pass.size == 4 ? binary_chunk<float>(pass, chunk) : binary_chunk<double>(pass, chunk);
     });
-    if (!pass.total) return;
+    if (!is_done || !pass.total) return is_done;
     long_sum<double> total = {0.0, 0.0};
     for (int64_t chunk = 0; chunk < chunks; ++chunk) total.add(pass.totals[chunk]);
     *pass.total = value_of(total);
+    return true;
 }
 
 }  // namespace

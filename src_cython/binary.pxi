@@ -28,7 +28,8 @@ def binary(
     cdef int64_t small[128]
     cdef void *large = NULL
     cdef int64_t chunks, chunk
-    cdef bint bad = False
+    cdef bint bad = False, done
+    cdef fastxent_watch watch
     cdef int readable = PyBUF_STRIDES, writable = PyBUF_STRIDES | PyBUF_WRITABLE
     held.count = 0
     memset(&work, 0, sizeof(work))
@@ -52,6 +53,7 @@ def binary(
         work.gain, work.background = gain, background
         work.total = <double *>_output(&held, total)
         work.threads = threads
+        _watch(&watch, &work.watch, work.count)
         chunks = (work.count + fastxent_chunk_elements - 1) // fastxent_chunk_elements
         if chunks <= 64:
             work.bad = small
@@ -62,7 +64,8 @@ def binary(
             work.bad = <int64_t *>large
         work.totals = <double *>(work.bad + chunks)
         with nogil:
-            _level.binary(work)
+            done = _level.binary(work)
+        _came_to_its_end(done)
         for chunk in range(chunks):
             bad = bad or work.bad[chunk] != 0
         return bad

@@ -27,6 +27,7 @@ struct fastxent_binary_pass {
     double hess_factor, hess_floor;
     double *total;  // null where it is not wanted
     int threads;
+    fastxent_watch *watch;
     // of each chunk of fastxent_chunk_elements: the sum of its losses, and whether an integer target is neither 0 nor 1
     double *totals;
     int64_t *bad;

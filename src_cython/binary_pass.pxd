@@ -1,5 +1,7 @@
 from libc.stdint cimport int64_t
 
+from watch cimport fastxent_watch
+
 
 cdef extern from "binary_pass.hpp" nogil:
     struct fastxent_elements:
@@ -19,5 +21,6 @@ cdef extern from "binary_pass.hpp" nogil:
         double hess_factor, hess_floor
         double *total
         int threads
+        fastxent_watch *watch
         double *totals
         int64_t *bad

@@ -227,12 +227,13 @@ FASTXENT_INLINE bool closes_rows(const fastxent_pass &pass) {
 }
 
 template <class T, class Targets>
-void by_whole_row(const fastxent_pass &pass, const Targets &targets, double *totals) {
+bool by_whole_row(const fastxent_pass &pass, const Targets &targets, double *totals) {
     const fastxent_schedule &schedule = pass.schedule;
     const int64_t count = schedule.blocks;
     const transform_of<T> transform(pass);
     const bool closes = closes_rows(pass);
-    for_chunks(schedule.chunks, pass.threads, [&](int64_t chunk, int thread) {
+    const chunk_loop loop = {schedule.chunks, schedule.chunk_rows * pass.classes, pass.threads, pass.watch};
+    return for_chunks(loop, [&](int64_t chunk, int thread) {
         const row_buffers<T> buffers(pass, thread);
         const int64_t begin = chunk * schedule.chunk_rows;
         const int64_t end =
@@ -271,15 +272,16 @@ void by_whole_row(const fastxent_pass &pass, const Targets &targets, double *tot
 // Fewer rows than threads could take: all threads work on each row, a piece at a time. The row lies in
 // the buffers of the first thread; what is needed for a block only, in each thread's own.
 template <class T, class Targets>
-void by_shared_row(const fastxent_pass &pass, const Targets &targets, double *totals) {
+bool by_shared_row(const fastxent_pass &pass, const Targets &targets, double *totals) {
     const fastxent_schedule &schedule = pass.schedule;
     const int64_t count = schedule.blocks;
     const transform_of<T> transform(pass);
     const bool closes = closes_rows(pass);
     const row_buffers<T> shared(pass, 0);
     const int64_t piece_blocks = (count + schedule.pieces - 1) / schedule.pieces;
+    const chunk_loop loop = {schedule.pieces, piece_blocks * fastxent_block, pass.threads, pass.watch};
     const auto for_pieces_of_row = [&](const auto &body) {
-        for_chunks(schedule.pieces, pass.threads, [&](int64_t piece, int thread) {
+        return for_chunks(loop, [&](int64_t piece, int thread) {
             const int64_t from = piece * piece_blocks, to = from + piece_blocks;
             body(row_buffers<T>(pass, thread), from < count ? from : count, to < count ? to : count);
         });
@@ -295,22 +297,25 @@ void by_shared_row(const fastxent_pass &pass, const Targets &targets, double *to
             continue;
         }
         begin_row(pass, group, 0, row, fate.label, shared, transform);
-        for_pieces_of_row([&](const row_buffers<T> &own, int64_t from, int64_t to) {
+        const bool is_forward = for_pieces_of_row([&](const row_buffers<T> &own, int64_t from, int64_t to) {
             blocks_forward(pass, group, 0, targets.of_row(row, own.masses), own, transform, shared.blocks,
                            from, to);
         });
+        if (!is_forward) return false;
         merge_row(pass, group, 0, targets.of_row(row, shared.masses), shared.blocks);
         finish_group(pass, group);
         total.add(group.loss[0]);
         totals[row / schedule.chunk_rows] = value_of(total);
         put_row(pass, group, 0);
         if (!closes) continue;
-        for_pieces_of_row([&](const row_buffers<T> &own, int64_t from, int64_t to) {
+        const bool is_closed = for_pieces_of_row([&](const row_buffers<T> &own, int64_t from, int64_t to) {
             blocks_close(pass, group, 0, targets.of_row(row, own.masses), own, transform, shared.blocks,
                          from, to);
         });
+        if (!is_closed) return false;
         put_at_label(pass, group, 0);
     }
+    return true;
 }
 
 }  // namespace

@@ -13,11 +13,13 @@ struct shard_task {
 };
 
 // Blocks wait for nothing, so that pieces of rows are tasks like chunks of rows.
-template <class Body> void for_tasks(const fastxent_shard &shard, const Body &body) {
+template <class Body> bool for_tasks(const fastxent_shard &shard, const Body &body) {
     const fastxent_schedule &schedule = shard.pass.schedule;
     const int64_t rows = shard.pass.rows, blocks = schedule.blocks, pieces = shard.pieces;
     const int64_t piece_blocks = (blocks + pieces - 1) / pieces;
-    for_chunks(schedule.chunks * pieces, shard.pass.threads, [&](int64_t number, int thread) {
+    const int64_t elements = (schedule.chunk_rows * shard.pass.classes + pieces - 1) / pieces;
+    const chunk_loop loop = {schedule.chunks * pieces, elements, shard.pass.threads, shard.pass.watch};
+    return for_chunks(loop, [&](int64_t number, int thread) {
         const int64_t begin = number / pieces * schedule.chunk_rows, end = begin + schedule.chunk_rows;
         const int64_t from = number % pieces * piece_blocks, to = from + piece_blocks;
         body(shard_task{begin, end < rows ? end : rows, from < blocks ? from : blocks,
@@ -65,10 +67,10 @@ FASTXENT_ONCE void fill_parts(const fastxent_shard &shard, int64_t row, double v
 }
 
 template <class T, class Targets>
-void partial_with(const fastxent_shard &shard, const Targets &targets) {
+bool partial_with(const fastxent_shard &shard, const Targets &targets) {
     const fastxent_pass &pass = shard.pass;
     const transform_of<T> transform(pass);
-    for_tasks(shard, [&](const shard_task &task, int thread) {
+    return for_tasks(shard, [&](const shard_task &task, int thread) {
         const row_buffers<T> buffers(pass, thread);
         row_group<T> group = {};
         // every part has an argmax, where blocks of one call would leave out what is not the highest
@@ -126,10 +128,10 @@ FASTXENT_INLINE void blocks_backward(const fastxent_pass &pass, row_group<T> &gr
 }
 
 template <class T, class Targets>
-void partial_backward_with(const fastxent_shard &shard, const Targets &targets) {
+bool partial_backward_with(const fastxent_shard &shard, const Targets &targets) {
     const fastxent_pass &pass = shard.pass;
     const transform_of<T> transform(pass);
-    for_tasks(shard, [&](const shard_task &task, int thread) {
+    return for_tasks(shard, [&](const shard_task &task, int thread) {
         const row_buffers<T> buffers(pass, thread);
         row_group<T> group = {};
         for (int64_t row = task.begin; row < task.end;) {
@@ -213,12 +215,14 @@ double merge_chunk(const fastxent_shard &shard, int64_t begin, int64_t end, fast
 }
 
 // Losses are added up as those of a single call are, which chunks of rows have.
-template <class T> void merge_of(const fastxent_shard &shard) {
+template <class T> bool merge_of(const fastxent_shard &shard) {
     const fastxent_pass &pass = shard.pass;
     const fastxent_schedule &schedule = pass.schedule;
     double *totals = reinterpret_cast<double *>(pass.scratch + schedule.thread_bytes * pass.threads);
     const int64_t tasks = (schedule.chunks + shard.task_chunks - 1) / shard.task_chunks;
-    for_chunks(tasks, pass.threads, [&](int64_t task, int thread) {
+    const chunk_loop loop = {tasks, shard.task_chunks * schedule.chunk_rows * (shard.sums.parts + 1), pass.threads,
+                             pass.watch};
+    const bool is_done = for_chunks(loop, [&](int64_t task, int thread) {
         auto *blocks =
             reinterpret_cast<fastxent_block_sums *>(pass.scratch + thread * schedule.thread_bytes);
         const int64_t last = (task + 1) * shard.task_chunks;
@@ -227,7 +231,8 @@ template <class T> void merge_of(const fastxent_shard &shard) {
             totals[chunk] = merge_chunk<T>(shard, begin, end < pass.rows ? end : pass.rows, blocks);
         }
     });
-    if (pass.total) *pass.total = sum_of(totals, schedule.chunks);
+    if (is_done && pass.total) *pass.total = sum_of(totals, schedule.chunks);
+    return is_done;
 }
 
 }  // namespace

@@ -154,12 +154,13 @@ FASTXENT_ONCE void close_tile(const fastxent_pass &pass, const tile<T> &rows, co
 // `targets.of_tile` makes the target of a tile. Two tiles are on their way at a time where they are
 // small: what one waits for (its logarithm, its divisions) the other fills.
 template <class T, bool labelled, class Targets>
-void by_tile(const fastxent_pass &pass, const Targets &targets, double *totals) {
+bool by_tile(const fastxent_pass &pass, const Targets &targets, double *totals) {
     using Target = std::decay_t<decltype(targets.of_tile(std::declval<const tile<T> &>()))>;
     const fastxent_schedule &schedule = pass.schedule;
     const transform_of<T> transform(pass);
     const int64_t tiles = (pass.rows / schedule.run) * schedule.tiles_of_run;
-    for_chunks(schedule.chunks, pass.threads, [&](int64_t chunk, int thread) {
+    const chunk_loop loop = {schedule.chunks, schedule.chunk_rows * pass.classes, pass.threads, pass.watch};
+    return for_chunks(loop, [&](int64_t chunk, int thread) {
         tile<T> rows[2];
         tile_facts<T> facts[2];
         T *buffers = reinterpret_cast<T *>(pass.scratch + thread * schedule.thread_bytes);

@@ -12,19 +12,20 @@
 namespace {
 namespace jacobian {
 
-template <class S> void product_of(const fastxent_jacobian &pass) {
+template <class S> bool product_of(const fastxent_jacobian &pass) {
     if (pass.schedule.tiles)
-        pass.is_log ? by_tile_of<S, of_log_proba>(pass) : by_tile_of<S, of_proba>(pass);
-    else
-        pass.is_log ? by_row<S, of_log_proba>(pass) : by_row<S, of_proba>(pass);
+        return pass.is_log ? by_tile_of<S, of_log_proba>(pass) : by_tile_of<S, of_proba>(pass);
+    return pass.is_log ? by_row<S, of_log_proba>(pass) : by_row<S, of_proba>(pass);
 }
 
 }  // namespace jacobian
 
-void softmax_backward(const fastxent_jacobian &pass) {
+bool softmax_backward(const fastxent_jacobian &pass) {
+    bool is_done = false;
     with_written_kind(pass.out.kind, [&](auto stored) {
-        jacobian::product_of<typename decltype(stored)::type>(pass);
+        is_done = jacobian::product_of<typename decltype(stored)::type>(pass);
     });
+    return is_done;
 }
 
 }  // namespace

@@ -8,6 +8,8 @@ def softmax_backward(proba, log_proba, grad, out, int kind, int threads):
     cdef double small[512]
     cdef void *large = NULL
     cdef int level
+    cdef fastxent_watch watch
+    cdef bint done
     held.count = 0
     memset(&work, 0, sizeof(work))
     try:
@@ -20,6 +22,7 @@ def softmax_backward(proba, log_proba, grad, out, int kind, int threads):
             work.rows *= work.out.size[level]
         work.classes = held.views[2].shape[work.out.levels]
         work.threads = threads
+        _watch(&watch, &work.watch, work.rows * work.classes)
         work.schedule = fastxent_jacobian_schedule_of(work)
         work.scratch = small
         if work.schedule.scratch_bytes > <int64_t>sizeof(small):
@@ -28,7 +31,8 @@ def softmax_backward(proba, log_proba, grad, out, int kind, int threads):
                 raise MemoryError
             work.scratch = large
         with nogil:
-            _level.softmax_backward(work)
+            done = _level.softmax_backward(work)
         PyMem_Free(large)
+        _came_to_its_end(done)
     finally:
         release(&held)

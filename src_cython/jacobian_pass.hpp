@@ -20,6 +20,7 @@ struct fastxent_jacobian {
     bool is_log;  // whether `first` holds logarithms
     fastxent_matrix first, grad, out;  // of one kind
     int threads;
+    fastxent_watch *watch;
     fastxent_jacobian_schedule schedule;
     void *scratch;
 };

@@ -64,7 +64,7 @@ FASTXENT_INLINE double merged(const double *sums, int64_t count) {
 
 // An item is a piece of a row, or some whole rows; the sums of all pieces are known before any is
 // closed.
-template <class S, class Product> void by_row(const fastxent_jacobian &pass) {
+template <class S, class Product> bool by_row(const fastxent_jacobian &pass) {
     const fastxent_jacobian_schedule &plan = pass.schedule;
     const int64_t count = plan.blocks, piece_blocks = (count + plan.pieces - 1) / plan.pieces;
     double *scratch = static_cast<double *>(pass.scratch);
@@ -74,7 +74,8 @@ template <class S, class Product> void by_row(const fastxent_jacobian &pass) {
              reinterpret_cast<S *>(row_of(pass.out, row)));
     };
     if (plan.pieces == 1) {
-        for_chunks(plan.chunks, pass.threads, [&](int64_t chunk, int thread) {
+        const chunk_loop loop = {plan.chunks, plan.chunk_rows * pass.classes, pass.threads, pass.watch};
+        return for_chunks(loop, [&](int64_t chunk, int thread) {
             double *sums = scratch + thread * count;
             const int64_t begin = chunk * plan.chunk_rows, to = begin + plan.chunk_rows;
             for (int64_t row = begin; row < (to < pass.rows ? to : pass.rows); ++row)
@@ -83,21 +84,22 @@ template <class S, class Product> void by_row(const fastxent_jacobian &pass) {
                     close_classes<S, Product>(first, grad, out, merged(sums, count), pass.classes);
                 });
         });
-        return;
     }
+    const chunk_loop loop = {pass.rows * plan.pieces, piece_blocks * fastxent_block, pass.threads,
+                             pass.watch};
     const auto for_pieces_of_rows = [&](const auto &body) {
-        for_chunks(pass.rows * plan.pieces, pass.threads, [&](int64_t item, int) {
+        return for_chunks(loop, [&](int64_t item, int) {
             const int64_t row = item / plan.pieces;
             const int64_t from = item % plan.pieces * piece_blocks, to = from + piece_blocks;
             if (from < count) body(row, from, to < count ? to : count);
         });
     };
-    for_pieces_of_rows([&](int64_t row, int64_t from, int64_t to) {
+    const bool is_summed = for_pieces_of_rows([&](int64_t row, int64_t from, int64_t to) {
         with_row(row, [&](const S *first, const S *grad, S *) {
             sum_blocks<S, Product>(pass, first, grad, scratch + row * count, from, to);
         });
     });
-    for_pieces_of_rows([&](int64_t row, int64_t from, int64_t to) {
+    return is_summed && for_pieces_of_rows([&](int64_t row, int64_t from, int64_t to) {
         with_row(row, [&](const S *first, const S *grad, S *out) {
             const int64_t begin = from * fastxent_block, end = to * fastxent_block;
             const int64_t n = (end < pass.classes ? end : pass.classes) - begin;

@@ -185,11 +185,12 @@ FASTXENT_ONCE void product_of_strip(const fastxent_jacobian &pass, int64_t row, 
     }
 }
 
-template <class S, class Product> void by_tile_of(const fastxent_jacobian &pass) {
+template <class S, class Product> bool by_tile_of(const fastxent_jacobian &pass) {
     using T = compute_of<S>;
     constexpr int64_t rows = lanes<T>::count, strip = tiles * rows;
     const fastxent_jacobian_schedule &plan = pass.schedule;
-    for_chunks(plan.chunks, pass.threads, [&](int64_t chunk, int thread) {
+    const chunk_loop loop = {plan.chunks, plan.chunk_rows * pass.classes, pass.threads, pass.watch};
+    return for_chunks(loop, [&](int64_t chunk, int thread) {
         T *kept = static_cast<T *>(pass.scratch) + 2 * thread * strip * pass.classes;
         const int64_t begin = chunk * plan.chunk_rows, to = begin + plan.chunk_rows;
         const int64_t end = to < pass.rows ? to : pass.rows;

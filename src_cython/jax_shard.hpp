@@ -179,7 +179,7 @@ struct shard_call {
         return run(shard, memory, level.load()->partial_backward) ? fastxent_done : fastxent_no_memory;
     }
 
-    static bool run(fastxent_shard &shard, scratch &memory, void (*verb)(const fastxent_shard &)) {
+    static bool run(fastxent_shard &shard, scratch &memory, bool (*verb)(const fastxent_shard &)) {
         fastxent_plan_shard(shard);
         shard.pass.scratch = memory.get(fastxent_scratch_bytes(shard.pass));
         if (!shard.pass.scratch) return false;

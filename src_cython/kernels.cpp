@@ -50,58 +50,57 @@ template <class T> struct soft_targets {
 };
 
 template <class T, bool labelled, class Targets>
-void forward_with(const fastxent_pass &pass, const Targets &targets) {
+bool forward_with(const fastxent_pass &pass, const Targets &targets) {
     const fastxent_schedule &schedule = pass.schedule;
     double *totals = reinterpret_cast<double *>(
         pass.scratch + schedule.thread_bytes * pass.threads + schedule.shared_bytes);
-    if (schedule.tiles)
-        by_tile<T, labelled>(pass, targets, totals);
-    else if (schedule.pieces > 1)
-        by_shared_row<T>(pass, targets, totals);
-    else
-        by_whole_row<T>(pass, targets, totals);
-    if (pass.total) *pass.total = sum_of(totals, schedule.chunks);
+    const bool is_done = schedule.tiles        ? by_tile<T, labelled>(pass, targets, totals)
+                         : schedule.pieces > 1 ? by_shared_row<T>(pass, targets, totals)
+                                               : by_whole_row<T>(pass, targets, totals);
+    if (is_done && pass.total) *pass.total = sum_of(totals, schedule.chunks);
+    return is_done;
 }
 
 // Calls body(targets, whether rows may have labels).
-template <class T, class Body> void with_targets(const fastxent_pass &pass, const Body &body) {
+template <class T, class Body> bool with_targets(const fastxent_pass &pass, const Body &body) {
     if (pass.soft.data) return body(soft_targets<T>{pass}, std::false_type{});
     if (pass.background && !pass.background_step)
         return body(constant_targets<T>(pass), std::true_type{});
     if (pass.background) return body(background_targets<T>(pass), std::true_type{});
-    body(plain_targets{}, std::true_type{});
+    return body(plain_targets{}, std::true_type{});
 }
 
-template <class T> void forward_of(const fastxent_pass &pass) {
-    with_targets<T>(pass, [&](const auto &targets, auto labelled) {
-        forward_with<T, decltype(labelled)::value>(pass, targets);
+template <class T> bool forward_of(const fastxent_pass &pass) {
+    return with_targets<T>(pass, [&](const auto &targets, auto labelled) {
+        return forward_with<T, decltype(labelled)::value>(pass, targets);
     });
 }
 
-void forward(const fastxent_pass &pass) {
-    pass.size == 4 ? forward_of<float>(pass) : forward_of<double>(pass);
+bool forward(const fastxent_pass &pass) {
+    return pass.size == 4 ? forward_of<float>(pass) : forward_of<double>(pass);
 }
 
-template <class T> void partial_of(const fastxent_shard &shard) {
-    with_targets<T>(shard.pass,
-                    [&](const auto &targets, auto) { partial_with<T>(shard, targets); });
+template <class T> bool partial_of(const fastxent_shard &shard) {
+    return with_targets<T>(
+        shard.pass, [&](const auto &targets, auto) { return partial_with<T>(shard, targets); });
 }
 
-void partial(const fastxent_shard &shard) {
-    shard.pass.size == 4 ? partial_of<float>(shard) : partial_of<double>(shard);
+bool partial(const fastxent_shard &shard) {
+    return shard.pass.size == 4 ? partial_of<float>(shard) : partial_of<double>(shard);
 }
 
-void merge_parts(const fastxent_shard &shard) {
-    shard.pass.size == 4 ? merge_of<float>(shard) : merge_of<double>(shard);
+bool merge_parts(const fastxent_shard &shard) {
+    return shard.pass.size == 4 ? merge_of<float>(shard) : merge_of<double>(shard);
 }
 
-template <class T> void partial_backward_of(const fastxent_shard &shard) {
-    with_targets<T>(shard.pass,
-                    [&](const auto &targets, auto) { partial_backward_with<T>(shard, targets); });
+template <class T> bool partial_backward_of(const fastxent_shard &shard) {
+    return with_targets<T>(shard.pass, [&](const auto &targets, auto) {
+        return partial_backward_with<T>(shard, targets);
+    });
 }
 
-void partial_backward(const fastxent_shard &shard) {
-    shard.pass.size == 4 ? partial_backward_of<float>(shard) : partial_backward_of<double>(shard);
+bool partial_backward(const fastxent_shard &shard) {
+    return shard.pass.size == 4 ? partial_backward_of<float>(shard) : partial_backward_of<double>(shard);
 }
 
 }  // namespace

@@ -15,6 +15,19 @@ constexpr int64_t fastxent_tile_classes = 100;
 // that is busy elsewhere delays the call by one chunk only.
 constexpr int64_t fastxent_chunk_elements = 1 << 14;
 
+// Lets a long call end early: its loops are cut into slices, and Python is asked between them whether a
+// signal has come. A slice begins with some milliseconds' work of each thread and grows until the teams
+// that it starts are nothing beside it.
+struct fastxent_watch {
+    bool (*interrupted)();  // waits for Python's lock; whether a signal's handler raised
+    int64_t slice, left;    // elements of a thread between two looks at the clock, and until the next
+    int64_t looked, ask;    // nanoseconds of the clock: the last look, and when Python is asked
+};
+// A call of no more elements is not watched.
+constexpr int64_t fastxent_slice_elements = 1 << 22;
+void fastxent_begin_watch(fastxent_watch &, bool (*interrupted)());
+bool fastxent_interrupted(fastxent_watch &);
+
 // How numbers are stored: KINDS of backends/contract.py, in this order.
 enum fastxent_kind {
     fastxent_float32,
@@ -62,6 +75,7 @@ struct fastxent_label_check {
     fastxent_labels labels;
     const double *class_mass, *row_mass;
     int threads;
+    fastxent_watch *watch;
     // one of each per chunk of labels
     int64_t *bad_row, *live;
     double *mass;
@@ -113,6 +127,7 @@ struct fastxent_pass {
     int64_t *argmax;
     double *row_sum, *total;
     int threads;
+    fastxent_watch *watch;  // null: nobody is asked
     bool in_blocks;  // never tiles: the sums of blocks are handed out
     fastxent_schedule schedule;
     char *scratch;  // fastxent_scratch_bytes of it, on a boundary of 64 bytes
@@ -122,15 +137,16 @@ struct fastxent_binary_pass;  // binary_pass.hpp
 struct fastxent_jacobian;     // jacobian_pass.hpp
 struct fastxent_shard;        // shard_pass.hpp
 
+// Verbs tell whether they came to their end, which they do unless they were interrupted.
 struct fastxent_level {
     const char *name;
-    void (*check_labels)(const fastxent_label_check &);
-    void (*forward)(const fastxent_pass &);
-    void (*binary)(const fastxent_binary_pass &);
-    void (*softmax_backward)(const fastxent_jacobian &);
-    void (*partial)(const fastxent_shard &);
-    void (*merge)(const fastxent_shard &);
-    void (*partial_backward)(const fastxent_shard &);
+    bool (*check_labels)(const fastxent_label_check &);
+    bool (*forward)(const fastxent_pass &);
+    bool (*binary)(const fastxent_binary_pass &);
+    bool (*softmax_backward)(const fastxent_jacobian &);
+    bool (*partial)(const fastxent_shard &);
+    bool (*merge)(const fastxent_shard &);
+    bool (*partial_backward)(const fastxent_shard &);
 };
 
 fastxent_schedule fastxent_schedule_of(const fastxent_pass &);

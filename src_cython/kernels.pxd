@@ -1,6 +1,7 @@
 from libc.stdint cimport int64_t
 
 from binary_pass cimport fastxent_binary_pass
+from watch cimport fastxent_watch
 
 
 cdef extern from "kernels.hpp" nogil:
@@ -21,6 +22,7 @@ cdef extern from "kernels.hpp" nogil:
         const double *class_mass
         const double *row_mass
         int threads
+        fastxent_watch *watch
         int64_t *bad_row
         int64_t *live
         double *mass
@@ -60,18 +62,19 @@ cdef extern from "kernels.hpp" nogil:
         double *row_sum
         double *total
         int threads
+        fastxent_watch *watch
         fastxent_schedule schedule
         char *scratch
 
     struct fastxent_level:
         const char *name
-        void (*check_labels)(const fastxent_label_check &) noexcept nogil
-        void (*forward)(const fastxent_pass &) noexcept nogil
-        void (*binary)(const fastxent_binary_pass &) noexcept nogil
-        void (*softmax_backward)(const fastxent_jacobian &) noexcept nogil
-        void (*partial)(const fastxent_shard &) noexcept nogil
-        void (*merge)(const fastxent_shard &) noexcept nogil
-        void (*partial_backward)(const fastxent_shard &) noexcept nogil
+        bint (*check_labels)(const fastxent_label_check &) noexcept nogil
+        bint (*forward)(const fastxent_pass &) noexcept nogil
+        bint (*binary)(const fastxent_binary_pass &) noexcept nogil
+        bint (*softmax_backward)(const fastxent_jacobian &) noexcept nogil
+        bint (*partial)(const fastxent_shard &) noexcept nogil
+        bint (*merge)(const fastxent_shard &) noexcept nogil
+        bint (*partial_backward)(const fastxent_shard &) noexcept nogil
 
     fastxent_schedule fastxent_schedule_of(const fastxent_pass &)
     int64_t fastxent_scratch_bytes(const fastxent_pass &)
@@ -92,6 +95,7 @@ cdef extern from "jacobian_pass.hpp" nogil:
         bint is_log
         fastxent_matrix first, grad, out
         int threads
+        fastxent_watch *watch
         fastxent_jacobian_schedule schedule
         void *scratch
 

@@ -80,12 +80,13 @@ label_sums weigh_labels(const fastxent_label_check &check, int64_t begin, int64_
     return sums;
 }
 
-void check_labels(const fastxent_label_check &check) {
+bool check_labels(const fastxent_label_check &check) {
     const int64_t rows = check.labels.rows;
     const int64_t chunks = (rows + fastxent_label_chunk - 1) / fastxent_label_chunk;
     // counting takes 1.6 us a chunk, a team of threads 3 to 8
     const bool worth = chunks >= 16 || check.class_mass || check.row_mass;
-    for_chunks(chunks, worth ? check.threads : 1, [&](int64_t chunk, int) {
+    const chunk_loop loop = {chunks, fastxent_label_chunk, worth ? check.threads : 1, check.watch};
+    return for_chunks(loop, [&](int64_t chunk, int) {
         const int64_t begin = chunk * fastxent_label_chunk;
         const int64_t end =
             begin + fastxent_label_chunk < rows ? begin + fastxent_label_chunk : rows;

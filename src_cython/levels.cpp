@@ -3,6 +3,8 @@
 #include "kernels.hpp"
 #include "shard_pass.hpp"
 
+#include <ctime>
+
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -69,6 +71,40 @@ int fastxent_openmp_limit() {
 
 namespace {
 
+// Two milliseconds and more leave nothing of the 5 us that a team takes; what is slow (elements that
+// lie far apart: 20 ns each) must still end within a second.
+constexpr int64_t slice_nanoseconds = 10'000'000, most_slice_elements = int64_t{1} << 26;
+
+// Where other threads run Python, its lock is to be had after 5 ms.
+constexpr int64_t ask_nanoseconds = 100'000'000;
+
+int64_t clock_nanoseconds() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
+}
+
+}  // namespace
+
+void fastxent_begin_watch(fastxent_watch &watch, bool (*interrupted)()) {
+    const int64_t now = clock_nanoseconds();
+    watch = {interrupted, fastxent_slice_elements, fastxent_slice_elements, now, now + ask_nanoseconds};
+}
+
+bool fastxent_interrupted(fastxent_watch &watch) {
+    const int64_t now = clock_nanoseconds();
+    if (now - watch.looked < slice_nanoseconds && watch.slice < most_slice_elements) watch.slice *= 2;
+    watch.left = watch.slice;
+    watch.looked = now;
+    if (now < watch.ask) return false;
+    const bool raised = watch.interrupted();
+    watch.looked = clock_nanoseconds();
+    watch.ask = watch.looked + ask_nanoseconds;
+    return raised;
+}
+
+namespace {
+
 // Rows of a chunk of tiles are whole tiles of 16 rows.
 constexpr int64_t tile_rows = 16;
 
@@ -84,10 +120,16 @@ int64_t over(int64_t number, int64_t by) { return (number + by - 1) / by; }
 // Rows of a chunk, as far as they are whole.
 int64_t rows_of_chunk(int64_t classes) { return within(fastxent_chunk_elements / classes, 1, INT64_MAX); }
 
-// Pieces into which rows are cut: more than one where threads would have nothing to do.
+// Longer rows are cut up even for a single thread, so that a call of one row can be interrupted: a
+// piece takes a tenth of a second where the row is read from memory element by element.
+constexpr int64_t piece_classes = 1 << 24;
+
+// Pieces into which rows are cut: more than one where threads would have nothing to do, or where they
+// are very long.
 int64_t pieces_of(int64_t classes, int64_t chunks, int64_t threads) {
-    if (threads == 1 || chunks >= 2 * threads) return 1;
-    return within(over(classes, fastxent_chunk_elements), 1, 8 * threads);
+    const int64_t least = over(classes, piece_classes);
+    if (threads == 1 || chunks >= 2 * threads) return least;
+    return within(over(classes, fastxent_chunk_elements), least, least < 8 * threads ? 8 * threads : least);
 }
 
 int64_t item_size(int kind) {

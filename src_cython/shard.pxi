@@ -40,6 +40,8 @@ def partial(
     cdef fastxent_shard work
     cdef Constants constants
     cdef void *large = NULL
+    cdef fastxent_watch watch
+    cdef bint done
     held.count = 0
     memset(&work, 0, sizeof(work))
     try:
@@ -52,11 +54,13 @@ def partial(
         _sums(&held, &work.sums, sums, True)
         work.pass_.argmax, work.pass_.entropy = work.sums.argmax, work.sums.spread
         fastxent_plan_shard(work)
+        _watch(&watch, &work.pass_.watch, work.pass_.rows * work.pass_.classes)
         _scratch(&work.pass_, &large)
         if work.sums.label_logit != NULL and work.pass_.classes == 0:
             memset(work.sums.label_logit, 0, 8 * work.pass_.rows)
         with nogil:
-            _level.partial(work)
+            done = _level.partial(work)
+        _came_to_its_end(done)
     finally:
         PyMem_Free(large)
         release(&held)
@@ -72,6 +76,8 @@ def merge(
     cdef fastxent_shard work
     cdef double spike_place
     cdef void *large = NULL
+    cdef fastxent_watch watch
+    cdef bint done
     held.count = 0
     memset(&work, 0, sizeof(work))
     try:
@@ -92,9 +98,11 @@ def merge(
         work.pass_.entropy = _output(&held, entropy)
         work.mass = <double *>_output(&held, mass)
         fastxent_plan_merge(work)
+        _watch(&watch, &work.pass_.watch, rows * (work.sums.parts + 1))
         _scratch(&work.pass_, &large)
         with nogil:
-            _level.merge(work)
+            done = _level.merge(work)
+        _came_to_its_end(done)
     finally:
         PyMem_Free(large)
         release(&held)
@@ -110,6 +118,8 @@ def partial_backward(
     cdef fastxent_shard work
     cdef Constants constants
     cdef void *large = NULL
+    cdef fastxent_watch watch
+    cdef bint done
     held.count = 0
     memset(&work, 0, sizeof(work))
     try:
@@ -126,9 +136,11 @@ def partial_backward(
         work.row_mass = <const double *>_input(&held, row_mass)
         _output_matrix(&held, &work.pass_.grad, grad, kind)
         fastxent_plan_shard(work)
+        _watch(&watch, &work.pass_.watch, work.pass_.rows * work.pass_.classes)
         _scratch(&work.pass_, &large)
         with nogil:
-            _level.partial_backward(work)
+            done = _level.partial_backward(work)
+        _came_to_its_end(done)
     finally:
         PyMem_Free(large)
         release(&held)

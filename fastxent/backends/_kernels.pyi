@@ -5,6 +5,7 @@ BLOCK: int
 LABEL_CHUNK: int
 TILE_CLASSES: int
 CHUNK_ELEMENTS: int
+SLICE_ELEMENTS: int
 
 def levels() -> tuple[tuple[str, ...], int]: ...
 def level() -> str: ...

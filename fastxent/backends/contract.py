@@ -32,6 +32,7 @@ __all__ = [
     "JACOBIAN_TILE_CLASSES",
     "KINDS",
     "LABEL_CHUNK",
+    "SLICE_ELEMENTS",
     "TILE_CLASSES",
     "Backend",
     "BinaryOutputs",
@@ -62,6 +63,10 @@ JACOBIAN_TILE_CLASSES = 32
 # Elements a chunk: a few microseconds of work, so that a core that is busy elsewhere delays a call
 # by one chunk only. The losses of a chunk's rows make one partial sum.
 CHUNK_ELEMENTS = 1 << 14
+
+# A call of more elements can be interrupted: compiled kernels let Python run handlers of signals
+# after so many, some milliseconds' work of each thread, and from time to time later on.
+SLICE_ELEMENTS = 1 << 22
 
 # Where the arrays of a recorded call are: see `DeviceBackend.record`. No GPU has so much memory.
 ADDRESS_STEP = 1 << 56

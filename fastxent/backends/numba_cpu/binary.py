@@ -5,10 +5,10 @@ The C++ twin is src_cython/binary.hpp.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import prange
 
 from fastxent.backends.contract import CHUNK_ELEMENTS
 from fastxent.backends.numba_cpu.arithmetic import (
@@ -21,60 +21,16 @@ from fastxent.backends.numba_cpu.arithmetic import (
     where_nonzero,
     widened,
 )
-from fastxent.backends.numba_cpu.drivers import Twins, next_chunk
+from fastxent.backends.numba_cpu.body import Body
 from fastxent.backends.numba_cpu.elementary import exp_of_negative
 from fastxent.backends.numba_cpu.elements import ELEMENT_BLOCK, direct, fetch, write_back
-from fastxent.backends.numba_cpu.jit import inlined, once, parallel, serial
+from fastxent.backends.numba_cpu.fields import binary_at
+from fastxent.backends.numba_cpu.jit import inlined, once, serial
 from fastxent.backends.numba_cpu.lanes import lane_count, load, pointer, stack, store
 from fastxent.backends.numba_cpu.long_sum import value_of, value_of_lanes, with_number
 from fastxent.backends.numba_cpu.vector import Vector, constant, is_single
 
-__all__ = ["BINARY", "BinaryPass"]
-
-
-class BinaryPass(NamedTuple):
-    """One pass. Addresses, of which 0 means absent; strides count bytes and lie at addresses.
-
-    A factor whose address is 0 is the same number everywhere.
-    """
-
-    dims: int
-    shape: int
-    elements: int
-    chunks: int
-    compute_kind: int
-    logits: int
-    logits_kind: int
-    logits_strides: int
-    target: int
-    target_kind: int
-    target_strides: int
-    ones: int
-    ones_strides: int
-    ones_constant: float
-    factor: int
-    factor_strides: int
-    factor_constant: float
-    upstream: int
-    upstream_strides: int
-    upstream_constant: float
-    gain: float
-    background: float
-    loss: int
-    loss_strides: int
-    grad: int
-    grad_strides: int
-    proba: int
-    proba_strides: int
-    hess: int
-    hess_strides: int
-    hess_is_distance: int
-    hess_factor: float
-    hess_floor: float
-    total: int
-    found: int  # two numbers for each chunk: the sum of its losses, and whether a target is bad
-    workers: int
-    counter: int  # of the chunks handed out
+__all__ = ["BINARY", "binary_summary"]
 
 
 # log(1 + e) = 2 atanh(s) = 2 s + s^3 Q(s^2) with s = e / (2 + e), which is at most 1/3; Q fitted on
@@ -147,7 +103,7 @@ class Block(NamedTuple):
 
 
 @inlined
-def loss_of_lanes(p: BinaryPass, b: Block, k: int, some: Any, plain: Any, zero: Any) -> Any:
+def loss_of_lanes(p: Any, b: Block, k: int, some: Any, plain: Any, zero: Any) -> Any:
     """Loss of some elements; their gradient is stored.
 
     What masses on 1 and on 0 make of a logit x, from e = exp(-|x|), which cannot overflow; `linear`
@@ -204,7 +160,7 @@ def plus_lanes(total: Any, loss: Any, zero: Any) -> Any:
 
 
 @once
-def block_of(p: BinaryPass, b: Block, count: int, plain: Any, zero: Any) -> Any:
+def block_of(p: Any, b: Block, count: int, plain: Any, zero: Any) -> Any:
     """Sum of the losses of a block: four chains of lanes, as for_lanes in lanes.hpp has them."""
     step = lane_count(zero)
     first, second, third, fourth = (
@@ -241,7 +197,7 @@ def begin_factor(array: int, constant: float, buffer: Any, zero: Any) -> Any:
 
 
 @inlined
-def factor_in(p: BinaryPass, array: int, strides: int, begin: int, count: int, buffer: Any) -> Any:
+def factor_in(p: Any, array: int, strides: int, begin: int, count: int, buffer: Any) -> Any:
     """Pointer to a factor's numbers, or to the constant."""
     if array == 0:
         return buffer
@@ -251,7 +207,7 @@ def factor_in(p: BinaryPass, array: int, strides: int, begin: int, count: int, b
 
 @inlined
 def destination(
-    p: BinaryPass, array: int, kind: int, strides: int, begin: int, count: int, buffer: Any
+    p: Any, array: int, kind: int, strides: int, begin: int, count: int, buffer: Any
 ) -> Any:
     """Pointer to where numbers go as they are, or to the buffer; and whether it is the buffer."""
     if array == 0:
@@ -263,7 +219,7 @@ def destination(
 
 
 @once
-def binary_chunk(p: BinaryPass, chunk: int, zero: Any) -> None:
+def binary_chunk(p: Any, chunk: int, zero: Any) -> None:
     """Elements of one chunk; their loss, and whether a target is bad."""
     own_logits, own_target = stack(ELEMENT_BLOCK, zero), stack(ELEMENT_BLOCK, zero)
     own_ones, own_factor = stack(ELEMENT_BLOCK, zero), stack(ELEMENT_BLOCK, zero)
@@ -332,7 +288,7 @@ def binary_chunk(p: BinaryPass, chunk: int, zero: Any) -> None:
 
 
 @inlined
-def summary(p: BinaryPass) -> Any:
+def summary(p: Any) -> Any:
     """Add up the chunks in their order; whether a target is bad."""
     total, bad = (0.0, 0.0), np.int64(0)
     for chunk in range(p.chunks):
@@ -343,23 +299,18 @@ def summary(p: BinaryPass) -> Any:
     return bad != 0
 
 
+@Body
+def BINARY(zero: Any) -> Callable[..., Any]:
+    """Elements of a chunk."""
+
+    def binary(place: int, other: int, chunk: int, scratch: int) -> Any:
+        binary_chunk(binary_at(place), chunk, zero)
+        return 0.0
+
+    return binary
+
+
 @serial
-def _binary_serial(numbers: Any, zero: Any) -> Any:
-    p = BinaryPass(*numbers)
-    for chunk in range(p.chunks):
-        binary_chunk(p, chunk, zero)
-    return summary(p)
-
-
-@parallel
-def _binary_parallel(numbers: Any, zero: Any) -> Any:
-    p = BinaryPass(*numbers)
-    for _ in prange(p.workers):
-        chunk = next_chunk(p.counter)
-        while chunk < p.chunks:
-            binary_chunk(p, chunk, zero)
-            chunk = next_chunk(p.counter)
-    return summary(p)
-
-
-BINARY = Twins(_binary_serial, _binary_parallel)
+def binary_summary(place: int) -> Any:
+    """Put the sum of all losses; whether a target is bad."""
+    return summary(binary_at(place))

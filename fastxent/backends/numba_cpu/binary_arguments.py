@@ -8,6 +8,7 @@ import numpy as np
 
 from fastxent.backends.contract import CHUNK_ELEMENTS, KINDS, BinaryOutputs, HessRule
 from fastxent.backends.numba_cpu.arguments import Memory, address
+from fastxent.backends.numba_cpu.records import BINARY
 from fastxent.backends.numba_cpu.schedule import over
 from fastxent.precision import Array
 
@@ -54,24 +55,24 @@ def run_binary(launch: Any, problem: BinaryProblem, out: BinaryOutputs) -> bool:
         numbers[name] = address(array)
         numbers[f"{name}_strides"] = 0 if array is None else layout.strides(array)
         numbers[f"{name}_constant"] = constant
-    arguments = launch.BinaryPass(
-        dims=problem.logits.ndim,
-        shape=layout.shape,
-        elements=count,
-        chunks=chunks,
-        compute_kind=KINDS.index(problem.compute.name),
-        logits_kind=KINDS.index(problem.logits_kind),
-        target_kind=KINDS.index(problem.target_kind),
-        gain=problem.gain,
-        background=problem.background,
-        hess_is_distance=int(rule.kind == "distance"),
-        hess_factor=rule.factor,
-        hess_floor=rule.floor,
-        total=address(out.total),
-        found=memory.scratch,
-        workers=workers,
-        counter=memory.address,
-        **numbers,
-    )
-    bad: bool = launch.run(launch.BINARY, workers, tuple(arguments), problem.compute.type(0))
+    numbers |= {
+        "dims": problem.logits.ndim,
+        "shape": layout.shape,
+        "elements": count,
+        "chunks": chunks,
+        "compute_kind": KINDS.index(problem.compute.name),
+        "logits_kind": KINDS.index(problem.logits_kind),
+        "target_kind": KINDS.index(problem.target_kind),
+        "gain": problem.gain,
+        "background": problem.background,
+        "hess_is_distance": int(rule.kind == "distance"),
+        "hess_factor": rule.factor,
+        "hess_floor": rule.floor,
+        "total": address(out.total),
+        "found": memory.scratch,
+    }
+    place = memory.with_pass(numbers, BINARY)
+    body = launch.BINARY(problem.compute.type(0))
+    launch.run_chunks(body, place, memory, chunks, CHUNK_ELEMENTS, workers)
+    bad: bool = launch.binary_summary(place)
     return bad

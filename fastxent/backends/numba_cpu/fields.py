@@ -10,9 +10,17 @@ from numba.core.typing.templates import AttributeTemplate, infer_getattr
 from numba.extending import models, register_model
 
 from fastxent.backends.numba_cpu.jit import extending, intrinsic, numba
-from fastxent.backends.numba_cpu.records import GROUP, JACOBIAN, LABEL_CHECK, PASS, SHARD, Record
+from fastxent.backends.numba_cpu.records import (
+    BINARY,
+    GROUP,
+    JACOBIAN,
+    LABEL_CHECK,
+    PASS,
+    SHARD,
+    Record,
+)
 
-__all__ = ["group_at", "jacobian_at", "label_check_at", "pass_at", "shard_at"]
+__all__ = ["binary_at", "group_at", "jacobian_at", "label_check_at", "pass_at", "shard_at"]
 
 _INT64 = ir.IntType(64)
 _NUMBERS = {"int": types.int64, "float": types.float64}
@@ -92,6 +100,6 @@ def _at(record: Record) -> Any:
     return at
 
 
-pass_at, group_at, jacobian_at, label_check_at, shard_at = map(
-    _at, (PASS, GROUP, JACOBIAN, LABEL_CHECK, SHARD)
+pass_at, group_at, jacobian_at, label_check_at, shard_at, binary_at = map(
+    _at, (PASS, GROUP, JACOBIAN, LABEL_CHECK, SHARD, BINARY)
 )

@@ -56,9 +56,7 @@ def label_summary(place: int) -> tuple[int, int, float]:
 
 
 @Body
-def FORWARD(
-    tiled: Any, massed: Any, of_soft: Any, prepared: Any, zero: Any
-) -> Callable[..., Any]:
+def FORWARD(tiled: Any, massed: Any, of_soft: Any, prepared: Any, zero: Any) -> Callable[..., Any]:
     """Rows of a chunk; gives the sum of their losses."""
 
     def forward(place: int, other: int, chunk: int, scratch: int) -> Any:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from threading import get_ident, main_thread
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import llvmlite.binding
 import numpy as np
 
 from fastxent import threads
+from fastxent.backends.contract import SLICE_ELEMENTS
 from fastxent.backends.numba_cpu import cache
-from fastxent.backends.numba_cpu.binary import BINARY, BinaryPass
+from fastxent.backends.numba_cpu.binary import BINARY, binary_summary
 from fastxent.backends.numba_cpu.drivers import CHUNKS, TURNS, Twins
 from fastxent.backends.numba_cpu.jit import numba
 from fastxent.backends.numba_cpu.kernels import (
@@ -33,7 +36,7 @@ __all__ = [
     "MOST_CLASSES",
     "SHARED",
     "STATE_BYTES",
-    "BinaryPass",
+    "binary_summary",
     "info",
     "label_summary",
     "mean_loss",
@@ -45,10 +48,11 @@ __all__ = [
 ]
 
 # Where compiled kernels are kept, or why they are not.
-_CACHE = cache.attach([*CHUNKS, *TURNS, label_summary, MEAN_LOSS, *BINARY])
+_CACHE = cache.attach([*CHUNKS, *TURNS, label_summary, binary_summary, MEAN_LOSS])
 
-# Elements that one call into compiled code computes: 0.1 s at 3 ns each, the slowest on a thread.
-SLICE_ELEMENTS = 1 << 25
+# So long a slice lasts at least, and so many elements of a thread it has at most: where other
+# threads run Python, a launch waits up to 5 ms for its lock; elements far apart take 20 ns.
+_SLICE_SECONDS, _MOST_ELEMENTS = 0.025, 1 << 26
 
 
 def why_not() -> str | None:
@@ -97,17 +101,32 @@ def run(twins: Twins, workers: int, *arguments: Any) -> Any:
         return twins.serial(*arguments)
 
 
+def _slices(units: int, elements: int, workers: int) -> Iterator[tuple[int, int]]:
+    """First and last of the units, of so many elements each, that one launch after the other takes.
+
+    A long call of the main thread takes several launches: between them Python runs the handlers of
+    signals, so that Ctrl-C ends it. Slices grow until a launch, which costs 10 us, is nothing
+    beside them.
+    """
+    if units * elements <= SLICE_ELEMENTS or get_ident() != main_thread().ident:
+        yield 0, units
+        return
+    begin, size, most = 0, SLICE_ELEMENTS * workers, _MOST_ELEMENTS * workers
+    while begin < units:
+        end = min(begin + max(workers, size // elements), units)
+        started = perf_counter()
+        yield begin, end
+        begin = end
+        if perf_counter() - started < _SLICE_SECONDS:
+            size = min(2 * size, most)
+
+
 def run_chunks(
     body: int, place: int, memory: Memory, chunks: int, elements: int, workers: int, *,
     other: int = 0, totals: int = 0, total: int = 0,
 ) -> None:  # fmt: skip
-    """Run a body on all chunks of so many elements, and put the sum of what it gives at `total`.
-
-    In slices of SLICE_ELEMENTS: between two of them Python looks at signals.
-    """
-    step = max(1, SLICE_ELEMENTS // max(1, elements))
-    for first in range(0, max(1, chunks), step):
-        last = min(first + step, chunks)
+    """Run a body on all chunks of so many elements, and put the sum of what it gives at `total`."""
+    for first, last in _slices(chunks, elements, workers):
         run(
             CHUNKS, workers, body, place, other, first, last,
             memory.address, workers, memory.scratch, memory.own,
@@ -119,13 +138,11 @@ def run_turns(
     body: int, place: int, memory: Memory, turns: int, elements: int, pieces: int, workers: int, *,
     state: int, chunks: int, total: int,
 ) -> None:  # fmt: skip
-    """Run a body on the pieces of each turn, which have so many elements together; in slices.
+    """Run a body on the pieces of each turn, which have so many elements together.
 
     `state` is memory for what a turn knows; the totals are those of chunks, as in `run_chunks`.
     """
-    step = max(1, SLICE_ELEMENTS // max(1, elements))
-    for first in range(0, max(1, turns), step):
-        last = min(first + step, turns)
+    for first, last in _slices(turns, elements, 1):
         run(
             TURNS, workers, body, place, state, first, last, pieces,
             memory.address, workers, memory.scratch, memory.own,
@@ -136,8 +153,8 @@ def run_turns(
 def _on_threads(
     kernel: Callable[..., Any], workers: int, before: int, arguments: tuple[Any, ...]
 ) -> Any:
-    numba.set_num_threads(workers)
-    try:
+    try:  # as soon as the number is another: a signal's handler may raise behind any line
+        numba.set_num_threads(workers)
         return kernel(*arguments)
     finally:
         numba.set_num_threads(before)

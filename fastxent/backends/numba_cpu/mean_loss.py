@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastxent.backends.contract import BLOCK, TILE_CLASSES
+from fastxent.backends.contract import BLOCK, SLICE_ELEMENTS, TILE_CLASSES
 from fastxent.backends.numba_cpu.by_row import rows_chunk
 from fastxent.backends.numba_cpu.by_tile import tiles_chunk
 from fastxent.backends.numba_cpu.fields import pass_at
@@ -107,7 +107,7 @@ def MEAN_LOSS(
     """
     zero = logits.dtype.type(0)
     rows, classes = logits.shape
-    if rows == 0 or classes == 0 or len(target) != rows:
+    if rows == 0 or classes == 0 or len(target) != rows or rows * classes > SLICE_ELEMENTS:
         return None
     z: Any = np.int64(logits.ctypes.data)
     y: Any = np.int64(target.ctypes.data)

@@ -11,6 +11,7 @@ import struct
 from typing import Any
 
 __all__ = [
+    "BINARY",
     "GROUP",
     "JACOBIAN",
     "LABEL_CHECK",
@@ -165,6 +166,47 @@ LABEL_CHECK = Record(
     row_mass="int",
     chunks="int",
     found="int",  # three numbers for each chunk: bad row, live rows, mass
+)
+
+# One pass of the binary loss. Strides lie at addresses, and count bytes; a factor whose address is
+# 0 is the same number everywhere.
+BINARY = Record(
+    "Binary",
+    dims="int",
+    shape="int",
+    elements="int",
+    chunks="int",
+    compute_kind="int",
+    logits="int",
+    logits_kind="int",
+    logits_strides="int",
+    target="int",
+    target_kind="int",
+    target_strides="int",
+    ones="int",
+    ones_strides="int",
+    ones_constant="float",
+    factor="int",
+    factor_strides="int",
+    factor_constant="float",
+    upstream="int",
+    upstream_strides="int",
+    upstream_constant="float",
+    gain="float",
+    background="float",
+    loss="int",
+    loss_strides="int",
+    grad="int",
+    grad_strides="int",
+    proba="int",
+    proba_strides="int",
+    hess="int",
+    hess_strides="int",
+    hess_is_distance="int",
+    hess_factor="float",
+    hess_floor="float",
+    total="int",
+    found="int",  # two numbers for each chunk: the sum of its losses, and whether a target is bad
 )
 
 # What a pass over some of the classes has besides: the verbs partial, merge and partial_backward.
