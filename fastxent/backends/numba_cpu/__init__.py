@@ -181,13 +181,15 @@ class NumbaBackend:
             and logits.flags.carray
             and target.flags.carray
             and (grad is None or (grad.dtype is dtype and grad.ndim == 2 and grad.flags.carray))
-            and (classes := logits.shape[1]) <= _launch().MOST_CLASSES
+            and (classes := logits.shape[1]) <= (launch := _launch()).MOST_CLASSES
+            and not (launch.LONG_WAY and (dtype, classes <= TILE_CLASSES) in launch.LONG_WAY)
         ):
             has_skip, label = (False, 0) if skip is None else (True, skip)
             wants_grad, written = (False, logits) if grad is None else (True, grad)
             ways = (0.0, None) if classes <= TILE_CLASSES else (None, 0.0)
-            kernel = _launch().MEAN_LOSS
-            mean: float | None = kernel(logits, target, has_skip, label, written, wants_grad, *ways)
+            mean: float | None = launch.MEAN_LOSS(
+                logits, target, has_skip, label, written, wants_grad, *ways
+            )
             return mean
         if not are_plain(logits, target):
             return None

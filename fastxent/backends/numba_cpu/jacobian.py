@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 
 from fastxent.backends.contract import BLOCK, JACOBIAN_TILE_CLASSES
-from fastxent.backends.numba_cpu import cache
+from fastxent.backends.numba_cpu import cache, forks
 from fastxent.backends.numba_cpu.arguments import Memory, matrix_of
 from fastxent.backends.numba_cpu.fields import jacobian_at
 from fastxent.backends.numba_cpu.forward import ELEMENTS, side_by_side
@@ -77,6 +77,7 @@ def _jacobian_parallel(place: int, tiled: Any, log: Any, stored: Any, zero: Any)
 
 _JACOBIAN = Twins(_jacobian_serial, _jacobian_parallel)
 cache.attach(_JACOBIAN)
+forks.prepare(_JACOBIAN)
 
 
 def softmax_backward(problem: JacobianProblem, out: Array) -> None:

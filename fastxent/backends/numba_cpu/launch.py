@@ -8,8 +8,9 @@ from typing import Any
 import llvmlite.binding
 
 from fastxent import threads
-from fastxent.backends.numba_cpu import cache
+from fastxent.backends.numba_cpu import cache, forks
 from fastxent.backends.numba_cpu.binary import BINARY, BinaryPass
+from fastxent.backends.numba_cpu.forks import LONG_WAY
 from fastxent.backends.numba_cpu.jit import numba
 from fastxent.backends.numba_cpu.kernels import CHECK_LABELS, FORWARD, SHARED, Twins
 from fastxent.backends.numba_cpu.mean_loss import MEAN_LOSS, MOST_CLASSES
@@ -18,6 +19,7 @@ __all__ = [
     "BINARY",
     "CHECK_LABELS",
     "FORWARD",
+    "LONG_WAY",
     "MEAN_LOSS",
     "MOST_CLASSES",
     "SHARED",
@@ -30,6 +32,7 @@ __all__ = [
 
 # Where compiled kernels are kept, or why they are not.
 _CACHE = cache.attach([*CHECK_LABELS, *FORWARD, SHARED.parallel, MEAN_LOSS, *BINARY])
+forks.prepare(CHECK_LABELS, FORWARD, SHARED, BINARY)
 
 
 def why_not() -> str | None:

@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 
 from fastxent.backends.contract import BLOCK
-from fastxent.backends.numba_cpu import cache
+from fastxent.backends.numba_cpu import cache, forks
 from fastxent.backends.numba_cpu.arguments import Memory, address, label_arguments, matrix_of
 from fastxent.backends.numba_cpu.by_shard import backward_unit, merge_chunk, partial_unit
 from fastxent.backends.numba_cpu.fields import pass_at, shard_at
@@ -110,6 +110,7 @@ _PARTIAL = Twins(_partial_serial, _partial_parallel)
 _MERGE = Twins(_merge_serial, _merge_parallel)
 _BACKWARD = Twins(_backward_serial, _backward_parallel)
 cache.attach([*_PARTIAL, *_MERGE, *_BACKWARD])
+forks.prepare(_PARTIAL, _MERGE, _BACKWARD)
 
 
 class _Shard:
