@@ -19,7 +19,7 @@ import numpy as np
 
 import fastxent as fx
 
-__all__ = ["LAYERS", "THREADS", "answers", "measured", "tbb_library"]
+__all__ = ["LAYERS", "THREADS", "answers", "check_layer", "measured", "tbb_library"]
 
 # Numba's threading layers, and threads a call asks for.
 LAYERS = ("omp", "tbb", "workqueue")
@@ -35,6 +35,15 @@ def tbb_library() -> Path | None:
 _LIBRARY = tbb_library() if os.environ.get("NUMBA_THREADING_LAYER") == "tbb" else None
 if _LIBRARY is not None:
     ctypes.CDLL(str(_LIBRARY), mode=ctypes.RTLD_GLOBAL)
+
+
+def check_layer(asked: str) -> None:
+    """End the process if Numba has started with another threading layer."""
+    import numba
+
+    layer = numba.threading_layer()
+    if layer != asked:
+        sys.exit(f"Numba's threading layer is {layer}, and {asked} was asked for")
 
 
 @cache

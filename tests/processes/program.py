@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import fastxent as fx
-from processes.answers import answers
+from processes.answers import answers, check_layer
 from processes.ways import WAYS, Answer
 
 __all__ = ["main"]
@@ -37,14 +37,6 @@ def _say(line: dict[str, Any]) -> None:
     print(json.dumps(line), flush=True)
 
 
-def _check_layer(asked: str) -> None:
-    import numba
-
-    layer = numba.threading_layer()
-    if layer != asked:
-        sys.exit(f"Numba's threading layer is {layer}, and {asked} was asked for")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Take the ways that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -58,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(f"{backend}: {reason}")
     expected = {backend: answers(backend) for backend in given.backends}
     if "numba" in given.backends:
-        _check_layer(given.layer)
+        check_layer(given.layer)
     for way in given.ways:
         _say({"begin": way})
         found = WAYS[way](given.backends)

@@ -1,12 +1,13 @@
 """Right bits from every backend in forked, pooled, served and threaded callers, and in time."""
 
+import functools
 import importlib.util
 
 import pytest
 
 import fastxent as fx
 from processes import ways
-from processes.answers import LAYERS, tbb_library
+from processes.answers import tbb_library
 from processes.runs import answers_of
 
 # Processes that start anew load Numba and its kernels once more, whatever the layer was: they are
@@ -26,26 +27,29 @@ def missing(way):
     return needed if needed and importlib.util.find_spec(needed) is None else None
 
 
-@pytest.fixture(scope="module", params=LAYERS)
-def rows(request):
-    """What all ways of a layer give, from one process that takes one after the other."""
-    if request.param == "tbb" and tbb_library() is None:
+def able(layer):
+    """Those of the backends that can run."""
+    return [name for name in GROUPS[layer][0] if fx.backends()[name] is None]
+
+
+@functools.cache
+def rows_of(layer):
+    """What all ways give, from one process that takes one after the other."""
+    return answers_of(layer, able(layer), [way for way in GROUPS[layer][1] if missing(way) is None])
+
+
+@pytest.mark.parametrize(
+    ("layer", "way"), [(layer, way) for layer, (_, taken) in GROUPS.items() for way in taken]
+)
+def test_every_backend_gives_the_same_bits(layer, way):
+    if layer == "tbb" and tbb_library() is None:
         pytest.skip("the threading layer tbb needs `pip install tbb`")
-    names, taken = GROUPS[request.param]
-    able = [name for name in names if fx.backends()[name] is None]
-    if "numba" not in able and request.param != "omp":
-        pytest.skip(f"numba: {fx.backends()['numba']}")
-    return answers_of(request.param, able, [way for way in taken if missing(way) is None])
-
-
-@pytest.mark.parametrize("way", ways.WAYS)
-def test_every_backend_gives_the_same_bits(way, rows):
     if missing(way) is not None:
         pytest.skip(f"{missing(way)} is not installed")
-    own = [row for row in rows if row["way"] == way]
-    if not own and way in ANEW:
-        pytest.skip("a process that starts anew: once is enough, see GROUPS")
-    assert own
+    if not able(layer):
+        pytest.skip(f"numba: {fx.backends()['numba']}")
+    own = [row for row in rows_of(layer) if row["way"] == way]
+    assert [row["backend"] for row in own] == able(layer)
     for row in own:
         assert not row["fault"], row
         assert row["answers"] > 0, row
