@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,17 @@ def run(arguments: Sequence[str], variables: dict[str, str], timeout: float) -> 
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         out, errors = process.communicate()
-        return out, f"nothing for {timeout} s\n{errors[-2000:]}"
+        return out, f"not done in {timeout} s\n{errors[-2000:]}"
     code = process.returncode
+    if code != 0:
+        with suppress(ProcessLookupError):  # children of one that failed
+            os.killpg(process.pid, signal.SIGKILL)
     if code < 0:
         return out, f"killed by {signal.Signals(-code).name}\n{errors[-2000:]}"
-    return out, "" if code == 0 else f"exit status {code}\n{errors[-2000:]}"
+    if code == 0:
+        return out, ""
+    last = (errors.strip() or "nothing said").splitlines()[-1]
+    return out, f"exit status {code}: {last}\n{errors[-2000:]}"
 
 
 def answers_of(

@@ -50,7 +50,10 @@ def _name(row: dict[str, Any]) -> str:
 
 def _print(rows: list[dict[str, Any]]) -> None:
     columns = list(dict.fromkeys(_name(row) for row in rows))
-    table = Table("way", *columns)
+    table = Table()
+    table.add_column("way", no_wrap=True)
+    for column in columns:
+        table.add_column(column)
     for way in dict.fromkeys(row["way"] for row in rows):
         states = {_name(row): _state(row) for row in rows if row["way"] == way}
         table.add_row(way, *(states.get(column, "") for column in columns))

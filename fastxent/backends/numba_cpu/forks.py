@@ -48,19 +48,17 @@ def _after_in_child() -> None:
     numba.core.compiler_lock.global_compiler_lock.release()
     absent = numba.types.none
     plain = {
-        (_dtype(zero), tiled != absent)
+        (np.dtype(zero.name), tiled != absent)
         for kernel in (FORWARD.parallel, SHARED.parallel)
         for _, tiled, _, massed, of_soft, prepared, zero in kernel.overloads
         if massed == of_soft == prepared == absent
     }
+    small_calls: Any = MEAN_LOSS
     small = {
-        (_dtype(logits.dtype), tiled != absent) for logits, *_, tiled, _ in MEAN_LOSS.overloads
+        (np.dtype(logits.dtype.name), tiled != absent)
+        for logits, *_, tiled, _ in small_calls.overloads
     }
     LONG_WAY.update(plain - small)
-
-
-def _dtype(kind: Any) -> np.dtype[Any]:
-    return np.dtype(kind.name)
 
 
 if hasattr(os, "register_at_fork"):
