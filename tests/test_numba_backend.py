@@ -218,57 +218,6 @@ THREADED = """
         assert np.array_equal(fx.softmax(x, backend="numba", num_threads=num_threads), serial)
 """
 
-FORKS = """
-    check()
-    def child(work):
-        pid = os.fork()
-        if pid == 0:
-            signal.alarm(200)
-            try:
-                work()
-            except BaseException as error:
-                print(repr(error), file=sys.stderr)
-                os._exit(1)
-            os._exit(0)
-        _, status = os.waitpid(pid, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
-    def grandchild():
-        check()
-        child(check)
-    child(check)
-    child(grandchild)
-    check()
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-@pytest.mark.parametrize("layer", ["omp", "workqueue"])
-def test_forked_children_compute_the_same_bits(layer):
-    # Python 3.12 warns about any fork of a process with threads
-    run(THREADED + FORKS, NUMBA_THREADING_LAYER=layer, warnings="ignore::DeprecationWarning")
-
-
-@pytest.mark.parametrize("layer", ["omp", "workqueue"])
-def test_many_callers_at_once(layer):
-    code = """
-    failed = []
-    barrier = threading.Barrier(8)
-    def caller():
-        try:
-            barrier.wait()
-            for _ in range(50):
-                check()
-        except BaseException as error:
-            failed.append(error)
-    callers = [threading.Thread(target=caller) for _ in range(8)]
-    for thread in callers: thread.start()
-    for thread in callers: thread.join()
-    assert not failed, failed
-    import numba
-    print(numba.threading_layer())
-    """
-    assert run(THREADED + code, NUMBA_THREADING_LAYER=layer) == layer
-
 
 def test_too_many_threads_are_clamped():
     code = """

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastxent import threads
 from fastxent.backends.contract import SLICE_ELEMENTS
-from fastxent.backends.numba_cpu import cache
+from fastxent.backends.numba_cpu import cache, forks
 from fastxent.backends.numba_cpu.binary import BINARY, binary_summary
 from fastxent.backends.numba_cpu.drivers import CHUNKS, TURNS, Twins
 from fastxent.backends.numba_cpu.jit import numba
@@ -49,6 +49,8 @@ __all__ = [
 
 # Where compiled kernels are kept, or why they are not.
 _CACHE = cache.attach([*CHUNKS, *TURNS, label_summary, binary_summary, MEAN_LOSS])
+
+forks.guard()
 
 # So long a slice lasts at least, and so many elements of a thread it has at most: where other
 # threads run Python, a launch waits up to 5 ms for its lock; elements far apart take 20 ns.

@@ -1,0 +1,1 @@
+"""Forks, pools, servers and many threads, in real processes."""
