@@ -23,6 +23,13 @@ from fastxent.backends.numba_cpu.jit import numba
 
 __all__ = ["attach"]
 
+# What else of Numba's configuration the code depends on.
+_SETTINGS = (
+    *("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT"),
+    *("EXTEND_VARIABLE_LIFETIMES", "LLVM_REFPRUNE_PASS", "LLVM_REFPRUNE_FLAGS"),
+    "DISABLE_INTEL_SVML",
+)
+
 
 def stamp() -> bytes:
     """Hash of everything that compiled code depends on, the CPU and the signature aside."""
@@ -36,15 +43,18 @@ def stamp() -> bytes:
 class _KernelCache:
     """What a Numba dispatcher asks for compiled code; the interface of numba.core.caching."""
 
-    def __init__(self, directory: Path, dispatcher: Any) -> None:
+    def __init__(self, directory: Path, state: bytes, dispatcher: Any) -> None:
         self.cache_path = str(directory)
-        self._directory, self._stamp = directory, stamp()
+        self._directory, self._stamp = directory, state
         self._name = dispatcher.py_func.__name__
+        self._whole_name = f"{dispatcher.py_func.__module__}.{dispatcher.py_func.__qualname__}"
 
     def _file(self, signature: Any, codegen: Any) -> Path:
-        """File for these argument types on this CPU."""
-        key = repr((str(signature), codegen.magic_tuple())).encode()
-        return self._directory / f"{self._name}-{hashlib.sha256(key).hexdigest()[:32]}.nbc"
+        """File for these argument types on this CPU, compiled with these settings."""
+        settings = [str(getattr(numba.config, name, None)) for name in _SETTINGS]
+        parts = (self._whole_name, str(signature), codegen.magic_tuple(), settings)
+        key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+        return self._directory / f"{self._name}-{key}.nbc"
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """Compiled code for a signature, None if there is none that can be used."""
@@ -85,8 +95,12 @@ def attach(dispatchers: Iterable[Any]) -> str:
     """Keep these kernels on disk; give the place, or why there is none."""
     if numba.config.DISABLE_JIT:
         return "off: nothing is compiled"
-    directory, reason = disk_cache.place("numba", stamp())
+    try:
+        state = stamp()
+    except OSError as error:  # a program packed without the sources of its libraries
+        return f"off: no sources to tell kernels by: {error}"
+    directory, reason = disk_cache.place("numba", state)
     if directory is not None:
         for dispatcher in dispatchers:
-            dispatcher._cache = _KernelCache(directory, dispatcher)
+            dispatcher._cache = _KernelCache(directory, state, dispatcher)
     return reason
