@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from reliability import cache_damage
 
 import fastxent
 from fastxent.backends import disk_cache
-from reliability import cache_damage
 
 pytestmark = pytest.mark.skipif(
     os.open not in os.supports_dir_fd, reason="nothing is kept on this system"
@@ -168,10 +168,10 @@ def test_one_warning_where_the_directory_asked_for_cannot_be(tmp_path, monkeypat
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     monkeypatch.setenv("FASTXENT_CACHE_DIR", str(tmp_path / asked))
-    with pytest.warns(RuntimeWarning, match="no directory to write") as told:
-        for prefix in ("numba", "cuda", "numba"):
-            assert disk_cache.place(prefix, STAMP)[0] is None
-    assert len(told) == 1
+    with pytest.warns(RuntimeWarning, match="no directory to write"):
+        assert disk_cache.place("numba", STAMP)[0] is None
+    for prefix in ("cuda", "numba"):  # where a second warning would be an error
+        assert disk_cache.place(prefix, STAMP)[0] is None
 
 
 def test_no_warning_where_nothing_was_asked_for(monkeypatch):

@@ -8,10 +8,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
-
-import fastxent as fx
 from reliability import cache_children, cache_damage
 from reliability.cache_children import COMPILED, LOADED, call
+
+import fastxent as fx
 
 REASON = fx.backends()["numba"]
 pytestmark = [

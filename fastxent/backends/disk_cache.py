@@ -141,10 +141,9 @@ def _remove_abandoned(directory: int) -> None:
     """Remove what processes that were killed had begun to write."""
     limit = time.time() - _ABANDONED_AFTER
     with contextlib.suppress(OSError):  # another process may be as quick
-        for name in os.listdir(directory):
-            if name.endswith(_PART):
-                if os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime < limit:
-                    os.unlink(name, dir_fd=directory)
+        for name in filter(lambda name: name.endswith(_PART), os.listdir(directory)):
+            if os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime < limit:
+                os.unlink(name, dir_fd=directory)
 
 
 def _digest(path: Path, stamp: bytes, content: bytes) -> bytes:

@@ -45,7 +45,7 @@ def applicable(damages: tuple[Damage, ...]) -> Iterator[Damage]:
 
 
 def bytes_of_regions(size: int, step: int = 1) -> Iterator[int]:
-    """Places in a file of this size: all of the checksum and of what follows it, then every step."""
+    """Places in a file of this size: all in the checksum and behind it, then every step."""
     yield from range(min(size, 2 * DIGEST))
     yield from range(2 * DIGEST, size, step)
     yield size - 1
@@ -78,7 +78,7 @@ def _with_content(make: Callable[[bytes], bytes]) -> Callable[[Path], None]:
 
 
 def _of_another_name(file: Path) -> None:
-    """The file of another kernel, whole in itself, renamed: its code would run in this one's place."""
+    """The file of another kernel, whole in itself: its code would run in this one's place."""
     stamp = _stamp()
     content = disk_cache.read(file, stamp)
     other = file.with_name(f"other-{file.name}")
