@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from reliability import cache_children, cache_damage
+from reliability import cache_children, cache_damage, cache_faults, records
 from reliability.cache_children import COMPILED, LOADED, call
 
 import fastxent as fx
@@ -155,26 +155,25 @@ def test_all_kernels_of_the_backend_are_attached():
 # --- whole processes
 
 
-@pytest.fixture(scope="module")
-def filled_cache(tmp_path_factory):
-    """A cache directory after one process has run."""
-    place = tmp_path_factory.mktemp("cache") / "not" / "there"
-    assert call({"FASTXENT_CACHE_DIR": place}).way == COMPILED
-    return place
-
-
-def test_second_process_loads_what_the_first_compiled(filled_cache):
-    assert call({"FASTXENT_CACHE_DIR": filled_cache}) == (LOADED, 0, "")
-    assert [path.suffix for path in only_file(filled_cache).parent.iterdir()] == [".nbc"]
-
-
-def test_parallel_kernels_are_loaded_on_any_threading_layer(tmp_path):
-    place = {"FASTXENT_CACHE_DIR": tmp_path / "cache"}
-    ways = [
-        call(place | {"NUMBA_THREADING_LAYER": layer}, "threads").way
+def test_second_process_loads_what_the_first_compiled_on_any_threading_layer(tmp_path):
+    place = tmp_path / "cache"
+    outcomes = [
+        call({"FASTXENT_CACHE_DIR": place, "NUMBA_THREADING_LAYER": layer}, "threads")
         for layer in ("omp", "workqueue")
     ]
-    assert ways == [COMPILED, LOADED]
+    assert outcomes == [(COMPILED, 0, ""), (LOADED, 0, "")]
+    assert [path.suffix for path in only_file(place).parent.iterdir()] == [".nbc"]
+
+
+def test_program_that_harms_the_cache(tmp_path, capsys):
+    options = ["--rounds", "0", "--only", "1", "--step", "5000", "--out", str(tmp_path)]
+    assert cache_faults.main(options) == 0
+    assert "all survived" in capsys.readouterr().out
+    kept = records.load("cache_faults", tmp_path)
+    assert kept["passed"]
+    figures = kept["figures"]
+    assert (figures["faults"], figures["survived"], figures["processes"]) == (1, 1, 3)
+    assert figures["altered_files"] > 100
 
 
 def test_cache_can_be_turned_off(place, monkeypatch):
