@@ -72,7 +72,8 @@ def _built(kind: str, tree: Path, out: Path) -> Path:
     done = subprocess.run(
         [sys.executable, "-c", BUILD.format(kind=kind), out],
         cwd=tree,
-        env={**os.environ, "SOURCE_DATE_EPOCH": WHEN},
+        # a compiler's cache would give the second build what the first made
+        env={**os.environ, "SOURCE_DATE_EPOCH": WHEN, "CCACHE_DISABLE": "1"},
         capture_output=True,
         text=True,
         timeout=3600,
