@@ -5,15 +5,18 @@ Everything else is in pyproject.toml. FASTXENT_OPENMP=0 in the environment build
 
 from __future__ import annotations
 
+import gzip
 import os
 import platform
 import sysconfig
+import tarfile
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 from setuptools.errors import CompileError, LinkError
 
 SOURCES = Path("src_cython")
@@ -110,11 +113,47 @@ class BuildLevels(build_ext):
         return found
 
 
+# The time of all files of an sdist, the first that a zip file can hold, too.
+NO_TIME = 315532800
+
+
+class SameSdist(sdist):
+    """Packs the same sources into the same file: without times, owners and the maker's modes."""
+
+    def make_archive(
+        self,
+        base_name: str,
+        format: str,
+        root_dir: str | None = None,
+        base_dir: str | None = None,
+        owner: str | None = None,
+        group: str | None = None,
+    ) -> str:
+        if format != "gztar" or base_dir is None:
+            return super().make_archive(base_name, format, root_dir, base_dir, owner, group)
+        when = int(os.environ.get("SOURCE_DATE_EPOCH", NO_TIME))
+
+        def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+            member.mtime, member.uid, member.gid, member.uname, member.gname = when, 0, 0, "", ""
+            member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+            return member
+
+        path = Path(f"{base_name}.tar.gz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            path.open("wb") as file,
+            gzip.GzipFile("", "wb", fileobj=file, mtime=when) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            archive.add(base_dir, filter=plain)
+        return str(path)
+
+
 # One wheel for CPython 3.11 and later; free-threaded builds have no limited API yet.
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 setup(
-    cmdclass={"build_ext": BuildLevels},
+    cmdclass={"build_ext": BuildLevels, "sdist": SameSdist},
     ext_modules=[
         Extension(
             "fastxent.backends._kernels",

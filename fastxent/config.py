@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -143,9 +144,29 @@ def _environment() -> dict[str, str | None]:
     return dict(sorted(listed.items()))
 
 
+def _without_home(value: Any) -> Any:
+    """The same with ~ for the home directory: its path names a person, and reports are public."""
+    home = os.path.expanduser("~").rstrip(os.sep)
+    if not os.path.isabs(home):
+        return value
+    below = re.compile(re.escape(home) + r"(?![\w.-])")
+
+    def told(part: Any) -> Any:
+        if isinstance(part, str):
+            return below.sub("~", part)
+        if isinstance(part, list):
+            return [told(each) for each in part]
+        return {key: told(each) for key, each in part.items()} if isinstance(part, dict) else part
+
+    return told(value)
+
+
 def collect() -> dict[str, Any]:
-    """Gather what `show_config` shows: nested dicts of strings, numbers, bools, lists and None."""
-    return {
+    """Gather what `show_config` shows: nested dicts of strings, numbers, bools, lists and None.
+
+    The path of the home directory is ~ in it.
+    """
+    facts = {
         "fastxent": {"version": __version__},
         "python": _python(),
         "cpu": _cpu(),
@@ -156,6 +177,8 @@ def collect() -> dict[str, Any]:
         "versions": _versions(),
         "environment": _environment(),
     }
+    told: dict[str, Any] = _without_home(facts)
+    return told
 
 
 def _text(value: Any) -> str:

@@ -77,8 +77,8 @@ class Body:
             if key in self._addresses:  # another thread was faster
                 return self._addresses[key]
             dispatcher = by_pointer(self._make(*dummies))
-            names = "-".join(kind.__name__ for kind in key)
-            cache.attach([dispatcher], f"{self._make.__name__}-{names}")
+            names = (self._make.__name__, *(kind.__name__ for kind in key))
+            cache.attach([dispatcher], "-".join(names))
             dispatcher.compile(_SIGNATURE)
             result = dispatcher.overloads[_SIGNATURE.args]
             wrapper = result.fndesc.llvm_cfunc_wrapper_name

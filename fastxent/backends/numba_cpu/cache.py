@@ -8,7 +8,6 @@ install, on truncated files, and for a home directory that cannot be written.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import pickle
 import sys
@@ -24,8 +23,14 @@ from fastxent.backends.numba_cpu.jit import numba
 
 __all__ = ["attach"]
 
+# What else of Numba's configuration the code depends on.
+_SETTINGS = (
+    *("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT"),
+    *("EXTEND_VARIABLE_LIFETIMES", "LLVM_REFPRUNE_PASS", "LLVM_REFPRUNE_FLAGS"),
+    "DISABLE_INTEL_SVML",
+)
 
-@functools.cache  # 1.5 ms: all sources are read
+
 def stamp() -> bytes:
     """Hash of everything that compiled code depends on, the CPU and the signature aside."""
     here = Path(__file__).parent
@@ -38,14 +43,19 @@ def stamp() -> bytes:
 class _KernelCache:
     """What a Numba dispatcher asks for compiled code; the interface of numba.core.caching."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, state: bytes, dispatcher: Any, name: str) -> None:
         self.cache_path = str(directory)
-        self._directory, self._stamp, self._name = directory, stamp(), name
+        self._directory, self._stamp = directory, state
+        function = dispatcher.py_func
+        self._name = name or function.__name__
+        self._whole_name = f"{function.__module__}.{function.__qualname__} {name}"
 
     def _file(self, signature: Any, codegen: Any) -> Path:
-        """File for these argument types on this CPU."""
-        key = repr((str(signature), codegen.magic_tuple())).encode()
-        return self._directory / f"{self._name}-{hashlib.sha256(key).hexdigest()[:32]}.nbc"
+        """File for these argument types on this CPU, compiled with these settings."""
+        settings = [str(getattr(numba.config, name, None)) for name in _SETTINGS]
+        parts = (self._whole_name, str(signature), codegen.magic_tuple(), settings)
+        key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+        return self._directory / f"{self._name}-{key}.nbc"
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """Compiled code for a signature, None if there is none that can be used."""
@@ -82,11 +92,6 @@ class _KernelCache:
             path.unlink(missing_ok=True)
 
 
-@functools.cache  # one look, and one warning at most
-def _place() -> tuple[Path | None, str]:
-    return disk_cache.place("numba", stamp())
-
-
 def attach(dispatchers: Iterable[Any], name: str = "") -> str:
     """Keep these kernels on disk; give the place, or why there is none.
 
@@ -94,8 +99,12 @@ def attach(dispatchers: Iterable[Any], name: str = "") -> str:
     """
     if numba.config.DISABLE_JIT:
         return "off: nothing is compiled"
-    directory, reason = _place()
+    try:
+        state = stamp()
+    except OSError as error:  # a program packed without the sources of its libraries
+        return f"off: no sources to tell kernels by: {error}"
+    directory, reason = disk_cache.place("numba", state)
     if directory is not None:
         for dispatcher in dispatchers:
-            dispatcher._cache = _KernelCache(directory, name or dispatcher.py_func.__name__)
+            dispatcher._cache = _KernelCache(directory, state, dispatcher, name)
     return reason

@@ -31,11 +31,13 @@ if TYPE_CHECKING:
 __all__ = [
     "BINARY",
     "CHECK_LABELS",
+    "CHUNKS",
     "FORWARD",
     "MEAN_LOSS",
     "MOST_CLASSES",
     "SHARED",
     "STATE_BYTES",
+    "TURNS",
     "binary_summary",
     "info",
     "label_summary",

@@ -1,0 +1,110 @@
+"""The programs that audit dependencies and look into packages: what they pass, and what not."""
+
+import json
+import zipfile
+
+import pytest
+from reliability import audit, packages, records
+
+SOUND = {"name": "numpy", "version": "2.4.6", "vulns": []}
+HARMED = {
+    "name": "numba",
+    "version": "0.1",
+    "vulns": [{"id": "PYSEC-1", "fix_versions": ["0.2"], "aliases": [], "description": "bad"}],
+}
+SKIPPED = {"name": "llvmlite", "skip_reason": "not found: llvmlite"}
+
+
+@pytest.fixture
+def auditor(tmp_path, monkeypatch):
+    """A pip-audit that reports what it is given."""
+
+    def reports(*dependencies):
+        folder = tmp_path / "pip_audit"
+        folder.mkdir()
+        (folder / "__init__.py").touch()
+        text = json.dumps({"dependencies": dependencies, "fixes": []})
+        (folder / "__main__.py").write_text(f"print({text!r})\n")
+
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    return reports
+
+
+@pytest.mark.parametrize(
+    ("dependencies", "code"),
+    [([SOUND], 0), ([SOUND, HARMED], 1), ([SOUND, SKIPPED], 2), ([HARMED, SKIPPED], 2), ([], 2)],
+)
+def test_audit_passes_only_what_was_looked_up(auditor, tmp_path, capsys, dependencies, code):
+    auditor(*dependencies)
+    assert audit.main(["--out", str(tmp_path / "out")]) == code
+    kept = records.load("audit", tmp_path / "out")
+    told = capsys.readouterr()
+    if code == 2:
+        assert kept is None
+        assert "not audited" in told.err
+    else:
+        assert kept is not None
+        assert kept["passed"] == (code == 0)
+        assert kept["figures"]["packages"] == len(dependencies)
+        assert ("numba 0.1: PYSEC-1, mended in 0.2" in told.out) == bool(code)
+
+
+def test_audit_says_what_it_needs(monkeypatch, capsys):
+    monkeypatch.setattr(audit.importlib.util, "find_spec", lambda _name: None)
+    assert audit.main([]) == 2
+    assert "pip install pip-audit" in capsys.readouterr().err
+
+
+def test_audit_asks_about_what_is_installed():
+    names = [line.partition("==")[0] for line in audit.pinned()]
+    assert "numpy" in names
+    assert all(version for _, _, version in (line.partition("==") for line in audit.pinned()))
+
+
+@pytest.fixture
+def wheel(tmp_path):
+    """A wheel with these files too, without those."""
+
+    def made(more=(), without=()):
+        sources = [
+            path.relative_to(packages.ROOT) for path in packages.ROOT.glob("fastxent/**/*.py")
+        ]
+        names = {path.as_posix() for path in sources}
+        names |= {"fastxent/py.typed", "fastxent/backends/_kernels.abi3.so"}
+        names |= {f"fastxent-1.dist-info/{name}" for name in packages.METADATA}
+        path = tmp_path / "fastxent.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in (names | set(more)) - set(without):
+                archive.writestr(name, "")
+        return path
+
+    return made
+
+
+def test_wheel_with_what_belongs_there(wheel):
+    assert packages.wheel_faults(wheel()) == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *("tests/conftest.py", "fastxent/backends/_kernels.cpp", "setup.py", "fastxent/key.pem"),
+        *("fastxent-1.dist-info/notes.txt", "fastxent.libs/libgomp.so"),
+    ],
+)
+def test_wheel_with_something_else(wheel, more):
+    assert packages.wheel_faults(wheel([more])) == [f"unexpected: {more}"]
+
+
+@pytest.mark.parametrize("less", ["fastxent/py.typed", "fastxent/api/labels.py"])
+def test_wheel_without_something(wheel, less):
+    assert packages.wheel_faults(wheel(without=[less])) == [f"missing: {less}"]
+
+
+def test_wheel_without_kernels_or_licence(wheel):
+    assert packages.wheel_faults(wheel(without=["fastxent/backends/_kernels.abi3.so"])) == [
+        "compiled modules: []"
+    ]
+    without = ["fastxent-1.dist-info/LICENSE"]
+    assert packages.wheel_faults(wheel(without=without)) == ["missing: LICENSE"]
