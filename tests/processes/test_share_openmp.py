@@ -12,7 +12,7 @@ from reliability import cohabitation, cohabitation_pair
 import fastxent as fx
 from fastxent import openmp
 
-SECONDS = 120
+SECONDS = 300
 # Threads of the process after parallel calls of both: each runtime in use has one of its own.
 BOTH = """
     import os, numpy as np, fastxent as fx
