@@ -37,12 +37,17 @@ OTHERS: dict[str, Mapping[str, object]] = {
     "less optimisation": {"NUMBA_OPT": 1},
     "checked bounds": {"NUMBA_BOUNDSCHECK": 1},
 }
+# Only the cache sees these: libraries refuse to work with versions that are none.
 VERSIONS = {
-    "another Numba": "import numba; numba.__version__ = '9.9'",
-    "another llvmlite": "import llvmlite; llvmlite.__version__ = '9.9'",
-    "another Python": "import sys; sys.version = '9.9'",
-    "another NumPy": "import numba, numpy; numpy.__version__ = '9.9'",
+    f"another {name}": "import types; from fastxent.backends.numba_cpu import cache; "
+    f"cache.{module} = types.SimpleNamespace({attribute}='9.9')"
+    for name, module, attribute in (
+        ("llvmlite", "llvmlite", "__version__"),
+        ("NumPy", "np", "__version__"),
+        ("Python", "sys", "version"),
+    )
 }
+VERSIONS["another Numba"] = "import numba; numba.__version__ = '9.9'"
 PROCESSES = 8
 
 # What a fault found wrong: nothing is what is wanted.
