@@ -45,6 +45,10 @@ class Sizes:
     many_classes: int
     memory: Array
 
+    def period(self, most: int) -> int:
+        """Rows of a pattern: an odd number, fewer where the arrays are small."""
+        return min(most, self.beyond // 64 | 1)
+
     def take(self, shape: tuple[int, ...], dtype: str, at: int = 0) -> Array:
         """An array in the memory, `at` bytes from its beginning."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
@@ -119,7 +123,7 @@ def _loss(
 def elements(sizes: Sizes, backend: str, dtype: str = "float32") -> list[str]:
     """More elements than 2**31, in place."""
     rows = sizes.beyond // CLASSES + 3
-    pattern = Pattern(1021, CLASSES, dtype)
+    pattern = Pattern(sizes.period(1021), CLASSES, dtype)
     logits = sizes.take((rows, CLASSES), dtype)
     pattern.fill(logits, pattern.logits)
     return _loss(logits, np.resize(pattern.labels, rows), pattern, backend)
@@ -128,7 +132,7 @@ def elements(sizes: Sizes, backend: str, dtype: str = "float32") -> list[str]:
 def half_elements(sizes: Sizes, backend: str) -> list[str]:
     """More elements of float16 than 2**31, the rows in reversed order, in place."""
     rows = sizes.beyond // CLASSES + 3
-    pattern = Pattern(1021, CLASSES, "float16")
+    pattern = Pattern(sizes.period(1021), CLASSES, "float16")
     logits = sizes.take((rows, CLASSES), "float16")[::-1]
     pattern.fill(logits, pattern.logits)
     return _loss(logits, np.resize(pattern.labels, rows), pattern, backend)
@@ -137,7 +141,7 @@ def half_elements(sizes: Sizes, backend: str) -> list[str]:
 def rows(sizes: Sizes, backend: str) -> list[str]:
     """More rows than 2**31: two classes of float16, uint8 labels, in place."""
     count = sizes.beyond + 3
-    pattern = Pattern(2**19 - 1, 2, "float16", "uint8")
+    pattern = Pattern(sizes.period(2**19 - 1), 2, "float16", "uint8")
     logits = sizes.take((count, 2), "float16")
     labels = sizes.take((count,), "uint8", logits.nbytes)
     pattern.fill(logits, pattern.logits)
@@ -148,7 +152,7 @@ def rows(sizes: Sizes, backend: str) -> list[str]:
 def distant_classes(sizes: Sizes, backend: str) -> list[str]:
     """More than 2**31 bytes from a class to the next: ``axis=0``, in place."""
     count = sizes.beyond // 2 + 5
-    pattern = Pattern(2**19 - 1, 2, "float16", "uint8")
+    pattern = Pattern(sizes.period(2**19 - 1), 2, "float16", "uint8")
     logits = sizes.take((2, count), "float16")
     labels = sizes.take((count,), "uint8", logits.nbytes)
     pattern.fill(logits.T, pattern.logits)
@@ -231,7 +235,7 @@ def _same_rows(
 ) -> list[str]:
     """A function of rows of float16, over its input: each row as that of the pattern."""
     count = sizes.beyond // CLASSES + 3
-    pattern = Pattern(1021, CLASSES, "float16")
+    pattern = Pattern(sizes.period(1021), CLASSES, "float16")
     x = sizes.take((count, CLASSES), "float16")
     pattern.fill(x, pattern.logits)
     expected = function(pattern.logits, *(one[: len(pattern.labels)] for one in others))
@@ -279,7 +283,7 @@ def binary(sizes: Sizes, backend: str) -> list[str]:
 def shards(sizes: Sizes, backend: str) -> list[str]:
     """Two shards of more elements than 2**31 together, the gradient over the logits."""
     count, half = sizes.beyond // CLASSES + 3, CLASSES // 2
-    pattern = Pattern(1021, CLASSES, "float16")
+    pattern = Pattern(sizes.period(1021), CLASSES, "float16")
     logits = sizes.take((count, CLASSES), "float16")
     pattern.fill(logits, pattern.logits)
     total: dict[str, Any] = {"num_classes": CLASSES, "backend": backend}
@@ -307,7 +311,8 @@ def shards(sizes: Sizes, backend: str) -> list[str]:
 
 def linear(sizes: Sizes, backend: str) -> list[str]:
     """A linear layer whose logits, never whole, are more than 2**31."""
-    wide, features, period = 2**14 + 3, 8, 509
+    wide, features = 2**14 + 3, 8
+    period = min(509, sizes.beyond // wide | 1)
     count = period * (sizes.beyond // wide // period + 1)
     rng = np.random.default_rng(0)
     hidden = rng.standard_normal((period, features)).astype(np.float32)
