@@ -32,8 +32,8 @@ from reliability.tools import ROOT, lacking, lines_of, need, run
 
 __all__ = ["CHECKS", "main"]
 
-# A null pointer that is used ends the program without a test of its own, of which there would be one
-# for each of the accesses that templates and inlining multiply.
+# A null pointer that is used ends the program without a test of its own, of which there would be
+# one for each of the accesses that templates and inlining multiply.
 WATCHED = (
     "-fsanitize=address,undefined",
     "-fno-sanitize=null,object-size",
