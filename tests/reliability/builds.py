@@ -88,7 +88,7 @@ class Build:
             source, own = sources[name]
             own = own or self.kernel_flags
             words = [*_cached(compiler), *flags, *own, "-Wall", "-Wextra", f"-I{KERNELS}"]
-            run([*words, "-c", source, "-o", folder / name], timeout=1800)
+            run([*words, "-c", source, "-o", folder / name], timeout=7200)
             return folder / name
 
         with ThreadPoolExecutor() as pool:

@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             advance()
     figures["executions"] = sum(figures.get(f"{name}_executions", 0) for name in ENGINES)
     figures["found"] = len(faults)
-    figures["stored"] = sum(1 for path in CORPORA.rglob("*") if path.is_file())
+    figures["stored"] = sum(path.name[0] != "." for path in CORPORA.glob("*/*"))
     for fault in faults:
         print(fault, file=sys.stderr)
     print(f"{figures['executions']:,} executions, {len(faults)} findings")

@@ -61,7 +61,10 @@ struct binary_call {
         target.draw(from, wild, 1.0);
         for (int64_t i = 0; i < count; ++i) {
             char *at = target.at(i);
-            if (target.kind > fastxent_uint8) std::memset(at, 0, item_sizes[target.kind]), *at = from.byte() & 1;
+            if (target.kind > fastxent_uint8) {
+                std::memset(at, 0, item_sizes[target.kind]);
+                *at = from.byte() & 1;
+            }
             if (target.kind < fastxent_uint8 && !wild) at[item_sizes[target.kind] - 1] &= 0x7f;
         }
         if (target.kind >= fastxent_uint8 && count && from.chance(6)) *target.at(from.below(count)) = 2;
@@ -84,11 +87,13 @@ inline void check_element(const binary_call &call, int64_t i, long double &total
     const double ones = operand(pass.ones, call.ones, i), factor = operand(pass.factor, call.factor, i);
     const double positive = ones * (pass.gain * y + pass.background);
     const double negative = pass.gain * (1 - y) + pass.background;
-    const double e = std::exp(-std::fabs(x)), p = (x < 0 ? e : 1) / (1 + e), rest = (x < 0 ? 1 : e) / (1 + e);
+    const double e = std::exp(-std::fabs(x));
+    const double p = (x < 0 ? e : 1) / (1 + e), rest = (x < 0 ? 1 : e) / (1 + e);
     const double loss = factor * (positive * (std::log1p(e) + std::fmax(-x, 0)) +
                                   negative * (std::log1p(e) + std::fmax(x, 0)));
     const double size = std::fabs(factor) * (std::fabs(positive) + std::fabs(negative)) * (1 + std::fabs(x));
-    const double side = negative * p - positive * rest, scale = factor * operand(pass.upstream, call.upstream, i);
+    const double side = negative * p - positive * rest;
+    const double scale = factor * operand(pass.upstream, call.upstream, i);
     total += loss, terms += size;
     const auto require = [&](const fastxent_elements &of, const array &results, double truth, double allowed,
                              const char *what) {
@@ -118,7 +123,9 @@ inline void check_binary(source &from, const fastxent_level &level, int64_t most
         long double total = 0;
         double terms = 1.0;
         for (int64_t i = 0; i < call.count; ++i) check_element(call, i, total, terms);
-        if (call.pass.total) require_close(*call.pass.total, static_cast<double>(total), terms, call.pass.size, 1, "total of elements");
+        if (call.pass.total)
+            require_close(*call.pass.total, static_cast<double>(total), terms, call.pass.size,
+                          fastxent_float64, "total of elements");
     }
     call.run(level, 3);
     for (int i = 0; i < 4; ++i) require_same_bits(*arrays[i], after[i], "an output of elements");

@@ -32,11 +32,12 @@ class row_check {
         const char *place = static_cast<const char *>(data) + row * pass_.size;
         return pass_.size == 8 ? stored<double>(place) : static_cast<double>(stored<float>(place));
     }
-    void require_statistic(const void *data, int64_t row, double truth, double size, const char *what) const {
+    void require_statistic(const void *data, int64_t row, double truth, double size,
+                           const char *what) const {
         if (data) require_close(result(data, row), truth, size, pass_.size, fastxent_float64, what);
     }
-    void require_class(const array &results, const fastxent_matrix &place, int64_t at, double truth, double size,
-                       const char *what) const {
+    void require_class(const array &results, const fastxent_matrix &place, int64_t at, double truth,
+                       double size, const char *what) const {
         if (!place.data) return;
         const array &from = place.data == pass_.logits.data ? call_.logits : results;
         require_close(from.number(at), truth, size, pass_.size, from.kind, what);
@@ -91,7 +92,8 @@ class row_check {
         return truth;
     }
 
-    void statistics_of(int64_t row, const naive_row &truth, const std::vector<double> &z, int64_t label) const {
+    void statistics_of(int64_t row, const naive_row &truth, const std::vector<double> &z,
+                       int64_t label) const {
         require_statistic(pass_.loss, row, truth.loss, truth.scale, "loss");
         const double size = 4 + std::fabs(truth.max);
         if (label >= 0) {
@@ -101,7 +103,8 @@ class row_check {
         if (!truth.special) {
             require_statistic(pass_.row_max, row, truth.max, size, "row_max");
             if (pass_.row_sum)
-                require_close(pass_.row_sum[row], truth.sum, truth.sum * size, pass_.size, fastxent_float64, "row_sum");
+                require_close(pass_.row_sum[row], truth.sum, truth.sum * size, pass_.size,
+                              fastxent_float64, "row_sum");
         }
         require_statistic(pass_.entropy, row, truth.entropy, 8 * size, "entropy");
         if (!pass_.argmax || truth.special) {
@@ -122,15 +125,16 @@ class row_check {
         const double p = truth.special ? nan_number : std::exp(z[k] - truth.max) / truth.sum;
         const double grad = scale * grad_by_hand(truth, z[k], t, options_);
         const double share = truth.special ? 0.0 : std::fabs(truth.mass) * p + 0.1 * p * std::fabs(truth.max);
-        require_class(call_.grad, pass_.grad, at, grad, scale * (share + std::fabs(t)) * size * 2 + 1e-30, "gradient");
+        const double terms = scale * (share + std::fabs(t)) * size * 2 + 1e-30;
+        require_class(call_.grad, pass_.grad, at, grad, terms, "gradient");
         require_class(call_.proba, pass_.proba, at, p, p * size + 1e-30, "softmax");
         const double log_p = truth.special ? nan_number : z[k] - truth.max - truth.log_sum;
         require_class(call_.log_proba, pass_.log_proba, at, log_p, 2 * size, "log_softmax");
         if (pass_.hess.data) {
             const double rest = pass_.hess_is_distance && k != label ? p : 1 - p;
             const double value = (pass_.hess_is_distance ? rest : p * rest) * scale * pass_.hess_factor;
-            require_class(call_.hess, pass_.hess, at, std::isnan(value) ? value : std::fmax(value, pass_.hess_floor),
-                          size * scale * 4, "Hessian");
+            const double truth_there = std::isnan(value) ? value : std::fmax(value, pass_.hess_floor);
+            require_class(call_.hess, pass_.hess, at, truth_there, size * scale * 4, "Hessian");
         }
         if (pass_.target_grad.data) {
             const double gain = pass_.gain ? row_call::factor(pass_.gain, pass_.gain_step, k, pass_.size) : 1.0;
@@ -162,7 +166,8 @@ inline void check_rows(source &from, const fastxent_level &level, int64_t most) 
     for (int i = 0; i < 7; ++i) require_same_bits(*arrays[i], after[i], "an output");
     const int kind = call.pass.size == 8 ? fastxent_float64 : fastxent_float32;
     for (size_t at = 0; at < loss.size(); at += call.pass.size)
-        REQUIRE(same_number(loss.data() + at, call.loss.data() + at, kind), "a loss has other bits on three threads");
+        REQUIRE(same_number(loss.data() + at, call.loss.data() + at, kind),
+                "a loss has other bits on three threads");
     if (call.pass.total)
         REQUIRE(same_number(reinterpret_cast<const char *>(&total), reinterpret_cast<char *>(call.pass.total),
                             fastxent_float64),

@@ -157,7 +157,8 @@ struct row_call {
         if (from.chance(3)) pass.softcap = from.one_of({5.0, 30.0});
         if (from.chance(3)) pass.logit_scale = from.one_of({0.7, 1.3});
         if (from.chance(3)) pass.z_loss = 1e-3;
-        pass.row_scale = static_cast<const double *>(factors(from, row_scale, rows, &pass.row_scale_step, 8, 2));
+        pass.row_scale =
+            static_cast<const double *>(factors(from, row_scale, rows, &pass.row_scale_step, 8, 2));
         pass.spike = static_cast<const double *>(factors(from, spike, classes, &pass.spike_step, 8, 2));
         const bool smoothed = from.chance(2);
         if (smoothed) pass.background = factors(from, background, classes, &pass.background_step, size, 0.1);

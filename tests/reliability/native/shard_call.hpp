@@ -80,7 +80,8 @@ struct sharded {
                     label_logit[row] = logit_here[row];
             }
         }
-        REQUIRE(done == blocks, "%lld parts, not %lld", static_cast<long long>(done), static_cast<long long>(blocks));
+        REQUIRE(done == blocks, "%lld parts, not %lld", static_cast<long long>(done),
+                static_cast<long long>(blocks));
         merge(level, threads);
         for (size_t part = 0; part < ends.size(); ++part) {
             fastxent_shard shard = of_part(part, threads);
@@ -123,7 +124,8 @@ inline void check_sharded_row(const sharded &call, int64_t row) {
     if (!skipped) t[label] = call.spike[label];
     const naive_row truth = row_by_hand(z, t, label, options);
     const int size = call.options.size;
-    require_close(call.loss[row], skipped ? 0.0 : truth.loss, skipped ? 0.0 : truth.scale, size, 1, "merged loss");
+    require_close(call.loss[row], skipped ? 0.0 : truth.loss, skipped ? 0.0 : truth.scale, size,
+                  fastxent_float64, "merged loss");
     for (size_t part = 0; part < call.ends.size(); ++part)
         for (int64_t k = 0, begin = call.begin_of(part), here = call.ends[part] - begin; k < here; ++k) {
             const double one = z[begin + k], mass = t[begin + k];
