@@ -64,7 +64,7 @@ def test_missing_tools_are_named(monkeypatch):
 @pytest.fixture
 def workshop(tmp_path):
     try:
-        return Workshop(tmp_path)
+        return Workshop(tmp_path, PYTHONS[0])
     except Broken as error:
         pytest.skip(str(error))
 
