@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -20,17 +21,23 @@ if not (ROOT / "setup.py").exists():
 PYTHONS = [Python(Path("a"), 11, False), Python(Path("b"), 13, False), Python(Path("c"), 14, True)]
 
 
+def not_locked():
+    return bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+
 def names(*only):
     return [one.name for one in environments.chosen(list(listed(PYTHONS)), only)]
 
 
 def test_this_interpreter_is_found():
-    own = sys.version_info.minor
-    assert own in [python.minor for python in pythons()]
-    # one that is given goes before others of its version
-    assert Path(sys.executable).samefile(
-        next(one.path for one in pythons([sys.executable]) if one.minor == own)
-    )
+    own = Python(Path(sys._base_executable), sys.version_info.minor, not_locked())
+    assert own.name in [python.name for python in pythons()]
+
+
+def test_an_interpreter_that_is_given_goes_before_others(tmp_path):
+    given = tmp_path / "python3"
+    given.symlink_to(sys._base_executable)
+    assert given in [python.path for python in pythons([str(given)])]
 
 
 def test_each_kind_is_tried_on_each_python():
@@ -57,7 +64,7 @@ def test_missing_tools_are_named(monkeypatch):
 @pytest.fixture
 def workshop(tmp_path):
     try:
-        return Workshop(tmp_path)
+        return Workshop(tmp_path, PYTHONS[0])
     except Broken as error:
         pytest.skip(str(error))
 

@@ -57,10 +57,13 @@ class Outcome:
 
 
 class Workshop:
-    """A temporary folder in which wheels and environments are made; output goes to its logs."""
+    """A temporary folder in which wheels and environments are made; output goes to its logs.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    `builder`, the lowest Python, makes the wheel that every CPython with a lock takes.
+    """
+
+    def __init__(self, folder: Path, builder: Python) -> None:
+        self.folder, self.builder = folder, builder
         self.tree = folder / "tree"
         self._wheels: dict[tuple[Build, str], Path] = {}
         self._copy_source()
@@ -157,7 +160,7 @@ class Workshop:
         key = build, python.name if python.threaded else "abi3"
         if key not in self._wheels:
             name = f"build-{build.name}{'-' + python.name if python.threaded else ''}"
-            inside = self._venv(name, python, name)
+            inside = self._venv(name, python if python.threaded else self.builder, name)
             self._pip(name, inside, build.constraints, "--group", "build")
             place = self.folder / f"dist-{name}"
             self.run(

@@ -115,7 +115,8 @@ def main(arguments: Sequence[str]) -> int:
     """Make the environments, test in each, keep the record."""
     asked = parser().parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
-    picked = chosen(list(environments(pythons(asked.python))), asked.only)
+    found = pythons(asked.python)  # the lowest with a lock comes first
+    picked = chosen(list(environments(found)), asked.only)
     if asked.list:
         for wanted in picked:
             console.print(f"{wanted.name:22}{wanted.python.path}  {wanted.missing or ''}")
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = nullcontext(asked.keep) if asked.keep else tempfile.TemporaryDirectory()
     with folder as place, records.progress("environments", len(picked)) as advance:
         Path(place).mkdir(parents=True, exist_ok=True)
-        workshop = Workshop(Path(place))
+        workshop = Workshop(Path(place), found[0])
         for wanted in picked:
             advance(0, wanted.name)
             start = time.monotonic()
