@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fastxent import config, demo_report, selfcheck, threads
+from fastxent import config, demo_report, selfcheck, selfcheck_thorough, threads
 from fastxent.backends import pick
 from fastxent.demo import EPOCHS
 from fastxent.errors import FastxentError
@@ -40,7 +40,11 @@ examples:
   fastxent check
   fastxent check --quick
   fastxent check --backend cython numpy --dtype float32
+  fastxent check --thorough
+  fastxent check --thorough 600
 
+--thorough makes random calls of every function, held against the reference, and looks whether
+the bits stay the same for any number of threads, any order of rows, on every way.
 Numba compiles its kernels first, --quick or not: minutes, unless they are in its cache.
 Exits with 1 if a case failed.
 """
@@ -110,10 +114,19 @@ def _parser() -> argparse.ArgumentParser:
         default=selfcheck.DTYPES,
         help="only these; by default all four",
     )
-    check.add_argument(
+    extent = check.add_mutually_exclusive_group()
+    extent.add_argument(
         "--quick",
         action="store_true",
         help="one case in eight, no large ones; Numba compiles first all the same",
+    )
+    extent.add_argument(
+        "--thorough",
+        nargs="?",
+        type=_positive,
+        const=selfcheck_thorough.SECONDS,
+        metavar="SECONDS",
+        help="random calls and the same bits instead, for so long (default: %(const)s)",
     )
 
     bench = _command(
@@ -189,6 +202,8 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    if arguments.thorough is not None:
+        return selfcheck_thorough.run(arguments.backend, arguments.dtype, arguments.thorough)
     return selfcheck.run(arguments.backend, arguments.dtype, arguments.quick)
 
 

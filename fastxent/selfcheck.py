@@ -14,7 +14,7 @@ from fastxent.cases import Case, cases_of
 from fastxent.conformance import CaseResult, Comparison, run_case, run_softmax_case
 from fastxent.version import __version__
 
-__all__ = ["DTYPES", "run"]
+__all__ = ["DTYPES", "reasons_of", "run", "table_of"]
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -123,16 +123,21 @@ def _progress(text: str) -> None:
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells in columns: words to the left, numbers to the right."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
+def table_of(lines: Sequence[Sequence[str]], words: int = 2) -> str:
+    """Lines of cells in columns: so many of words, to the left, then numbers, to the right."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
+            cell.ljust(width) if i < words else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     )
+
+
+def reasons_of(names: Sequence[str] | None) -> dict[str, str | None]:
+    """Backends to check: those named, or all, with the reason why one cannot run, or None."""
+    return backends() if names is None else {pick(name).name: None for name in names}
 
 
 def run(names: Sequence[str] | None, dtypes: Sequence[str], quick: bool = False) -> int:
@@ -157,15 +162,14 @@ def run(names: Sequence[str] | None, dtypes: Sequence[str], quick: bool = False)
     OptionError, BackendError
         If a backend named does not exist or cannot run.
     """
-    reasons: dict[str, str | None]
-    reasons = backends() if names is None else {pick(name).name: None for name in names}
+    reasons = reasons_of(names)
     able = [name for name, reason in reasons.items() if reason is None]
     unknown = {dtype: Case(5, 10).why_not(dtype) for dtype in dtypes}
     checks = {dtype: _checks(dtype, quick) for dtype in dtypes if unknown[dtype] is None}
     tallies = [_tally(name, dtype, checks[dtype]) for name in able for dtype in checks]
 
     print(f"fastxent {__version__}: backends against the float64 reference")
-    print(_table([HEADINGS, *(tally.cells() for tally in tallies)]))
+    print(table_of([HEADINGS, *(tally.cells() for tally in tallies)]))
     print(f"{', '.join(MEASURED)}: the worst error, and its share of what is allowed")
     for name, reason in (reasons | unknown).items():
         if reason is not None:

@@ -24,8 +24,9 @@ __all__ = ["arguments", "run"]
 Array = NDArray[Any]
 
 GRADS = ("hidden", "linear_weight", "linear_bias")
-# Units in the last place that a logit may be off, with the number of features: a sum of products
-# in the BLAS's order, of terms that are at most a few times larger than the sum.
+# Units in the last place that a logit may be off, for each root of the number of features: a sum
+# of products in the BLAS's order, of terms that are at most a few times larger than the sum. The
+# gradients are such sums over classes or rows, of terms that are mostly next to nothing.
 ROUNDINGS = 16
 
 
@@ -85,6 +86,7 @@ def run(case: Case, dtype: str, backend: str) -> CaseResult:
         return max(largest(truth), share)
 
     count = ROUNDINGS * math.sqrt(weights.shape[1]) + (case.softcap or 0)
+    count += math.sqrt(case.classes) + math.sqrt(rows)
     roundings = {"float32": count, "float64": count}
     comparisons = compare(
         ("loss", *GRADS, *names),

@@ -1,0 +1,94 @@
+"""The whole test suite on every instruction level that this machine has, one after the other."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fastxent as fx
+from reliability import records
+
+__all__ = ["counts_of", "levels_here", "main"]
+
+ROOT = Path(__file__).parent.parent.parent
+
+EXAMPLES = """\
+examples:
+  PYTHONPATH=.:tests python -m reliability.levels
+  PYTHONPATH=.:tests python -m reliability.levels --level baseline --tests tests/test_dtypes.py
+  PYTHONPATH=.:tests python -m reliability.levels --processes 8
+"""
+
+
+def levels_here() -> list[str]:
+    """The levels that are built and that this CPU runs, lowest first."""
+    if fx.backends()["cython"] is not None:
+        return []
+    from fastxent.backends import _kernels
+
+    names, supported = _kernels.levels()
+    return list(names[:supported])
+
+
+def counts_of(output: str) -> dict[str, int]:
+    """Numbers of the last line of pytest that has some, by what they count."""
+    lines = [line for line in output.splitlines() if re.search(r"\d+ \w+.* in [\d.:]+", line)]
+    return {word: int(n) for n, word in re.findall(r"(\d+) ([a-z]+)", lines[-1])} if lines else {}
+
+
+def _run(level: str, arguments: argparse.Namespace) -> tuple[dict[str, int], str, int]:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    if arguments.processes > 1:
+        command += ["-n", str(arguments.processes), "--dist", "loadfile"]
+    settings = {**os.environ, "FASTXENT_ISA": level}
+    done = subprocess.run(
+        [*command, *arguments.tests],
+        cwd=ROOT,
+        env=settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return counts_of(done.stdout), done.stdout + done.stderr, done.returncode
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program; 1 if a test failed on any level."""
+    here = levels_here()
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--level", nargs="+", choices=here, default=here)
+    parser.add_argument("--tests", nargs="+", default=["tests"], help="default: all")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path, default=records.RESULTS, help="directory of the record")
+    arguments = parser.parse_args(argv)
+    start, figures, faults = time.perf_counter(), {}, []
+    with records.progress("levels", len(arguments.level)) as advance:
+        for level in arguments.level:
+            advance(0, f"the suite at level {level}")
+            figures[level], output, code = _run(level, arguments)
+            if code:
+                faults.append(f"{level}: {figures[level]}")
+                print(f"{level}: pytest ended with {code}\n{output[-5000:]}")
+            advance(1)
+    words = [
+        f"{level}: {found.get('passed', 0):,} passed, {found.get('skipped', 0):,} skipped, "
+        f"{found.get('failed', 0) + found.get('error', 0) + found.get('errors', 0)} failed"
+        for level, found in figures.items()
+    ]
+    print("\n".join(words))
+    kept = {"levels": "; ".join(words), "counts": figures, "tests": arguments.tests}
+    passed = not faults and bool(figures) and all(one.get("passed") for one in figures.values())
+    seconds = time.perf_counter() - start
+    records.keep("levels", kept, passed, seconds, faults, arguments.out)
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
