@@ -92,3 +92,11 @@ def test_a_row_that_is_long_enough_to_be_cut_up_has_the_same_bits():
     both = np.broadcast_to(row, (2, row.shape[1]))
     losses = fx.cross_entropy(both, [7, 7], num_threads=1, **options)
     assert losses.tolist() == [loss[0], loss[0]]
+
+
+def test_both_kinds_of_kernels_watch_the_same_calls():
+    if fx.backends()["cython"] is not None:
+        pytest.skip(f"cython: {fx.backends()['cython']}")
+    from fastxent.backends import _kernels, contract
+
+    assert _kernels.SLICE_ELEMENTS == contract.SLICE_ELEMENTS
