@@ -52,9 +52,6 @@ $(CORE): $(SOURCES)
 test-core: $(CORE)  ## Run the tests that need no framework, in an environment without any
 	$(BIN)/python -m pytest -n auto --dist loadfile --ignore=tests/frameworks
 
-test-wheel: $(SETUP)  ## Build sdist and wheel, test the wheel where the source tree is absent
-	sh tests/wheel.sh "$(CURDIR)/$(BIN)/python"
-
 # The programs of tests/reliability keep what they find for docs/reliability.md.
 RELIABILITY := PYTHONPATH="$(CURDIR):$(CURDIR)/tests" $(BIN)/python -m reliability
 
@@ -76,14 +73,17 @@ soak: $(SETUP)  ## Watch memory, threads and files during 20 minutes of mixed ca
 test-large: $(SETUP)  ## More than 2**31 elements, rows and bytes; needs 20 GB of memory
 	$(RELIABILITY).large
 
+test-wheel: $(SETUP)  ## Build sdist and wheel, test the wheel where the source tree is absent
+	$(RELIABILITY).environments --only wheel-3.11 --whole
+
 test-oldest: $(SETUP)  ## Run the core tests with the oldest versions that are supported
 	$(RELIABILITY).environments --only oldest
 
 test-newest: $(SETUP)  ## Run the core tests with the newest versions there are
 	$(RELIABILITY).environments --only newest
 
-test-builds: $(SETUP)  ## Run the core tests on builds without OpenMP, by clang, and of the wheel
-	$(RELIABILITY).environments --only no-openmp clang wheel
+test-builds: $(SETUP)  ## Run the core tests on builds without OpenMP and by clang; on an old CPU
+	$(RELIABILITY).environments --only no-openmp clang nehalem
 
 # Where a card is, PyTorch and the rest are already made for it: these two use them as they are.
 test-cuda:  ## Run the conformance suite on the graphics card, with PYTHON=python3 and its packages

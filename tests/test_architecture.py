@@ -48,7 +48,9 @@ ALLOWED = {
     "interchange.*": {"interchange.", "device_array", "precision"},
     "checks.*": {"checks.", "device_array", "errors", "interchange", "layout", "precision"},
     "environment": {"checks"},
-    "threads": {"checks"},
+    "threads": {"checks", "cpus"},
+    "cpus": set(),
+    "openmp": {"checks", "environment"},
     "reduction": {"precision"},
     "mass": {"precision"},
     "spare": {"precision"},
@@ -113,6 +115,9 @@ ALLOWED = {
     "comparison": {"reference"},
     "promises": {"backends", "backends.contract", "cases.", "comparison", "problem", "reference"},
     "conformance": {"api", "cases.", "comparison", "promises", "reference"},
+    "trials.*": {"api", "backends.contract", "cases.", "comparison", "conformance", "errors"}
+    | {"promises", "reference", "trials."},
+    "determinism": {"api", "backends", "backends._kernels", "cases.", "comparison", "trials."},
 }
 # What goes wrong with a GPU shows when a kernel is launched.
 ALLOWED |= {
@@ -154,7 +159,7 @@ def rule_for(name):
     if name in ALLOWED:
         return ALLOWED[name]
     packages = ("api", "backends", "bench.peers", "bench.contests", "bench", "cases", "checks")
-    packages += ("interchange", "linear", "on_device", "reference", "sharding", *ADAPTERS)
+    packages += ("interchange", "linear", "on_device", "reference", "sharding", "trials", *ADAPTERS)
     return next((ALLOWED[f"{p}.*"] for p in packages if f"{name}.".startswith(f"{p}.")), None)
 
 
@@ -241,6 +246,7 @@ def test_public_names_are_those_of_the_contract():
             "Aux",
             "set_num_threads",
             "get_num_threads",
+            "share_openmp",
             "FastxentError",
             "BackendError",
             "DTypeError",
