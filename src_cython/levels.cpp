@@ -3,6 +3,9 @@
 #include "kernels.hpp"
 #include "shard_pass.hpp"
 
+#ifdef FASTXENT_HAVE_V3
+#include <cpuid.h>
+#endif
 #include <ctime>
 
 #ifdef _OPENMP
@@ -29,6 +32,16 @@ const fastxent_level *const fastxent_levels[] = {
 
 const int fastxent_level_count = sizeof fastxent_levels / sizeof *fastxent_levels;
 
+#ifdef FASTXENT_HAVE_V3
+// What clang 14's __builtin_cpu_supports does not know: bits of the second-last register of cpuid.
+static bool has_small_extensions() {
+    const unsigned movbe = 1u << 22, f16c = 1u << 29, lzcnt = 1u << 5;
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & movbe) || !(c & f16c)) return false;
+    return __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & lzcnt);
+}
+#endif
+
 // __builtin_cpu_supports also asks whether the operating system saves the wide registers.
 int fastxent_supported_levels() {
     int supported = 1;
@@ -38,8 +51,7 @@ int fastxent_supported_levels() {
 #ifdef FASTXENT_HAVE_V3
     if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
           __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-          __builtin_cpu_supports("f16c") && __builtin_cpu_supports("lzcnt") &&
-          __builtin_cpu_supports("movbe")))
+          has_small_extensions()))
         return supported;
     ++supported;
 #endif

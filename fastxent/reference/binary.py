@@ -35,6 +35,7 @@ def binary_cross_entropy_with_logits_and_grad(
     y = np.asarray(target, dtype)  # integers and booleans are 0 and 1
     w = np.ones((), dtype) if weight is None else np.asarray(weight, dtype)
     factor = np.ones((), dtype) if pos_weight is None else np.asarray(pos_weight, dtype)
+    label_smoothing = float(label_smoothing)  # 1 minus a float32 is rounded to float32
     y = y * (1 - label_smoothing) + label_smoothing / 2
 
     # log sigmoid(x) = min(x, 0) - log(1 + exp(-|x|)): an exponential that cannot overflow

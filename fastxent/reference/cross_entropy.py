@@ -201,6 +201,7 @@ def _rows(
             live = labels.reshape(N) != ignore_index
     else:
         q = classes_last(labels, axis, dtype).reshape(N, C)
+    label_smoothing = float(label_smoothing)  # 1 minus a float32 is rounded to float32
     mass = w * ((1 - label_smoothing) * q + label_smoothing / C)
 
     x = np.where(live[:, None], x.reshape(N, C), 0)

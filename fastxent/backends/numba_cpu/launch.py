@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable, Iterator
-from threading import get_ident, main_thread
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,17 @@ def mean_loss(dtype: np.dtype[Any], tiled: bool) -> Any:
     return kernel
 
 
+@functools.cache
+def _start_threads() -> None:
+    """Start Numba's threads, if nobody has: then its layer is known.
+
+    In a thread of its own, since the layer omp sets OpenMP's limit for the thread that starts them.
+    """
+    starter = threading.Thread(target=numba.get_num_threads)
+    starter.start()
+    starter.join()
+
+
 def run(twins: Twins, workers: int, *arguments: Any) -> Any:
     """Run a kernel on so many threads, and give what it returns.
 
@@ -96,7 +108,8 @@ def run(twins: Twins, workers: int, *arguments: Any) -> Any:
         return twins.serial(*arguments)
     if not twins.serial.overloads:  # a forked child runs this one, and is not to compile it first
         twins.serial.compile(tuple(map(numba.typeof, arguments)))
-    before = numba.get_num_threads()  # starts Numba's threads, if nobody has: the layer is known
+    _start_threads()
+    before = numba.get_num_threads()
     if numba.threading_layer() != "workqueue":
         return _on_threads(twins.parallel, workers, before, arguments)
     with threads.only_caller() as alone:
@@ -112,7 +125,7 @@ def _slices(units: int, elements: int, workers: int) -> Iterator[tuple[int, int]
     signals, so that Ctrl-C ends it. Slices grow until a launch, which costs 10 us, is nothing
     beside them.
     """
-    if units * elements <= SLICE_ELEMENTS or get_ident() != main_thread().ident:
+    if units * elements <= SLICE_ELEMENTS or threading.get_ident() != threading.main_thread().ident:
         yield 0, units
         return
     begin, size, most = 0, SLICE_ELEMENTS * workers, _MOST_ELEMENTS * workers
