@@ -59,31 +59,31 @@ reliability: $(SETUP)  ## Keep every promise to the test, for hours; write docs/
 	$(RELIABILITY).run
 
 sanitize: $(SETUP)  ## Run under address, undefined-behaviour and thread sanitizers, and valgrind
-	$(RELIABILITY).sanitize
+	$(RELIABILITY).run --only sanitize
 
 fuzz: $(SETUP)  ## Fuzz the public functions and the kernels for 5 minutes
-	$(RELIABILITY).fuzz
+	$(RELIABILITY).run --only fuzz
 
 differential: $(SETUP)  ## Hold 100,000 random calls against the reference and PyTorch
-	$(RELIABILITY).differential
+	$(RELIABILITY).run --only differential
 
 soak: $(SETUP)  ## Watch memory, threads and files during 20 minutes of mixed calls
-	$(RELIABILITY).soak
+	$(RELIABILITY).run --only soak
 
 test-large: $(SETUP)  ## More than 2**31 elements, rows and bytes; needs 20 GB of memory
-	$(RELIABILITY).large
+	$(RELIABILITY).run --only large
 
 test-wheel: $(SETUP)  ## Build sdist and wheel, test the wheel where the source tree is absent
-	$(RELIABILITY).environments --only wheel-3.11 --whole
+	$(RELIABILITY).environments --only wheel --whole; $(RELIABILITY).run --page-only
 
 test-oldest: $(SETUP)  ## Run the core tests with the oldest versions that are supported
-	$(RELIABILITY).environments --only oldest
+	$(RELIABILITY).environments --only oldest; $(RELIABILITY).run --page-only
 
 test-newest: $(SETUP)  ## Run the core tests with the newest versions there are
-	$(RELIABILITY).environments --only newest
+	$(RELIABILITY).environments --only newest; $(RELIABILITY).run --page-only
 
 test-builds: $(SETUP)  ## Run the core tests on builds without OpenMP and by clang; on an old CPU
-	$(RELIABILITY).environments --only no-openmp clang nehalem
+	$(RELIABILITY).environments --only no-openmp clang nehalem; $(RELIABILITY).run --page-only
 
 # Where a card is, PyTorch and the rest are already made for it: these two use them as they are.
 test-cuda:  ## Run the conformance suite on the graphics card, with PYTHON=python3 and its packages

@@ -3,7 +3,7 @@
 Each environment is a venv of its own in a temporary folder, with a wheel that was built from a copy
 of the source; the tests run where the source tree is absent. The kinds: `wheel` (the versions of
 constraints.txt), `oldest` (the lowest that pyproject.toml allows, also to build with), `newest`
-(whatever the registry has), `no-openmp`, `clang`, `nehalem` (a CPU without AVX, emulated),
+(the newest that pip finds), `no-openmp`, `clang`, `nehalem` (a CPU without AVX, emulated),
 `oldest-frameworks`, and `threaded` on interpreters without a global lock. The first three are tried
 on every Python from 3.11 on that is found on PATH or below pyenv.
 """

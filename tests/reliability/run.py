@@ -111,8 +111,10 @@ def main(arguments: list[str] | None = None) -> int:
     broken = []
     if not asked.page_only:
         for name, run in runs.items():
-            if name in asked.only and not run_program(run, console):
-                broken.append(name)
+            if name in asked.only:
+                if not run_program(run, console):
+                    broken.append(name)
+                write_page(found)  # a later program may run the test of the page
         if page.TESTS in asked.only:
             console.rule("the tests of the promises")
             if not run_tests(tests_of(found)):
