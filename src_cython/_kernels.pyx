@@ -244,6 +244,7 @@ cdef int _check(
 ) except -1:
     """First bad row or -1, live rows and their mass."""
     cdef int64_t chunks, chunk
+    cdef double one, total = 0, added, rest = 0
     cdef int64_t small[192]
     cdef void *large = NULL
     chunks = (check.labels.rows + fastxent_label_chunk - 1) // fastxent_label_chunk
@@ -260,12 +261,17 @@ cdef int _check(
         _level.check_labels(check[0])
     bad_row[0] = -1
     live[0] = 0
-    mass[0] = 0
     for chunk in range(chunks):
         if bad_row[0] < 0:
             bad_row[0] = check.bad_row[chunk]
         live[0] += check.live[chunk]
-        mass[0] += check.mass[chunk]
+        # as in long_sum.hpp: what an addition rounds off is added up beside
+        one = check.mass[chunk]
+        mass[0] = total + one
+        added = mass[0] - total
+        rest += (total - (mass[0] - added)) + (one - added)
+        total = mass[0]
+    mass[0] = total + rest if total - total == 0 else total
     PyMem_Free(large)
     return 0
 
