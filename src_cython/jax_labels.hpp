@@ -3,6 +3,7 @@
 
 #include "jax_arrays.hpp"
 #include "jax_run.hpp"
+#include "long_sum.hpp"
 
 namespace {
 
@@ -39,11 +40,13 @@ struct call_labels {
         check.live = check.bad_row + chunks;
         check.mass = reinterpret_cast<double *>(check.live + chunks);
         level.load()->check_labels(check);
-        *bad_row = -1, *mass = 0.0;
+        *bad_row = -1;
+        long_sum<double> sum = {0.0, 0.0};
         for (int64_t chunk = 0; chunk < chunks; ++chunk) {
             if (*bad_row < 0) *bad_row = check.bad_row[chunk];
-            *mass += check.mass[chunk];
+            sum.add(check.mass[chunk]);
         }
+        *mass = value_of(sum);
         return fastxent_done;
     }
 

@@ -6,6 +6,7 @@ cdef int _check(
 ) except -1:
     """First bad row or -1, live rows and their mass."""
     cdef int64_t chunks, chunk
+    cdef double one, total = 0, added, rest = 0
     cdef int64_t small[192]
     cdef void *large = NULL
     cdef fastxent_watch watch
@@ -25,12 +26,17 @@ cdef int _check(
         done = _level.check_labels(check[0])
     bad_row[0] = -1
     live[0] = 0
-    mass[0] = 0
     for chunk in range(chunks if done else 0):
         if bad_row[0] < 0:
             bad_row[0] = check.bad_row[chunk]
         live[0] += check.live[chunk]
-        mass[0] += check.mass[chunk]
+        # as in long_sum.hpp: what an addition rounds off is added up beside
+        one = check.mass[chunk]
+        mass[0] = total + one
+        added = mass[0] - total
+        rest += (total - (mass[0] - added)) + (one - added)
+        total = mass[0]
+    mass[0] = total + rest if total - total == 0 else total
     PyMem_Free(large)
     return _came_to_its_end(done)
 

@@ -19,7 +19,8 @@ __all__ = ["DIFFERENCES", "FUNCTIONS", "compare", "difference"]
 functional = torch.nn.functional
 FUNCTIONS = ("loss", "binary")  # of which PyTorch has the options
 MASKED = ("minus-inf", "masked-block")
-# PyTorch's float64 has roundings too: it takes exp(z - lse), and lse is rounded to its own size.
+# PyTorch's float64 has roundings too: it takes exp(z - lse), and lse is rounded to its own size;
+# and it adds up the mass of a row's classes one after the other.
 OWN_ROUNDINGS = 8
 SPECIAL = (*MASKED, *ROWS_WITHOUT_SOFTMAX)
 
@@ -84,7 +85,7 @@ def compare(trial: Trial, allowed: Sequence[Comparison]) -> list[Comparison]:
         share = 1 / (case.normalizer or max(1, rows)) if case.reduction == "mean" else 1.0
     scales = (each, lambda grads: max(largest(grads), share))
     epsilon = float(np.finfo(np.float64 if trial.dtype == "float64" else np.float32).eps)
-    more = OWN_ROUNDINGS * np.finfo(np.float64).eps * _size(logits)
+    more = np.finfo(np.float64).eps * (OWN_ROUNDINGS * _size(logits) + case.classes)
     return [
         Comparison(
             f"{one.name} of PyTorch",

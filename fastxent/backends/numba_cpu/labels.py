@@ -12,6 +12,7 @@ import numpy as np
 from fastxent.backends.contract import LABEL_CHUNK
 from fastxent.backends.numba_cpu.jit import inlined, once
 from fastxent.backends.numba_cpu.lanes import pointer
+from fastxent.backends.numba_cpu.long_sum import value_of, with_number
 
 __all__ = ["check_chunk", "count_labels", "is_class", "is_skipped", "label_at", "summary"]
 
@@ -73,16 +74,16 @@ def number_at(array: int, index: int) -> Any:
 @once
 def weigh_labels(p: Any, begin: int, end: int) -> tuple[int, int, float]:
     """First bad row or -1, live rows and their mass, up to the bad one."""
-    live, mass = 0, 0.0
+    live, mass = 0, (0.0, 0.0)
     for row in range(begin, end):
         label = label_at(p.labels, p.label_kind, row)
         if is_skipped(p, label):
             continue
         if not is_class(label, p.classes):
-            return row, live, mass
+            return row, live, value_of(mass)
         live += 1
-        mass += number_at(p.class_mass, label) * number_at(p.row_mass, row)
-    return -1, live, mass
+        mass = with_number(mass, number_at(p.class_mass, label) * number_at(p.row_mass, row))
+    return -1, live, value_of(mass)
 
 
 @inlined
@@ -120,11 +121,11 @@ def check_chunk(p: Any, chunk: int) -> None:
 @inlined
 def summary(p: Any) -> tuple[int, int, float]:
     """First bad row, live rows and mass, added up in the order of the chunks."""
-    bad_row, live, mass = -1, 0, 0.0
+    bad_row, live, mass = -1, 0, (0.0, 0.0)
     for chunk in range(p.chunks - 1, -1, -1):
         if pointer(p.found, 3 * chunk, np.int64(0))[0] >= 0:
             bad_row = pointer(p.found, 3 * chunk, np.int64(0))[0]
     for chunk in range(p.chunks):
         live += pointer(p.found, 3 * chunk, np.int64(0))[1]
-        mass += pointer(p.found, 3 * chunk, 0.0)[2]
-    return bad_row, live, mass
+        mass = with_number(mass, pointer(p.found, 3 * chunk, 0.0)[2])
+    return bad_row, live, value_of(mass)
