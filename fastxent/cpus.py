@@ -51,7 +51,7 @@ def cgroup_cpus(
     """CPUs that the quotas of the process's cgroup leave, of either version; None for no quota."""
     try:
         lines = [line.split(":", 2) for line in of_process.read_text().splitlines()]
-    except OSError:
+    except (OSError, ValueError):  # a path need not be text
         lines = []
     groups = {name: line[2].lstrip("/") for line in lines for name in line[1].split(",")}
     found = _least(root, groups.get("", ""), _of_version_2)

@@ -7,8 +7,6 @@ every body that its parent has used: it need not compile for seconds first.
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +14,7 @@ from llvmlite import ir
 from numba import types
 
 from fastxent.backends.numba_cpu import cache
-from fastxent.backends.numba_cpu.jit import by_pointer, intrinsic
+from fastxent.backends.numba_cpu.jit import by_pointer, intrinsic, numba
 
 __all__ = ["Body", "call_body"]
 
@@ -56,15 +54,9 @@ class Body:
 
     def __init__(self, make: Callable[..., Callable[..., Any]]) -> None:
         self.__doc__ = make.__doc__
-        self._make, self._lock = make, threading.Lock()
+        self._make = make
         self.compiled: dict[tuple[type, ...], Any] = {}
         self._addresses: dict[tuple[type, ...], int] = {}
-        if hasattr(os, "register_at_fork"):
-            # a thread that compiles while another one forks is not there in the child
-            os.register_at_fork(after_in_child=self._renew_lock)
-
-    def _renew_lock(self) -> None:
-        self._lock = threading.Lock()
 
     def __call__(self, *dummies: Any) -> int:
         """Address of a variant, which is compiled or loaded if it is asked for the first time."""
@@ -72,19 +64,27 @@ class Body:
         address = self._addresses.get(key)
         return self._compile(key, dummies) if address is None else address
 
+    def has(self, *dummies: Any) -> bool:
+        """Whether a variant is compiled."""
+        return tuple(map(type, dummies)) in self._addresses
+
     def _compile(self, key: tuple[type, ...], dummies: tuple[Any, ...]) -> int:
-        with self._lock:
+        # the lock that a fork waits for (forks.py), so that a child has the whole variant or none
+        with numba.core.compiler_lock.global_compiler_lock:
             if key in self._addresses:  # another thread was faster
                 return self._addresses[key]
-            dispatcher = by_pointer(self._make(*dummies))
-            names = (self._make.__name__, *(kind.__name__ for kind in key))
-            cache.attach([dispatcher], "-".join(names))
+            function = self._make(*dummies)
+            # symbols of two variants are never the same, whatever process compiled them
+            function.__name__ = "-".join((self._make.__name__, *(kind.__name__ for kind in key)))
+            function.__qualname__ = function.__name__
+            dispatcher = by_pointer(function)
+            cache.attach([dispatcher])
             dispatcher.compile(_SIGNATURE)
             result = dispatcher.overloads[_SIGNATURE.args]
             wrapper = result.fndesc.llvm_cfunc_wrapper_name
             self.compiled[key] = dispatcher
-            address: int = result.library.get_pointer_to_function(wrapper)
-            return self._addresses.setdefault(key, address)
+            self._addresses[key] = result.library.get_pointer_to_function(wrapper)
+            return self._addresses[key]
 
     def assembly(self) -> str:
         """What the variants were compiled to."""

@@ -43,12 +43,12 @@ def stamp() -> bytes:
 class _KernelCache:
     """What a Numba dispatcher asks for compiled code; the interface of numba.core.caching."""
 
-    def __init__(self, directory: Path, state: bytes, dispatcher: Any, name: str) -> None:
+    def __init__(self, directory: Path, state: bytes, dispatcher: Any) -> None:
         self.cache_path = str(directory)
         self._directory, self._stamp = directory, state
         function = dispatcher.py_func
-        self._name = name or function.__name__
-        self._whole_name = f"{function.__module__}.{function.__qualname__} {name}"
+        self._name = function.__name__
+        self._whole_name = f"{function.__module__}.{function.__qualname__} {function.__name__}"
 
     def _file(self, signature: Any, codegen: Any) -> Path:
         """File for these argument types on this CPU, compiled with these settings."""
@@ -92,11 +92,8 @@ class _KernelCache:
             path.unlink(missing_ok=True)
 
 
-def attach(dispatchers: Iterable[Any], name: str = "") -> str:
-    """Keep these kernels on disk; give the place, or why there is none.
-
-    The name of a file begins with `name`, or with that of the function.
-    """
+def attach(dispatchers: Iterable[Any]) -> str:
+    """Keep these kernels on disk; give the place, or why there is none."""
     if numba.config.DISABLE_JIT:
         return "off: nothing is compiled"
     try:
@@ -106,5 +103,5 @@ def attach(dispatchers: Iterable[Any], name: str = "") -> str:
     directory, reason = disk_cache.place("numba", state)
     if directory is not None:
         for dispatcher in dispatchers:
-            dispatcher._cache = _KernelCache(directory, state, dispatcher, name)
+            dispatcher._cache = _KernelCache(directory, state, dispatcher)
     return reason

@@ -8,18 +8,25 @@ waits until nobody compiles.
 from __future__ import annotations
 
 import os
+import threading
 
 from fastxent.backends.numba_cpu.jit import numba
 
 __all__ = ["guard"]
 
 
+_held = threading.local()
+
+
 def _acquire() -> None:
+    _held.lock = False  # Ctrl-C may end the wait; Python then says so and forks all the same
     numba.core.compiler_lock.global_compiler_lock.acquire()
+    _held.lock = True
 
 
 def _release() -> None:
-    numba.core.compiler_lock.global_compiler_lock.release()
+    if _held.lock:
+        numba.core.compiler_lock.global_compiler_lock.release()
 
 
 def guard() -> None:

@@ -53,7 +53,8 @@ class Forward:
     """
 
     def __init__(self, launch: Any, logits: Array, kind: str, num_threads: int) -> None:
-        self._launch, self._most_workers = launch, launch.most_workers(num_threads)
+        self._launch = launch
+        self._most_workers: int = launch.most_workers(num_threads)
         self._kind = "float64" if kind == "float64" else "float32"  # of the compute dtype
         self._columns = _column_run(logits)
         self._in_place = kind == self._kind and side_by_side(logits)
@@ -131,15 +132,22 @@ class Forward:
             and (not soft or numbers["soft_directly"])
             and not (entropy or argmax or target_grad or given("proba") or given("hess"))
         )
+        variant = (
+            0.0 if massed else None,
+            0.0 if soft else None,
+            None if plain else ELEMENTS[self._stored],
+            _FLOAT64 if self._kind == "float64" else _FLOAT32,
+        )
         schedule = schedule_of(
             numbers["rows"],
             numbers["classes"],
             8 if self._kind == "float64" else 4,
             self._columns,
             not plain,
-            self._most_workers,
+            self._workers_to_plan(tiled, variant),
         )
-        memory, workers, launch = self._memory, schedule.workers, self._launch
+        memory, launch = self._memory, self._launch
+        workers = min(schedule.workers, self._most_workers)
         state_bytes = launch.STATE_BYTES if schedule.shared_bytes else 0
         memory.allocate(
             workers,
@@ -158,12 +166,6 @@ class Forward:
             "shared_rows": memory.shared if schedule.shared_bytes else 0,
         }
         place = memory.with_pass(numbers)
-        variant = (
-            0.0 if massed else None,
-            0.0 if soft else None,
-            None if plain else ELEMENTS[self._stored],
-            _FLOAT64 if self._kind == "float64" else _FLOAT32,
-        )
         if schedule.pieces > 1:
             launch.run_turns(
                 launch.SHARED(*variant),
@@ -188,3 +190,14 @@ class Forward:
             totals=memory.totals if self._total else 0,
             total=self._total,
         )
+
+    def _workers_to_plan(self, tiled: bool, variant: tuple[Any, ...]) -> int:
+        """Workers for whom a pass is cut up: in a forked child as in its parent.
+
+        A child has one. Where its parent only had rows that workers share, it takes their way too,
+        and need not compile another.
+        """
+        launch = self._launch
+        if tiled or not launch.forked() or launch.FORWARD.has(None, *variant):
+            return self._most_workers
+        return 2 if launch.SHARED.has(*variant) else self._most_workers

@@ -19,7 +19,7 @@ from fastxent.backends.numba_cpu.fields import jacobian_at
 from fastxent.backends.numba_cpu.forward import ELEMENTS, side_by_side
 from fastxent.backends.numba_cpu.jacobian_rows import close_piece, rows_chunk, sum_piece
 from fastxent.backends.numba_cpu.jacobian_tile import TILES, tiles_chunk
-from fastxent.backends.numba_cpu.launch import most_workers, run_chunks
+from fastxent.backends.numba_cpu.launch import forked, most_workers, run_chunks
 from fastxent.backends.numba_cpu.records import JACOBIAN
 from fastxent.backends.numba_cpu.schedule import over, pieces_of, rows_of_chunk
 from fastxent.precision import Array
@@ -80,10 +80,15 @@ def softmax_backward(problem: JacobianProblem, out: Array) -> None:
     rows, blocks, pieces = math.prod(leading), over(classes, BLOCK), 1
     chunk_rows = rows_of_chunk(classes)
     most = most_workers(problem.num_threads)
+    log = None if problem.log_proba is None else 0.0
     tiled = None if classes > JACOBIAN_TILE_CLASSES and all(map(side_by_side, arrays)) else 0.0
     if tiled is None:
         chunks = over(rows, chunk_rows)
-        pieces = pieces_of(classes, chunks, most)
+        # a forked child takes the way of its parent, and need not compile another
+        parents = (
+            forked() and _SUM.has(log, stored, zero) and not _JACOBIAN.has(None, log, stored, zero)
+        )
+        pieces = pieces_of(classes, chunks, 2 if parents else most)
         own = 8 * blocks * (rows if pieces > 1 else 1)
     else:
         lanes = 64 // zero.itemsize
@@ -106,7 +111,6 @@ def softmax_backward(problem: JacobianProblem, out: Array) -> None:
         "pieces": pieces,
         "scratch": memory.scratch,
     }
-    log = None if problem.log_proba is None else 0.0
     place = memory.with_pass(numbers, JACOBIAN)
     if pieces == 1:
         body, elements = _JACOBIAN(tiled, log, stored, zero), chunk_rows * classes

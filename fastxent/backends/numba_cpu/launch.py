@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import importlib
 import threading
 from collections.abc import Callable, Iterator
 from time import perf_counter
@@ -40,6 +42,7 @@ __all__ = [
     "STATE_BYTES",
     "TURNS",
     "binary_summary",
+    "forked",
     "info",
     "label_summary",
     "mean_loss",
@@ -57,7 +60,7 @@ forks.guard()
 
 # So long a slice lasts at least, and so many elements of a thread it has at most: where other
 # threads run Python, a launch waits up to 5 ms for its lock; elements far apart take 20 ns.
-_SLICE_SECONDS, _MOST_ELEMENTS = 0.025, 1 << 26
+_SLICE_SECONDS, _MOST_ELEMENTS = 0.025, 1 << 25
 
 
 def why_not() -> str | None:
@@ -65,12 +68,17 @@ def why_not() -> str | None:
     return "NUMBA_DISABLE_JIT is set" if numba.config.DISABLE_JIT else None
 
 
+def forked() -> bool:
+    """Whether this is a child whose parent may have compiled what it needs."""
+    return threads.forked()
+
+
 def most_workers(num_threads: int) -> int:
     """Threads that can be had."""
     if threads.forked():
         return 1
     most: int = numba.config.NUMBA_NUM_THREADS
-    return min(num_threads, most)
+    return int(min(num_threads, most))  # Numba takes int itself at once, and looks long at others
 
 
 def mean_loss(dtype: np.dtype[Any], tiled: bool) -> Any:
@@ -81,7 +89,7 @@ def mean_loss(dtype: np.dtype[Any], tiled: bool) -> Any:
     kernel: Any = MEAN_LOSS
     if threads.forked() and not any(
         argument.dtype.name == dtype.name and isinstance(way, numba.types.Float) is tiled
-        for argument, *_, way, _ in kernel.overloads
+        for argument, *_, way, _ in tuple(kernel.overloads)
     ):
         return None
     return kernel
@@ -91,11 +99,21 @@ def mean_loss(dtype: np.dtype[Any], tiled: bool) -> Any:
 def _start_threads() -> None:
     """Start Numba's threads, if nobody has: then its layer is known.
 
-    In a thread of its own, since the layer omp sets OpenMP's limit for the thread that starts them.
+    The layer omp sets OpenMP's limit and nesting for the thread that starts it: they are put back.
     """
-    starter = threading.Thread(target=numba.get_num_threads)
-    starter.start()
-    starter.join()
+    if numba.config.THREADING_LAYER in ("tbb", "workqueue"):
+        numba.get_num_threads()
+        return
+    try:
+        layer = importlib.import_module("numba.np.ufunc.omppool")
+    except ImportError:
+        numba.get_num_threads()
+        return
+    openmp = ctypes.CDLL(layer.__file__)  # finds the functions of the library that it is linked to
+    limit, nesting = openmp.omp_get_max_threads(), openmp.omp_get_max_active_levels()
+    numba.get_num_threads()
+    openmp.omp_set_num_threads(limit)
+    openmp.omp_set_max_active_levels(nesting)
 
 
 def run(twins: Twins, workers: int, *arguments: Any) -> Any:
