@@ -10,7 +10,7 @@ SETUP := $(VENV)/.installed
 CORE := $(VENV)/.core
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard src_cython/*.pyx src_cython/*.px[di] src_cython/*.?pp src_cython/*.[ch])
 
-.PHONY: help setup demo test test-core test-wheel test-levels test-oldest test-newest test-builds \
+.PHONY: help setup demo test test-slow test-core test-wheel test-levels test-oldest test-newest test-builds \
 	test-large test-cuda bench bench-report bench-large bench-linear bench-scaling bench-cuda \
 	accuracy cubins instructions threads reliability sanitize fuzz soak differential \
 	lint format build clean
@@ -35,6 +35,9 @@ demo: $(SETUP)  ## Train on real digits, compare with the textbook, draw it, mea
 # A file of tests stays in one process: what Numba compiles for it is compiled once.
 test: $(SETUP)  ## Run the test suite and the doctests, a process for each core
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+test-slow: $(SETUP)  ## Run the tests that `make test` leaves out since they take long
+	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
 test-levels: $(SETUP)  ## Run the conformance suite on every instruction level this CPU has
 	for level in baseline v3 v4; do \

@@ -129,6 +129,7 @@ def test_each_level_uses_its_own_registers(tmp_path):
     assert len(re.findall(r"\bmaxps .*%xmm", listing)) >= 2
 
 
+@pytest.mark.slow  # it compiles the kernels once more: two minutes
 @pytest.mark.skipif(not X86, reason="registers of x86-64")
 def test_baseline_holds_nothing_of_the_higher_levels(tmp_path):
     """What a level calls must be inlined into it: a shared copy might be another level's code."""

@@ -242,6 +242,7 @@ def run(name, out, *arguments):
 
 
 @LINUX
+@pytest.mark.slow
 def test_every_array_refused_in_turn_ends_in_an_error_and_nothing_else(backend, tmp_path):
     from reliability import faults
 
@@ -255,6 +256,7 @@ def test_every_array_refused_in_turn_ends_in_an_error_and_nothing_else(backend, 
 
 
 @LINUX
+@pytest.mark.slow
 def test_mixed_calls_from_threads_leave_nothing(tmp_path):
     pytest.importorskip("torch")
     if any(fx.backends()[name] is not None for name in ("cython", "numba")):

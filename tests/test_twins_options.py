@@ -219,6 +219,7 @@ def test_any_number_of_threads(kind):
         check_probabilities(kind, shape, "plain", "float16", threads=(2, 5))
 
 
+@pytest.mark.slow  # it compiles every kernel for another CPU
 def test_avx2_alone_gives_the_same_bits():
     # without its features by name LLVM is not known to convert float16: integers do
     code = """

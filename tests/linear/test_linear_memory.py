@@ -82,8 +82,18 @@ def peak_beyond_results(*arrays, **options):
     return peak - sum(one.nbytes for one in results(*found))
 
 
+# 5 s each; the others in `make reliability`
+OFTEN = ("float32", "bfloat16", "filter", "probabilities", "ignored")
+
+
 @pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS.keys())
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=() if name in OFTEN else pytest.mark.slow)
+        for name, case in CASES.items()
+    ],
+)
 def test_a_call_holds_no_more_than_its_budget(case, budget):
     arrays, options = made(**case)
     options["memory_budget"] = int(budget * least_budget(*arrays, **options))

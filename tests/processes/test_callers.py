@@ -37,6 +37,7 @@ def test_thirty_two_threads_on_one_compiled_backend():
     assert many(["cython"], None, "--rounds", "10")["callers_with_wrong_bits"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", LAYERS)
 def test_thirty_two_threads_across_backends(layer):
     found = many(["cython", "numba", "numpy"], layer, "--rounds", "10")

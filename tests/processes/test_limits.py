@@ -17,7 +17,11 @@ PROGRAM = Path(__file__).parent / "limited.py"
 SCHEDULER = Path("/proc/self/schedstat")
 SECONDS = 300
 
-pytestmark = pytest.mark.skipif(not SCHEDULER.exists(), reason=f"no {SCHEDULER}: Linux has it")
+pytestmark = [
+    pytest.mark.skipif(not SCHEDULER.exists(), reason=f"no {SCHEDULER}: Linux has it"),
+    # JAX, where another test has loaded it, warns of the fork before a function runs in a child
+    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
+]
 
 
 def answers(code="report()", before=None, **environment):

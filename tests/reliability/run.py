@@ -58,7 +58,7 @@ def is_of(case: str, name: str) -> bool:
 def run_tests(names: Sequence[str]) -> bool:
     """Run the tests of all promises, and keep how many cases passed."""
     tally, start = Tally(names), time.monotonic()
-    options = ["-q", "-n", "auto", "--dist", "loadfile", "--rootdir", str(ROOT)]
+    options = ["-q", "-m", "", "-n", "auto", "--dist", "loadfile", "--rootdir", str(ROOT)]
     code = pytest.main([*options, *(str(ROOT / name) for name in names)], plugins=[tally])
     none = [name for name, count in tally.counts.items() if not sum(count.values())]
     faults = [*tally.faults, *(f"no such test: {name}" for name in none)]
