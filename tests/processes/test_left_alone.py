@@ -262,6 +262,7 @@ def test_no_kernel_raises():
 # --- masked logits
 
 
+@pytest.mark.slow  # it measures times
 @pytest.mark.parametrize("backend", COMPILED)
 @pytest.mark.parametrize("low", ["-inf", "-1e4", "-90"])
 def test_masked_logits_cost_no_more(backend, low):
