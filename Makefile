@@ -77,16 +77,16 @@ test-large: $(SETUP)  ## More than 2**31 elements, rows and bytes; needs 20 GB o
 	$(RELIABILITY).run --only large
 
 test-wheel: $(SETUP)  ## Build sdist and wheel, test the wheel where the source tree is absent
-	$(RELIABILITY).environments --only wheel --whole; $(RELIABILITY).run --page-only
+	$(RELIABILITY).environments --only wheel --whole; code=$$?; $(RELIABILITY).run --page-only; exit $$code
 
 test-oldest: $(SETUP)  ## Run the core tests with the oldest versions that are supported
-	$(RELIABILITY).environments --only oldest; $(RELIABILITY).run --page-only
+	$(RELIABILITY).environments --only oldest; code=$$?; $(RELIABILITY).run --page-only; exit $$code
 
 test-newest: $(SETUP)  ## Run the core tests with the newest versions there are
-	$(RELIABILITY).environments --only newest; $(RELIABILITY).run --page-only
+	$(RELIABILITY).environments --only newest; code=$$?; $(RELIABILITY).run --page-only; exit $$code
 
 test-builds: $(SETUP)  ## Run the core tests on builds without OpenMP and by clang; on an old CPU
-	$(RELIABILITY).environments --only no-openmp clang nehalem; $(RELIABILITY).run --page-only
+	$(RELIABILITY).environments --only no-openmp clang nehalem; code=$$?; $(RELIABILITY).run --page-only; exit $$code
 
 # Where a card is, PyTorch and the rest are already made for it: these two use them as they are.
 test-cuda:  ## Run the conformance suite on the graphics card, with PYTHON=python3 and its packages
