@@ -18,9 +18,9 @@ HEAD = """\
 # Reliability
 
 What fastxent promises beyond right numbers, with the tests that hold each promise and what they
-found. `make reliability` runs everything, which takes {minutes:.0f} minutes, and writes this page;
-`make test` runs the tests, not the programs that take minutes. What could not be tested is named at
-the end.
+found. `make reliability` runs everything, for some {minutes:.0f} minutes, and writes this page;
+what has not run yet says so. `make test` runs the tests but for those marked slow, and none of the
+programs that take minutes. What could not be tested is named at the end.
 """
 
 
@@ -73,7 +73,9 @@ def _headlines(sections: Sequence[Section], records: Records) -> list[str]:
     seconds = sum(record["seconds"] for record in records.values())
     lines = [
         f"{len(promises)} promises",
-        f"{_count(passed, 'case')} of tests passed",
+        f"{_count(passed, 'case')} of tests passed"
+        if tests
+        else "the tests were not run for this page",
         f"{seconds / 3600:.1f} hours of runs in all",
     ]
     for run in (run for section in sections for run in section.runs):
