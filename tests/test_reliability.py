@@ -12,6 +12,9 @@ from reliability import page, run
 from reliability.promises import Promise, Run, Section, sections
 
 ROOT = Path(__file__).parents[1]
+in_source_tree = pytest.mark.skipif(
+    not run.PAGE.exists(), reason="docs/ is not beside tests/: not a source tree"
+)
 FOUND = sections()
 PROMISES = [promise for section in FOUND for promise in section.promises]
 
@@ -52,6 +55,7 @@ def test_every_record_has_its_program():
     assert {promise.record for promise in PROMISES} - {""} <= runs
 
 
+@in_source_tree
 def test_page_is_that_of_the_records():
     assert run.PAGE.read_text(encoding="utf-8") == page.text(FOUND, run.kept(FOUND))
 
@@ -59,6 +63,8 @@ def test_page_is_that_of_the_records():
 def test_what_is_broken_or_was_not_run_is_said():
     promise = Promise("p", ("tests/test_a.py",), "soak", "{calls:,} calls")
     assert page.figure_of(promise, {}) == "not run; not run"
+    part = {"soak": {"figures": {"minutes": 3}, "passed": True}}
+    assert page.figure_of(promise, part) == "not run; not run"
     counts = {"tests/test_a.py": {"passed": 1, "failed": 2, "skipped": 0}}
     records = {
         "tests": {"figures": counts, "seconds": 6, "date": "2026-01-01", "machine": "m"},
@@ -105,3 +111,12 @@ def test_cases_are_counted_once_with_their_worst_outcome():
     assert tally.counts["tests/test_a.py"] == {"passed": 0, "failed": 1, "skipped": 1}
     assert tally.counts["tests/test_a.py::test_b"] == {"passed": 0, "failed": 1, "skipped": 0}
     assert tally.faults == ["tests/test_a.py::test_b[0]"]
+
+
+@pytest.mark.parametrize(("code", "says"), [(0, ""), (1, "broken: soak"), (2, "not run: soak")])
+def test_what_cannot_be_run_is_not_called_broken(code, says, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(run, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(run, "run_program", lambda program, console: code)
+    assert run.main(["--only", "soak"]) == code
+    assert says in capsys.readouterr().err

@@ -14,6 +14,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from processes.answers import tbb_library
+
 import fastxent as fx
 from fastxent.cases import Case
 from fastxent.cases.drawn import FLOATS
@@ -42,7 +44,6 @@ PROCESSES: dict[str, dict[str, tuple[dict[str, str], int]]] = {
         "a fresh process, 1 thread": ({}, 1),
         "NUMBA_THREADING_LAYER=omp": ({"NUMBA_THREADING_LAYER": "omp"}, 64),
         "NUMBA_THREADING_LAYER=workqueue": ({"NUMBA_THREADING_LAYER": "workqueue"}, 7),
-        "NUMBA_THREADING_LAYER=tbb": ({"NUMBA_THREADING_LAYER": "tbb"}, 7),
     },
     "numpy": {"a fresh process, 1 thread": ({}, 1)},
 }
@@ -101,18 +102,14 @@ def _processes(backend: str, missing: Counter[str]) -> dict[str, tuple[dict[str,
     if backend == "cython":
         for level in levels_of_equal_bits():
             found[f"FASTXENT_ISA={level}"] = ({"FASTXENT_ISA": level}, 2)
-    if backend == "numba" and not _has_tbb():
-        del found["NUMBA_THREADING_LAYER=tbb"]
-        missing["NUMBA_THREADING_LAYER=tbb: the package tbb is not installed"] += 1
+    if backend == "numba":
+        library = tbb_library()
+        if library is None:
+            missing["NUMBA_THREADING_LAYER=tbb: the package tbb is not installed"] += 1
+        else:
+            loaded = {"NUMBA_THREADING_LAYER": "tbb", "LD_PRELOAD": str(library)}
+            found["NUMBA_THREADING_LAYER=tbb"] = (loaded, 7)
     return found
-
-
-def _has_tbb() -> bool:
-    try:
-        from numba.np.ufunc import tbbpool  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 class _Tally:

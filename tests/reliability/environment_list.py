@@ -14,8 +14,8 @@ from pathlib import Path
 __all__ = ["CORE", "SPECIAL", "Build", "Environment", "Python", "environments", "pythons"]
 
 # What says most about a build and the versions beside it, and needs no framework: every option,
-# dtype and layout against the reference on every backend, what is refused and how, threads, the
-# instruction levels, how the extension was built, the command line.
+# dtype and layout against the reference on every backend, what is refused and how, threads, forks
+# and many callers at once, the instruction levels, how the extension was built, the command line.
 CORE = (
     "tests/test_conformance.py",
     "tests/test_binary.py",
@@ -33,6 +33,9 @@ CORE = (
     "tests/test_softmax_backward.py",
     "tests/test_threads.py",
     "tests/test_traps.py",
+    "tests/processes/test_callers.py",
+    "tests/processes/test_fork.py",
+    "tests/processes/test_limits_teams.py",
 )
 # Without Numba, whose compiler would be emulated too; what a test starts runs on the real CPU.
 EMULATED = ("tests/test_conformance.py", "tests/test_binary.py", "tests/test_numerics.py")

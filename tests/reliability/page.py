@@ -48,7 +48,10 @@ def figure_of(promise: Promise, records: Records) -> str:
     if promise.record and record is None:
         words.append("not run")
     elif record is not None:
-        figure = promise.figure.format_map(dict(record["figures"]))
+        try:
+            figure = promise.figure.format_map(dict(record["figures"]))
+        except KeyError:  # the program was asked for other parts only
+            figure = "not run"
         words.append(figure if record["passed"] else f"**broken**: {figure}")
     return "; ".join(word for word in words if word)
 

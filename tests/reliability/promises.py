@@ -26,12 +26,16 @@ class Run:
         About how long it takes.
     headline : str
         What the top of the page says of it, with places for figures; empty for nothing.
+    wants : str
+        What it needs that a machine may be unable to have, so that its record may be missing; empty
+        where it has to be there.
     """
 
     record: str
     command: tuple[str, ...]
     minutes: float
     headline: str = ""
+    wants: str = ""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from reliability.promises import Run, Section, sections, tests_of
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
+LACKING = 2  # exit code of a program that needs what is not here
 
 
 class Tally:
@@ -68,13 +69,13 @@ def run_tests(names: Sequence[str]) -> bool:
     return passed
 
 
-def run_program(run: Run, console: Console) -> bool:
-    """Run one of the programs, which shows its own progress and keeps its own record."""
+def run_program(run: Run, console: Console) -> int:
+    """Run a program, which shows its own progress and keeps its own record; give its exit code."""
     console.rule(f"{run.record}: about {run.minutes:g} min")
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, *run.command]
     environment = os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)}
-    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 
 def write_page(found: Sequence[Section]) -> None:
@@ -91,7 +92,7 @@ def kept(found: Sequence[Section]) -> dict[str, dict[str, object]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is asked for; 1 if a promise was broken."""
+    """Run what is asked for; 1 if a promise was broken, 2 if something could not be run."""
     found = sections()
     runs = {run.record: run for section in found for run in section.runs}
     parser = argparse.ArgumentParser(
@@ -108,11 +109,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--page-only", action="store_true", help="write the page, run nothing")
     asked = parser.parse_args(arguments)
     console = Console(stderr=True)
-    broken = []
+    broken, lacking = [], []
     if not asked.page_only:
         for name, run in runs.items():
             if name in asked.only:
-                if not run_program(run, console):
+                code = run_program(run, console)
+                if code == LACKING:
+                    lacking.append(name)
+                elif code:
                     broken.append(name)
                 write_page(found)  # a later program may run the test of the page
         if page.TESTS in asked.only:
@@ -123,7 +127,10 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(f"{PAGE.relative_to(ROOT)} is written")
     for name in broken:
         console.print(f"[red]broken:[/] {name}; see {records.RESULTS.name}/{name}.json")
-    return 1 if broken else 0
+    for name in lacking:
+        wanted = runs[name].wants or "what it says above"
+        console.print(f"[yellow]not run:[/] {name} needs {wanted}")
+    return 1 if broken else LACKING if lacking else 0
 
 
 if __name__ == "__main__":

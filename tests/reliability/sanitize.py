@@ -155,6 +155,13 @@ CHECKS: dict[str, Callable[[Sequence[str], int, Sequence[str]], dict[str, Any]]]
     "valgrind": valgrind,
 }
 
+PROGRAMS = {
+    "extension": ("gcc", "g++"),
+    "native": ("clang++",),
+    "threads": ("clang++",),
+    "valgrind": ("valgrind", "g++"),
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the checks, keep the record `sanitize`; 0 where nothing was reported."""
@@ -173,26 +180,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tests", nargs="+", default=TESTS, help="test files for the extension")
     parser.add_argument("--out", type=Path, default=records.RESULTS, help="folder of the record")
     given = parser.parse_args(arguments)
+    for name in given.only:  # all of them before the first, which takes minutes
+        for program in PROGRAMS[name]:
+            need(program)
     levels = given.levels or levels_here()
     start = time.monotonic()
-    figures: dict[str, Any] = {}
-    faults = []
+    nothing: dict[str, Any] = {"figures": {}, "faults": [], "seconds": 0}
+    before = nothing  # or what the others found
+    if set(given.only) != set(CHECKS):
+        before = records.load("sanitize", given.out) or nothing
+    figures: dict[str, Any] = before["figures"]
+    faults = [one for one in before["faults"] if one.partition(":")[0] not in given.only]
     with records.progress("sanitizers", len(given.only)) as advance:
         for name in given.only:
             advance(0, name)
             try:
-                figures |= CHECKS[name](levels, given.calls, given.tests)
+                found = CHECKS[name](levels, given.calls, given.tests)
+                print(", ".join(f"{what.replace('_', ' ')}: {one}" for what, one in found.items()))
+                figures |= found
             except RuntimeError as error:
                 faults.append(f"{name}: {error}")
+                print(faults[-1], file=sys.stderr)
+            # what is done stays done, whatever becomes of the next
+            seconds = before["seconds"] + time.monotonic() - start
+            records.keep("sanitize", figures, not faults, seconds, faults, given.out)
             advance()
-    for fault in faults:
-        print(fault, file=sys.stderr)
-    for name, figure in figures.items():
-        print(f"{name.replace('_', ' ')}: {figure}")
-    before = records.load("sanitize", given.out) or {}
-    if set(given.only) != set(CHECKS):  # the others' figures stay
-        figures = before.get("figures", {}) | figures
-    records.keep("sanitize", figures, not faults, time.monotonic() - start, faults, given.out)
     return 1 if faults else 0
 
 
