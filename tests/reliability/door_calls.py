@@ -118,7 +118,8 @@ def pick_layout(source: Source, array: Array, class_axis: int | None) -> Array:
     name = source.one_of(tuple(LAYOUTS))
     if array.dtype.kind not in "fiu" and name in ("stepped", "padded", "unaligned"):
         return array
-    return LAYOUTS[name](array, class_axis)
+    has_classes = class_axis is not None and class_axis < array.ndim
+    return LAYOUTS[name](array, class_axis if has_classes else None)
 
 
 def draw_array(source: Source, shape: tuple[int, ...], kinds: Sequence[str], wild: bool) -> Any:

@@ -12,6 +12,7 @@ from fastxent import reference
 from fastxent.comparison import (
     ROUNDINGS_OF_SPREAD_MASS,
     compare,
+    compare_aux,
     compare_loss_and_grad,
     each,
     largest,
@@ -37,7 +38,7 @@ from reliability.door_checks import (
     require_same_bits,
 )
 
-__all__ = ["binary", "loss", "of_reference"]
+__all__ = ["binary", "hold_aux", "loss", "of_reference"]
 
 Array = NDArray[Any]
 
@@ -53,6 +54,14 @@ def of_reference(options: dict[str, Any]) -> dict[str, Any]:
         for name, one in options.items()
         if name not in of_calls
     }
+
+
+def hold_aux(asides: fx.Aux, logits: Array, target: Array, options: dict[str, Any]) -> None:
+    """Hold those side outputs that have digits to the reference."""
+    truths = reference.cross_entropy_aux(logits, target, **options)
+    found = {name: one for name, one in asides._asdict().items() if one is not None}
+    if not any(overflows(np.asarray(one), [truths[name]]) for name, one in found.items()):
+        require(compare_aux(found, logits, target, options))
 
 
 def loss(source: Source) -> None:
@@ -83,6 +92,8 @@ def loss(source: Source) -> None:
     if overflows(given, reference.cross_entropy_and_grad(given, given_target, **known)):
         return
     require(compare_loss_and_grad(value, grad, given, given_target, known))
+    for asides in more:
+        hold_aux(asides, given, given_target, known)
     if again:
         known.pop("grad_output", None)
         if not overflows(given, reference.cross_entropy_and_grad(given, given_target, **known)):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import fastxent as fx
 from fastxent import reference
-from fastxent.comparison import compare_aux, compare_loss_and_grad
+from fastxent.comparison import compare_loss_and_grad
 from reliability.door_calls import (
     JUNK,
     Source,
@@ -30,7 +30,7 @@ from reliability.door_checks import (
     require_same_bits,
     tried,
 )
-from reliability.door_losses import of_reference
+from reliability.door_losses import hold_aux, of_reference
 
 __all__ = ["shards"]
 
@@ -114,7 +114,7 @@ def shards(source: Source) -> None:
         return
     require(compare_loss_and_grad(value, grad, given, given_target, known))
     for asides in more:
-        require(compare_aux(asides._asdict(), given, given_target, known))
+        hold_aux(asides, given, given_target, known)
     is_last = axis in (-1, given.ndim - 1)
     if by_block is True and options["backend"] == "cython" and is_last and classes > FEW_CLASSES:
         options.pop("aux", None)
