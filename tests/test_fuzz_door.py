@@ -9,6 +9,7 @@ import pytest
 from reliability import (
     door,
     door_boosting,
+    door_checks,
     door_linear,
     door_losses,
     door_shards,
@@ -207,7 +208,8 @@ def test_a_check_that_refuses_right_labels_is_noticed(monkeypatch):
 def test_what_is_written_to_an_input_is_noticed(verb, monkeypatch):
     def write(right, logits, *arguments, **options):
         results = right(logits, *arguments, **options)
-        if isinstance(logits, np.ndarray) and logits.flags.writeable and logits.ndim:
+        is_input = isinstance(logits, np.ndarray) and options.get("out") is None
+        if is_input and logits.flags.writeable and logits.ndim:
             logits[:1] += 1
         return results
 
@@ -227,6 +229,28 @@ def test_what_is_written_before_an_error_is_noticed(monkeypatch):
 
     wrapped(monkeypatch, fx, "cross_entropy_and_grad", write)
     assert is_noticed(door_losses.loss)
+
+
+@pytest.mark.skipif(fx.backends()["numba"] is not None, reason="numba cannot run here")
+def test_numba_is_called_for_few_variants(monkeypatch):
+    """Each compiles for seconds: a fuzzer, or this suite with nothing on disk, must not wait."""
+    from fastxent.backends.numba_cpu import launch
+
+    variants, right = set(), launch.FORWARD
+
+    def look(*dummies):
+        variants.add(tuple(map(type, dummies)))
+        return right(*dummies)
+
+    look.has = right.has
+    monkeypatch.setattr(launch, "FORWARD", look)
+    monkeypatch.setattr(launch, "SHARED", None)  # nor is a row shared
+    monkeypatch.setattr(door_checks, "BACKENDS", ("numba",))
+    rng = np.random.default_rng(0)
+    for verb in (door_losses.loss, door_softmax.softmax):
+        for _ in range(800):
+            door.call(bytes([door.VERBS.index(verb)]) + rng.bytes(23))
+    assert 4 <= len(variants) <= 6
 
 
 # What takes no arrays.
