@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 from fastxent.cases.layouts import LAYOUTS
 from fastxent.cases.recipe import AUX, dtype_of, has_bfloat16
 
-__all__ = ["Source", "draw_array", "draw_logits", "draw_options", "draw_target", "pick_layout"]
+__all__ = [
+    "JUNK",
+    "Source",
+    "class_place",
+    "classes_of",
+    "draw_array",
+    "draw_logits",
+    "draw_options",
+    "draw_out",
+    "draw_target",
+    "pick_layout",
+]
 
 Array = NDArray[Any]
 
@@ -65,6 +76,17 @@ class Source:
         return choices[self.byte() % len(choices)]
 
 
+def class_place(shape: tuple[int, ...], axis: Any) -> int:
+    """Where the classes are; along the last axis where `axis` is none of these."""
+    return axis if isinstance(axis, int) and -len(shape) <= axis < len(shape) else -1
+
+
+def classes_of(logits: Any, axis: Any) -> int:
+    """How many classes logits have; numbers without dimensions have one."""
+    shape = np.shape(logits)
+    return shape[class_place(shape, axis)] if shape else 1
+
+
 def draw_shape(source: Source) -> tuple[int, ...]:
     """One to four dimensions, few or no elements in each; now and then more than a block."""
     if source.chance(24):
@@ -78,11 +100,11 @@ def _filled(source: Source, shape: tuple[int, ...], dtype: np.dtype[Any], wild: 
     if wild and dtype.kind in "fV":  # any bits: NaN payloads, subnormals, the largest numbers
         bits = source.numbers.bytes(count * dtype.itemsize)
         return np.frombuffer(bits, dtype).reshape(shape).copy()
-    numbers = source.numbers.standard_normal(shape) * source.one_of((0.01, 1.0, 6.0))
+    numbers = np.asarray(source.numbers.standard_normal(shape) * source.one_of((0.01, 1.0, 6.0)))
     if source.chance(4):
         numbers[source.numbers.random(shape) < 0.1] = source.one_of((-np.inf, np.inf, np.nan))
     with np.errstate(all="ignore"):
-        return numbers.astype(dtype)
+        return np.asarray(numbers.astype(dtype))
 
 
 def pick_layout(source: Source, array: Array, class_axis: int | None) -> Array:
@@ -96,7 +118,8 @@ def pick_layout(source: Source, array: Array, class_axis: int | None) -> Array:
     name = source.one_of(tuple(LAYOUTS))
     if array.dtype.kind not in "fiu" and name in ("stepped", "padded", "unaligned"):
         return array
-    return LAYOUTS[name](array, class_axis)
+    has_classes = class_axis is not None and class_axis < array.ndim
+    return LAYOUTS[name](array, class_axis if has_classes else None)
 
 
 def draw_array(source: Source, shape: tuple[int, ...], kinds: Sequence[str], wild: bool) -> Any:
@@ -127,8 +150,7 @@ def draw_logits(source: Source) -> tuple[Any, bool]:
 def draw_target(source: Source, logits: Any, axis: Any, wild: bool) -> Any:
     """Class indices or probabilities for logits, mostly of the right shape."""
     shape = np.shape(logits)
-    at = axis if isinstance(axis, int) and -len(shape) <= axis < len(shape) else -1
-    classes = shape[at] if shape else 1
+    at, classes = class_place(shape, axis), classes_of(logits, axis)
     if source.chance(3):
         kinds = ("float32", "float64", "float16", "bool")
         target = draw_array(source, shape, kinds, wild and source.chance(2))
@@ -156,7 +178,7 @@ def draw_target(source: Source, logits: Any, axis: Any, wild: bool) -> Any:
 
 
 def _one_a_row(source: Source, shape: tuple[int, ...], axis: Any) -> Any:
-    at = axis if isinstance(axis, int) and -len(shape) <= axis < len(shape) else -1
+    at = class_place(shape, axis)
     rows = tuple(int(n) for n in np.delete(shape, at)) if shape else ()
     numbers = np.abs(source.numbers.standard_normal(rows))
     return pick_layout(source, np.asarray(numbers, source.one_of(("f4", "f8", ">f8"))), None)
@@ -164,9 +186,7 @@ def _one_a_row(source: Source, shape: tuple[int, ...], axis: Any) -> Any:
 
 def draw_options(source: Source, logits: Any, axis: Any) -> dict[str, Any]:
     """Options of the loss, each there or not, mostly what they may be."""
-    shape = np.shape(logits)
-    at = axis if isinstance(axis, int) and -len(shape) <= axis < len(shape) else -1
-    classes = shape[at] if shape else 1
+    shape, classes = np.shape(logits), classes_of(logits, axis)
     weight = np.abs(source.numbers.standard_normal(classes)).astype(
         source.one_of(("f4", "f8", "f2"))
     )
@@ -189,3 +209,20 @@ def draw_options(source: Source, logits: Any, axis: Any) -> dict[str, Any]:
     if chosen and source.chance(12):
         chosen[source.one_of(tuple(chosen))] = source.one_of(JUNK)
     return chosen
+
+
+def draw_out(source: Source, logits: Any) -> Any:
+    """No output mostly, else one like the logits, maybe in their place; or one that is wrong."""
+    if not isinstance(logits, np.ndarray) or not source.chance(3):
+        return None
+    way = source.below(6)
+    if way == 0:
+        return logits
+    if way == 1:
+        return logits[::-1] if logits.ndim else logits.copy()
+    if way == 2 and logits.ndim:
+        return logits[..., :-1]
+    if way == 3:
+        return np.empty(logits.shape, source.one_of(("f4", "f8", "i4")))
+    empty = np.empty(logits.shape, logits.dtype)
+    return pick_layout(source, empty, logits.ndim - 1 if logits.ndim else None)

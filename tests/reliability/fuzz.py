@@ -2,7 +2,7 @@
 
     python -m reliability.fuzz                         five minutes, three engines
     python -m reliability.fuzz --minutes 60            longer
-    python -m reliability.fuzz --only rows --minutes 1
+    python -m reliability.fuzz --only rows --minutes 1 --executions 0
 
 - rows: libFuzzer on the kernels with AddressSanitizer and UndefinedBehaviorSanitizer; arrays of
   exact size in any layout, results held against plain loops, one thread against three.
@@ -11,6 +11,7 @@
 - cases: Hypothesis on combinations of options, on every backend that runs, against the reference.
 
 What is found is kept in `tests/reliability/corpora/`, where the test suite runs it ever after.
+Fewer executions than `--executions` are a fault: a record that says little does not pass.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 from reliability import records
 from reliability.builds import Build
 from reliability.sanitize import ENVIRONMENT, WATCHED
-from reliability.tools import ROOT, lines_of, need_module, run
+from reliability.tools import ROOT, lines_of, need, need_module, run
 
 __all__ = ["CORPORA", "ENGINES", "main"]
 
@@ -46,13 +47,14 @@ def _libfuzzer(command: Sequence[str | Path], name: str, seconds: float, **envir
         corpus.mkdir(), found.mkdir()
         options = [f"-max_total_time={max(1, int(seconds))}", f"-artifact_prefix={found}/"]
         options += ["-max_len=256", "-print_final_stats=1", "-timeout=60", "-rss_limit_mb=2048"]
-        done = run([*command, corpus, stored, *options], seconds + 600, expect=None, **environment)
+        try:
+            done = run(
+                [*command, corpus, stored, *options], seconds + 600, expect=None, **environment
+            )
+        finally:  # of a run that was interrupted too
+            kept = [Path(shutil.copy2(path, stored)) for path in found.iterdir()]
         executed = re.findall(r"stat::number_of_executed_units: (\d+)", done.stdout)
-        faults = []
-        for path in found.iterdir():
-            kept = stored / path.name
-            shutil.copy2(path, kept)
-            faults.append(f"{name}: {kept.relative_to(ROOT)}\n{lines_of(done.stdout)}")
+        faults = [f"{name}: {path.relative_to(ROOT)}\n{lines_of(done.stdout)}" for path in kept]
         if not faults and (done.returncode or not executed):
             faults.append(f"{name}: exit code {done.returncode}\n{lines_of(done.stdout)}")
         inputs = len(list(corpus.iterdir()))
@@ -70,7 +72,6 @@ def rows(seconds: float, level: str) -> Any:
 
 def door(seconds: float, level: str) -> Any:
     """Atheris on the public functions."""
-    need_module("atheris", "fuzz")
     command = [sys.executable, "-W", "error", "-m", "reliability.fuzz_door"]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     return _libfuzzer(command, "door", seconds, PYTHONPATH=path, FASTXENT_ISA=level)
@@ -79,7 +80,7 @@ def door(seconds: float, level: str) -> Any:
 def cases(seconds: float, level: str) -> Any:
     """Combine options by Hypothesis, with no example kept from one run to the next."""
     del level
-    hypothesis = need_module("hypothesis", "test")
+    import hypothesis
     from test_properties import ANY_OPTIONS
 
     import fastxent as fx
@@ -118,40 +119,79 @@ def cases(seconds: float, level: str) -> Any:
 
 
 ENGINES: dict[str, Callable[[float, str], Any]] = {"rows": rows, "door": door, "cases": cases}
+NEEDED: dict[str, Callable[[], Any]] = {
+    "rows": lambda: need("clang++"),
+    "door": lambda: need_module("atheris", "fuzz"),
+    "cases": lambda: need_module("hypothesis", "test"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the engines, keep the record `fuzz`; 0 where nothing was found."""
+    """Run the engines, keep the record `fuzz`; 0 where nothing was found in inputs enough."""
     parser = argparse.ArgumentParser(
         prog="python -m reliability.fuzz",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--minutes", type=float, default=5.0, help="in all; default 5")
+    parser.add_argument(
+        "--executions",
+        type=int,
+        default=1_000_000,
+        help="how many there are to be in all, fewer are a fault; default 1,000,000",
+    )
     parser.add_argument("--only", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--level", default="v3", help="instruction level; default v3")
     parser.add_argument("--out", type=Path, default=records.RESULTS, help="folder of the record")
     given = parser.parse_args(arguments)
-    whole = sum(SHARES[name] for name in given.only)
+    for name in given.only:  # all of them, before any engine has run for minutes
+        NEEDED[name]()
     start = time.monotonic()
     figures: dict[str, Any] = {"minutes": given.minutes, "level": given.level}
-    faults: list[str] = []
+    found: list[str] = []
+    interrupted: list[str] = []
+    try:
+        _run_engines(given, figures, found)
+    except BaseException as error:
+        interrupted.append(f"interrupted by {error!r}")
+        raise
+    finally:  # what there is until then is kept
+        passed = _keep(given, figures, found, interrupted, time.monotonic() - start)
+    return 0 if passed else 1
+
+
+def _run_engines(given: argparse.Namespace, figures: dict[str, Any], found: list[str]) -> None:
+    """Give each engine its share of the time; figures and findings are added to as they come."""
+    whole = sum(SHARES[name] for name in given.only)
     with records.progress("fuzzing", len(given.only)) as advance:
         for name in given.only:
             advance(0, name)
             seconds = 60 * given.minutes * SHARES[name] / whole
-            executed, inputs, found = ENGINES[name](seconds, given.level)
+            executed, inputs, faults = ENGINES[name](seconds, given.level)
             figures |= {f"{name}_executions": executed, f"{name}_inputs": inputs}
-            faults += found
+            found += faults
             advance()
-    figures["executions"] = sum(figures.get(f"{name}_executions", 0) for name in ENGINES)
-    figures["found"] = len(faults)
+
+
+def _keep(
+    given: argparse.Namespace,
+    figures: dict[str, Any],
+    found: list[str],
+    interrupted: list[str],
+    seconds: float,
+) -> bool:
+    """Sum up, say so, and write the record; whether there were inputs enough and none was bad."""
+    executions = sum(figures.get(f"{name}_executions", 0) for name in ENGINES)
+    figures |= {"executions": executions, "found": len(found)}
     figures["stored"] = sum(path.name[0] != "." for path in CORPORA.glob("*/*"))
+    faults = [*found, *interrupted]
+    if executions < given.executions:
+        faults.append(f"asked {given.executions:,} executions, there were {executions:,}")
     for fault in faults:
         print(fault, file=sys.stderr)
-    print(f"{figures['executions']:,} executions, {len(faults)} findings")
-    records.keep("fuzz", figures, not faults, time.monotonic() - start, faults, given.out)
-    return 1 if faults else 0
+    print(f"{executions:,} executions, {len(found)} findings")
+    records.keep("fuzz", figures, not faults, seconds, faults, given.out)
+    return not faults
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from reliability.tools import need_module
 
 atheris = need_module("atheris", "fuzz")
 
+# not fastxent.backends.numba_cpu, which is imported when it is first asked for: Numba could not
+# compile what is instrumented
 with atheris.instrument_imports(include=["fastxent"]):
     import fastxent  # noqa: F401
     from reliability import door
