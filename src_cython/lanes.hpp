@@ -223,8 +223,10 @@ FASTXENT_INLINE void store(double *to, const lanes<double> &value, first some) {
 
 template <class T> FASTXENT_INLINE lanes<T> masked(const T *from, first some, T fill) {
     T numbers[lanes<T>::count];
-    for (int i = 0; i < lanes<T>::count; ++i)
-        numbers[i] = i < some.n ? from[i] : fill;
+    for (int i = 0; i < lanes<T>::count; ++i) {
+        numbers[i] = fill;
+        if (i < some.n) __builtin_memcpy(numbers + i, from + i, sizeof(T));
+    }
     lanes<T> result;
     __builtin_memcpy(&result, numbers, sizeof result);
     return result;
@@ -245,7 +247,7 @@ template <class T> FASTXENT_INLINE void store(T *to, const lanes<T> &value, firs
     T numbers[lanes<T>::count];
     __builtin_memcpy(numbers, &value, sizeof value);
     for (int i = 0; i < lanes<T>::count; ++i)
-        if (i < some.n) to[i] = numbers[i];
+        if (i < some.n) __builtin_memcpy(to + i, numbers + i, sizeof(T));
 }
 
 // Sum in float64 by halves: lane i and lane i + count/2, and so on.

@@ -5,6 +5,7 @@
 // writes beyond its row.
 #pragma once
 
+#include "storage.hpp"
 #include "wide.hpp"
 
 namespace {
@@ -14,18 +15,20 @@ template <class T> struct piece_of {
     typedef T vector __attribute__((vector_size(16)));
 };
 
-// The first `n` numbers of a piece, the others 0.
+// The first `n` numbers of a piece, the others 0; rows may lie at addresses that suit no number.
 template <int n> FASTXENT_INLINE piece_of<float>::vector load_piece(const float *from) {
-    if constexpr (n == 1) return piece_of<float>::vector{from[0]};
-    if constexpr (n == 2) return piece_of<float>::vector{from[0], from[1]};
-    if constexpr (n == 3) return piece_of<float>::vector{from[0], from[1], from[2]};
+    using vector = piece_of<float>::vector;
+    if constexpr (n == 1) return vector{get_number(from)};
+    if constexpr (n == 2) return vector{get_number(from), get_number(from + 1)};
+    if constexpr (n == 3)
+        return vector{get_number(from), get_number(from + 1), get_number(from + 2)};
     piece_of<float>::vector piece;
     __builtin_memcpy(&piece, from, sizeof piece);
     return piece;
 }
 
 template <int n> FASTXENT_INLINE piece_of<double>::vector load_piece(const double *from) {
-    if constexpr (n == 1) return piece_of<double>::vector{from[0]};
+    if constexpr (n == 1) return piece_of<double>::vector{get_number(from)};
     piece_of<double>::vector piece;
     __builtin_memcpy(&piece, from, sizeof piece);
     return piece;

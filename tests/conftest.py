@@ -1,5 +1,6 @@
 """Settings that must be there before anything imports numba, and the backends to test."""
 
+import gc
 import os
 import sys
 
@@ -7,6 +8,20 @@ import pytest
 
 # More threads than cores are real threads then, and "same bits for 5 threads" a real test.
 os.environ.setdefault("NUMBA_NUM_THREADS", "8")
+
+
+def pytest_collection_finish():
+    """Take 25,000 tests out of the collector's sight: looking at all of them takes it seconds."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def what_lives_to_the_end_is_not_looked_at_again():
+    """The same for what a file of tests leaves behind, Numba's compiled functions above all."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import numba as _numba
 import numba.extending as _extending
 
+from fastxent.backends.numba_cpu.parts import PartCompiler
+
 __all__ = [
     "by_pointer",
     "inlined",
@@ -40,7 +42,9 @@ def intrinsic_of_literals(function: Callable[..., Any]) -> Any:
 
 def inlined(function: _Function) -> _Function:
     """Compile a function into each of its callers."""
-    decorate = numba.njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)
+    decorate = numba.njit(
+        forceinline=True, no_cpython_wrapper=True, pipeline_class=PartCompiler, **_OPTIONS
+    )
     compiled: _Function = decorate(function)
     return compiled
 
@@ -53,7 +57,8 @@ def by_pointer(function: Callable[..., Any]) -> Any:
 
 def once(function: _Function) -> _Function:
     """Compile a function that other compiled functions call: its code is there once in each."""
-    compiled: _Function = numba.njit(no_cpython_wrapper=True, **_OPTIONS)(function)
+    decorate = numba.njit(no_cpython_wrapper=True, pipeline_class=PartCompiler, **_OPTIONS)
+    compiled: _Function = decorate(function)
     return compiled
 
 
