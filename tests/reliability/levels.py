@@ -1,4 +1,7 @@
-"""The whole test suite on every instruction level that this machine has, one after the other."""
+"""The test suite on every instruction level that this machine has, one after the other.
+
+Tests of Numba's kernels and of those for graphics cards, which know no levels, are left out.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from reliability import records
 __all__ = ["counts_of", "levels_here", "main"]
 
 ROOT = Path(__file__).parent.parent.parent
+
+TESTS = ["tests", "--ignore=tests/gpu", "-k", "not numba"]
 
 EXAMPLES = """\
 examples:
@@ -64,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--level", nargs="+", choices=here, default=here)
-    parser.add_argument("--tests", nargs="+", default=["tests"], help="default: all")
+    parser.add_argument("--tests", nargs="+", default=TESTS, help="pytest's words; default: all")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=records.RESULTS, help="directory of the record")
     arguments = parser.parse_args(argv)
