@@ -1,19 +1,30 @@
-"""Settings that must be there before anything imports numba, and the backends to test."""
+"""Settings that must be there before anything imports numba, what is slow, the backends to test."""
 
 import gc
 import os
 import sys
 
 import pytest
+from slow_tests import is_slow
 
 # More threads than cores are real threads then, and "same bits for 5 threads" a real test.
 os.environ.setdefault("NUMBA_NUM_THREADS", "8")
+
+
+# what is asked for by marks is chosen after this
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark what takes long."""
+    for item in items:
+        if is_slow(item.nodeid):
+            item.add_marker("slow")
 
 
 def pytest_collection_finish():
     """Take 25,000 tests out of the collector's sight: looking at all of them takes it seconds."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(100_000)  # of 700: compilers of all kinds make objects, and hardly a cycle
 
 
 @pytest.fixture(autouse=True, scope="module")
