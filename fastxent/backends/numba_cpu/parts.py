@@ -53,7 +53,6 @@ class _PartLowering(_Lowering):  # type: ignore[misc]
         )
         state.cr = state.cr._replace(cfunc=part)
         state.targetctx.insert_user_function(part, about, [library])
-        state.reload_init.extend(state.library._reload_init)
         return True
 
 
