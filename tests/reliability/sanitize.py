@@ -109,7 +109,7 @@ def extension(levels: Sequence[str], calls: int, tests: Sequence[str]) -> dict[s
 def native(levels: Sequence[str], calls: int, tests: Sequence[str]) -> dict[str, Any]:
     """Call the kernels with arrays of exact size, under the same two sanitizers."""
     del tests
-    level = levels[-1]  # Clang takes ten minutes and 3 GB for each
+    level = levels[-1]  # Clang takes minutes for each
     driver = Build("clang++", "driver", level, WATCHED).path()
     _watches([driver, "--planted", "overflow"], "overflow", **ENVIRONMENT)
     done = _calls([driver, str(calls), "1", "6000"], **ENVIRONMENT)
