@@ -92,8 +92,9 @@ FASTXENT_ONCE void blocks_forward(const fastxent_pass &pass, const row_group<T> 
         }
         const auto here = target.block(begin, n);
         const int64_t stride = pass.logits.class_stride, next = begin + fastxent_block;
+        const T *const next_exps = exps ? exps + fastxent_block : nullptr;
         look_ahead ahead = {group.logits[slot] + next * stride,
-                            reinterpret_cast<const char *>(exps + fastxent_block), stride, sizeof(T)};
+                            reinterpret_cast<const char *>(next_exps), stride, sizeof(T)};
         if (!pass.schedule.writes_directly && group.grad[slot]) {
             ahead.to_size = pass.grad.class_stride;
             ahead.to = group.grad[slot] + begin * ahead.to_size;
