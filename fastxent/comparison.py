@@ -60,9 +60,11 @@ def compare_loss_and_grad(
 
     The loss is measured against its own size, or against 1 if it is smaller; the gradient
     against its largest entry, so that a mean over many rows hides nothing, or against that of a
-    row of mass 1 if all are smaller: where p - 1 cancels, nobody's digits are left.
+    row of mass 1 if all are smaller: where p - 1 cancels, nobody's digits are left. With a softcap
+    also against the largest entry with respect to the capped logits z, of which the slope
+    1 - (z / softcap)**2 makes a small one with the roundings of a large one.
     """
-    row_share = _row_share(logits, options)
+    row_share = max(_row_share(logits, options), _before_the_slope(logits, target, options))
 
     def compute(x: Array, dtype: DTypeLike) -> tuple[Array, Array]:
         return reference.cross_entropy_and_grad(x, target, **options, dtype=dtype)
@@ -198,6 +200,21 @@ def _row_share(logits: Array, options: dict[str, Any]) -> float:
         return 1.0
     rows = logits.size // logits.shape[options.get("axis", -1)]
     return 1 / abs(float(options.get("normalizer") or max(1, rows)))
+
+
+def _before_the_slope(logits: Array, target: Array, options: dict[str, Any]) -> float:
+    """Largest entry of the gradient with respect to capped logits; 0 without a softcap."""
+    cap = options.get("softcap")
+    if not cap:
+        return 0.0
+    rest = {name: one for name, one in options.items() if name not in ("softcap", "logit_scale")}
+    scale = options.get("logit_scale", 1.0)
+    with np.errstate(invalid="ignore"):
+        x = logits.astype(np.float64)
+        z = np.where(np.isneginf(x), x, cap * np.tanh(scale * x / cap))
+    _, grad = reference.cross_entropy_and_grad(z, target, **rest, dtype=np.float64)
+    steepest: float = abs(scale) * float(largest(grad))
+    return steepest
 
 
 def _roundings(name: str, target: Array, options: dict[str, Any]) -> dict[str, float]:
