@@ -65,7 +65,7 @@ sanitize: $(SETUP)  ## Run under address, undefined-behaviour and thread sanitiz
 	$(RELIABILITY).run --only sanitize
 
 fuzz: $(SETUP)  ## Fuzz the public functions and the kernels for 5 minutes
-	$(RELIABILITY).run --only fuzz
+	$(RELIABILITY).fuzz; code=$$?; $(RELIABILITY).run --page-only; exit $$code
 
 differential: $(SETUP)  ## Hold 100,000 random calls against the reference and PyTorch
 	$(RELIABILITY).run --only differential

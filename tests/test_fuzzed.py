@@ -73,11 +73,13 @@ def engines(monkeypatch):
 def test_too_few_executions_are_a_fault(engines, tmp_path):
     engines |= {name: lambda seconds, level: (500_000, 7, []) for name in ("rows", "door")}
     assert fuzz.main(["--out", str(tmp_path)]) == 0
-    assert fuzz.main(["--executions", "1000001", "--out", str(tmp_path)]) == 1
+    assert fuzz.main(["--executions", "2000001", "--out", str(tmp_path)]) == 1
     record = records.load("fuzz", tmp_path)
-    assert record["faults"] == ["asked 1,000,001 executions, there were 1,000,000"]
+    assert record["faults"] == ["asked 2,000,001 executions, there were 2,000,000"]
     assert not record["passed"]
     assert record["figures"]["found"] == 0
+    assert record["figures"]["runs"] == 2
+    assert record["figures"]["minutes"] == 10
 
 
 def test_what_an_interrupted_run_has_found_is_kept(engines, tmp_path):

@@ -137,8 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--executions",
         type=int,
-        default=1_000_000,
-        help="how many there are to be in all, fewer are a fault; default 1,000,000",
+        default=0,
+        help="how many there are to be in all recorded runs, fewer are a fault; default 0",
     )
     parser.add_argument("--only", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--level", default="v3", help="instruction level; default v3")
@@ -180,16 +180,22 @@ def _keep(
     interrupted: list[str],
     seconds: float,
 ) -> bool:
-    """Sum up, say so, and write the record; whether there were inputs enough and none was bad."""
-    executions = sum(figures.get(f"{name}_executions", 0) for name in ENGINES)
+    """Add to the record of earlier runs; whether there were inputs enough and none was bad."""
+    now = sum(figures.get(f"{name}_executions", 0) for name in ENGINES)
+    earlier = records.load("fuzz", given.out) or {"figures": {}, "seconds": 0.0}
+    seconds += earlier["seconds"]
+    for name in ("minutes", *(f"{engine}_executions" for engine in ENGINES)):
+        figures[name] = figures.get(name, 0) + earlier["figures"].get(name, 0)
+    executions = sum(figures[f"{name}_executions"] for name in ENGINES)
     figures |= {"executions": executions, "found": len(found)}
+    figures["runs"] = earlier["figures"].get("runs", 0) + 1
     figures["stored"] = sum(path.name[0] != "." for path in CORPORA.glob("*/*"))
     faults = [*found, *interrupted]
     if executions < given.executions:
         faults.append(f"asked {given.executions:,} executions, there were {executions:,}")
     for fault in faults:
         print(fault, file=sys.stderr)
-    print(f"{executions:,} executions, {len(found)} findings")
+    print(f"{now:,} executions, {executions:,} with earlier runs; {len(found)} findings")
     records.keep("fuzz", figures, not faults, seconds, faults, given.out)
     return not faults
 
