@@ -81,7 +81,7 @@ inline double operand(const fastxent_elements &of, const array &numbers, int64_t
     return of.data ? numbers.number(i) : of.constant;
 }
 
-inline void check_element(const binary_call &call, int64_t i, long double &total, double &terms) {
+inline void check_element(const binary_call &call, int64_t i, careful_sum &total, double &terms) {
     const fastxent_binary_pass &pass = call.pass;
     const double x = call.logits.number(i), y = call.target.number(i);
     const double ones = operand(pass.ones, call.ones, i), factor = operand(pass.factor, call.factor, i);
@@ -120,11 +120,11 @@ inline void check_binary(source &from, const fastxent_level &level, int64_t most
     }
     REQUIRE(call.found_bad() == call.is_bad(), "a target that is neither 0 nor 1");
     if (!call.wild && !call.is_bad()) {
-        long double total = 0;
+        careful_sum total;
         double terms = 1.0;
         for (int64_t i = 0; i < call.count; ++i) check_element(call, i, total, terms);
         if (call.pass.total)
-            require_close(*call.pass.total, static_cast<double>(total), terms, call.pass.size,
+            require_close(*call.pass.total, total.value(), terms, call.pass.size,
                           fastxent_float64, "total of elements");
     }
     call.run(level, 3);

@@ -16,7 +16,7 @@ class row_check {
     }
 
     void all_rows() const {
-        long double total = 0;
+        careful_sum total;
         double terms = 1.0;
         bool special = false;
         for (int64_t row = 0; row < call_.rows; ++row) {
@@ -24,7 +24,7 @@ class row_check {
             total += truth.loss, terms += truth.scale, special |= !std::isfinite(truth.loss);
         }
         if (pass_.total && !special)
-            require_close(*pass_.total, static_cast<double>(total), terms, pass_.size, fastxent_float64, "total");
+            require_close(*pass_.total, total.value(), terms, pass_.size, fastxent_float64, "total");
     }
 
   private:

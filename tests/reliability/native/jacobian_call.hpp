@@ -31,7 +31,7 @@ inline void check_jacobian(source &from, const fastxent_level &level, int64_t mo
     run(1);
     result.require_gaps_untouched(before);
     for (int64_t row = 0; !wild && row < pass.rows; ++row) {
-        long double sum = 0;
+        careful_sum sum;
         double size = 0.0;
         for (int64_t at = row * classes; at < (row + 1) * classes; ++at) {
             const double term = pass.is_log ? g[at] : p[at] * g[at];
@@ -39,8 +39,8 @@ inline void check_jacobian(source &from, const fastxent_level &level, int64_t mo
         }
         for (int64_t at = row * classes; at < (row + 1) * classes; ++at) {
             const double factor = pass.is_log ? std::exp(p[at]) : p[at];
-            const double truth = pass.is_log ? g[at] - factor * static_cast<double>(sum)
-                                             : factor * (g[at] - static_cast<double>(sum));
+            const double truth = pass.is_log ? g[at] - factor * sum.value()
+                                             : factor * (g[at] - sum.value());
             require_close(result.number(at), truth, 1e-30 + (1 + std::fabs(factor)) * (size + std::fabs(g[at])),
                           kind == fastxent_float64 ? 8 : 4, kind, "Jacobian product");
         }
