@@ -7,7 +7,12 @@ from typing import Any
 from fastxent import checks
 from fastxent.boosting.passes import logistic_pass, softmax_pass
 from fastxent.boosting.rules import logistic_rule, softmax_rule
-from fastxent.checks.boosting import check_derivatives_out, check_scores, check_whole_labels
+from fastxent.checks.boosting import (
+    check_derivatives_out,
+    check_row_scores,
+    check_scores,
+    check_whole_labels,
+)
 from fastxent.layout import empty_like
 from fastxent.precision import Array
 
@@ -144,7 +149,7 @@ def logistic_gradient_hessian(
     >>> hessian
     array([0.25, 0.25])
     """
-    scores, _ = check_scores(raw_scores)
+    scores = check_row_scores(raw_scores)
     rule = logistic_rule(hessian)
     labels = check_whole_labels(labels, 2, len(scores))
     weights = checks.check_sample_weight(sample_weight, scores.shape)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastxent import api, checks
-from fastxent.checks.boosting import check_scores, check_whole_labels
+from fastxent.checks.boosting import check_row_scores, check_scores, check_whole_labels
 from fastxent.precision import Array
 
 __all__ = ["KINDS", "mean_of_rows"]
@@ -25,7 +25,7 @@ def mean_of_rows(
 ) -> float:
     """Mean over the rows; NaN where there are none, or none with a weight."""
     one_score = getattr(raw_scores, "ndim", 2) == 1
-    scores, axis = check_scores(raw_scores, None if one_score else -1)
+    scores, axis = (check_row_scores(raw_scores), 0) if one_score else check_scores(raw_scores, -1)
     num_classes = 2 if one_score else scores.shape[axis]
     whole = check_whole_labels(labels, num_classes, len(scores))
     weights = checks.check_sample_weight(weights, (len(scores),))

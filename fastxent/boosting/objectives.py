@@ -8,7 +8,7 @@ from fastxent import checks
 from fastxent.boosting.memory import Remembered, new_pair
 from fastxent.boosting.passes import logistic_pass, softmax_pass
 from fastxent.boosting.rules import HESSIANS, logistic_rule, softmax_rule
-from fastxent.checks.boosting import check_scores, check_whole_labels
+from fastxent.checks.boosting import check_row_scores, check_scores, check_whole_labels
 from fastxent.precision import Array
 from fastxent.spare import Spare
 
@@ -45,7 +45,7 @@ class _Objective:
     def _derivatives(self, raw_scores: Any, labels: Any, weights: Any) -> tuple[Array, Array]:
         """Gradient and Hessian of two-dimensional scores, or of one score a row."""
         if getattr(raw_scores, "ndim", 2) == 1:
-            scores, axis, num_classes = check_scores(raw_scores)[0], 0, 2
+            scores, axis, num_classes = check_row_scores(raw_scores), 0, 2
         else:
             scores, axis = check_scores(raw_scores, -1)
             num_classes = scores.shape[axis]

@@ -12,7 +12,7 @@ from fastxent.checks.reading import as_array, shown
 from fastxent.errors import DTypeError, LabelError, OutputError, ShapeError
 from fastxent.precision import Array, native
 
-__all__ = ["check_derivatives_out", "check_scores", "check_whole_labels"]
+__all__ = ["check_derivatives_out", "check_row_scores", "check_scores", "check_whole_labels"]
 
 _BINARY = "logistic_gradient_hessian takes one score a row"
 
@@ -26,16 +26,20 @@ def _real_scores(value: Any) -> Array:
     return scores
 
 
-def check_scores(value: Any, axis: Any = None) -> tuple[Array, int]:
-    """Scores of rows and classes, with the axis of the classes; or of rows alone without one."""
+def check_row_scores(value: Any) -> Array:
+    """Scores of rows alone."""
     scores = _real_scores(value)
-    if axis is None:
-        if scores.ndim != 1:
-            raise ShapeError(
-                f"raw_scores needs shape (N,), one score a row; it has {shown(scores.shape)}. "
-                "softmax_gradient_hessian takes one score a row and class"
-            )
-        return scores, 0
+    if scores.ndim != 1:
+        raise ShapeError(
+            f"raw_scores needs shape (N,), one score a row; it has {shown(scores.shape)}. "
+            "softmax_gradient_hessian takes one score a row and class"
+        )
+    return scores
+
+
+def check_scores(value: Any, axis: Any) -> tuple[Array, int]:
+    """Scores of rows and classes, with the axis of the classes."""
+    scores = _real_scores(value)
     if scores.ndim != 2:
         raise ShapeError(
             f"raw_scores needs shape (N, C), or (C, N) with axis=0; it has {shown(scores.shape)}. "

@@ -185,6 +185,8 @@ def test_a_bad_label_is_named(bad, dtype):
         ((np.zeros((2, 3)), [0, 0]), {"sample_weight": [1]}, fx.ShapeError, "one weight a row"),
         ((np.zeros((2, 3)), [0, 0]), {"out": np.zeros((2, 3))}, fx.DTypeError, "pair of arrays"),
         ((np.zeros((2, 3)), [0, 0]), {"axis": 2}, ValueError, "axis"),
+        ((np.zeros((2, 3)), [0, 0]), {"axis": None}, fx.DTypeError, "axis must be one integer"),
+        ((np.zeros(2), [0, 0]), {"axis": None}, fx.ShapeError, r"shape \(N, C\)"),
         ((np.zeros((2, 3)), [0, 0]), {"num_threads": 0}, fx.OptionError, "num_threads"),
     ],
 )
