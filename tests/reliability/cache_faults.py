@@ -27,7 +27,7 @@ example:
   python -m reliability.cache_faults
   python -m reliability.cache_faults --rounds 1 --only 3 --step 1000
 
-Takes half an hour on two cores. Some faults need root: as another user they are left out.
+Takes a quarter of an hour on two cores. Some faults need root: as another user they are left out.
 """
 
 # What one process gets another kernel for than the next: none may load that of the other.

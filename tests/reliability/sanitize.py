@@ -1,6 +1,6 @@
 """Run the compiled kernels under sanitizers and valgrind: none may have anything to report.
 
-    python -m reliability.sanitize                     everything: half an hour on two cores
+    python -m reliability.sanitize                     everything: an hour on two cores
     python -m reliability.sanitize --only valgrind     one of extension, native, threads, valgrind
     python -m reliability.sanitize --only extension --levels v3 --tests tests/test_binary.py
 
