@@ -64,13 +64,13 @@ def compare_loss_and_grad(
     also against the largest entry with respect to the capped logits z, of which the slope
     1 - (z / softcap)**2 makes a small one with the roundings of a large one.
     """
-    row_share = max(_row_share(logits, options), _before_the_slope(logits, target, options))
+    least = least_scale_of_grad(logits, target, options)
 
     def compute(x: Array, dtype: DTypeLike) -> tuple[Array, Array]:
         return reference.cross_entropy_and_grad(x, target, **options, dtype=dtype)
 
     def grad_scale(truth: Array) -> Any:
-        return max(largest(truth), row_share)
+        return max(largest(truth), least)
 
     of_loss, of_grad = compare(
         ("loss", "gradient"),
@@ -200,6 +200,11 @@ def _row_share(logits: Array, options: dict[str, Any]) -> float:
         return 1.0
     rows = logits.size // logits.shape[options.get("axis", -1)]
     return 1 / abs(float(options.get("normalizer") or max(1, rows)))
+
+
+def least_scale_of_grad(logits: Array, target: Array, options: dict[str, Any]) -> float:
+    """What a gradient is measured against where all of its entries are smaller."""
+    return max(_row_share(logits, options), _before_the_slope(logits, target, options))
 
 
 def _before_the_slope(logits: Array, target: Array, options: dict[str, Any]) -> float:

@@ -11,7 +11,7 @@ import torch
 from fastxent import api
 from fastxent.cases import Case
 from fastxent.cases.recipe import ROWS_WITHOUT_SOFTMAX
-from fastxent.comparison import Comparison, each, error_of, largest
+from fastxent.comparison import Comparison, each, error_of, largest, least_scale_of_grad
 from fastxent.trials import Trial, binary
 
 __all__ = ["DIFFERENCES", "FUNCTIONS", "compare", "difference"]
@@ -81,8 +81,7 @@ def compare(trial: Trial, allowed: Sequence[Comparison]) -> list[Comparison]:
         logits, target, options = case.arguments(trial.dtype)
         truths = _cross_entropy(logits, target, case, **options)
         results = api.cross_entropy_and_grad(logits, target, **options, **runtime)
-        rows = logits.size // case.classes
-        share = 1 / (case.normalizer or max(1, rows)) if case.reduction == "mean" else 1.0
+        share = least_scale_of_grad(logits, target, options)
     scales = (each, lambda grads: max(largest(grads), share))
     epsilon = float(np.finfo(np.float64 if trial.dtype == "float64" else np.float32).eps)
     more = np.finfo(np.float64).eps * (OWN_ROUNDINGS * _size(logits) + case.classes)
