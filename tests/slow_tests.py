@@ -1,7 +1,7 @@
-"""Tests that `make test` leaves to `make test-slow` and `make reliability`, which run every one.
+"""Tests that `make test` leaves to `make test-slow`; `make reliability` runs those of its promises.
 
-The suite took 1,950 seconds of one core with nothing compiled before, and 25,000 tests; these are
-under a tenth of the tests and 900 of the seconds. Each says what is left to hold the same promise.
+The suite took some 1,900 seconds of one core with nothing compiled before, and 25,000 tests; these
+are a tenth of the tests and 800 of the seconds. The comments say what holds the same meanwhile.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ __all__ = ["is_slow"]
 
 # Seconds of one core with nothing compiled before, and beginnings of names of tests.
 _SLOW = {
-    # Numba's kernels of float16 and float64, compiled one by one: the tests of twins hold their
-    # bits to those of the compiled backend, for which all of these run.
+    # Numba's kernels of float16 and float64, in some files of bfloat16, compiled one by one: the
+    # tests of twins hold their bits to those of the compiled backend, for which all of these run.
     r"tests/test_conformance.py::.*-(float16|float64)-numba\]": 85,
     r"tests/sharding/test_spread_cases.py::.*\[numba-.*-(b?float16|float64)\]": 62,
     r"tests/test_binary.py::.*\[numba-.*(float16|float64)": 11,

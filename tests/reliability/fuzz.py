@@ -1,6 +1,7 @@
 """Fuzz the public functions and the kernels: no crash, no wrong result, no undocumented error.
 
-    python -m reliability.fuzz                         five minutes, three engines
+    python -m reliability.fuzz                         five minutes, three engines; the first time
+                                                       the kernels are compiled for five before
     python -m reliability.fuzz --minutes 60            longer
     python -m reliability.fuzz --only rows --minutes 1 --executions 0
 
