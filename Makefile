@@ -73,7 +73,7 @@ differential: $(SETUP)  ## Hold 100,000 random calls against the reference and P
 soak: $(SETUP)  ## Watch memory, threads and files during 20 minutes of mixed calls
 	$(RELIABILITY).run --only soak
 
-test-large: $(SETUP)  ## More than 2**31 elements, rows and bytes; needs 20 GB of memory
+test-large: $(SETUP)  ## More than 2**31 elements, rows and bytes; needs 12 GB of memory
 	$(RELIABILITY).run --only large
 
 test-wheel: $(SETUP)  ## Build sdist and wheel, test the wheel where the source tree is absent

@@ -8,13 +8,14 @@ More than 2**31 elements, rows, classes and bytes between neighbours, and more t
 whose numbers float32 cannot hold. Rows repeat a pattern of odd length, so that a wrapped index
 meets another row, and every row of the result must have the bits that the pattern alone gets; the
 pattern is held against the float64 reference. Needs 12 GB of memory and, with all backends, about
-15 minutes on two cores.
+20 minutes on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ from fastxent.bench.machine import available_bytes
 from fastxent.conformance import compare_loss_and_grad
 from reliability import records
 
-__all__ = ["CHECKS", "Sizes", "main"]
+__all__ = ["CHECKS", "WITHOUT", "Sizes", "main"]
 
 BACKENDS = ("cython", "numba", "numpy")
 CLASSES = 1024
@@ -343,6 +344,8 @@ CHECKS: tuple[Callable[[Sizes, str], list[str]], ...] = (
     *(uncountable_classes, elements, half_elements, rows, mean_of_rows, distant_classes, classes),
     *(softmax, softmax_backward, binary, shards, linear),
 )
+# The numpy backend takes a row at a time, with two arrays like it: 17 GB more for 2**31 classes.
+WITHOUT = {"numpy": (classes,)}
 
 
 def main(given: list[str]) -> int:
@@ -361,22 +364,27 @@ def main(given: list[str]) -> int:
     if free is not None and free < 1.1 * needed:
         print(f"{1.1 * needed / 1e9:.1f} GB of memory are needed, {free / 1e9:.1f} are free")
         return 2
-    checks = [check for check in CHECKS if not asked.only or check.__name__ in asked.only]
+    checks = [
+        (backend, check)
+        for backend in asked.backends
+        for check in CHECKS
+        if (not asked.only or check.__name__ in asked.only)
+        and check not in WITHOUT.get(backend, ())
+    ]
     sizes = Sizes(asked.beyond, asked.many_classes, np.empty(needed, np.uint8))
     faults: list[str] = []
     begin = time.monotonic()
-    with records.progress("large", total=len(checks) * len(asked.backends)) as advance:
-        for backend in asked.backends:
-            for check in checks:
-                name = f"{backend}, {check.__name__}"
-                advance(0, name)
-                faults += [f"{name}: {fault}" for fault in check(sizes, backend)]
-                advance()
+    with records.progress("large", total=len(checks)) as advance:
+        for backend, check in checks:
+            name = f"{backend}, {check.__name__}"
+            advance(0, name)
+            faults += [f"{name}: {fault}" for fault in check(sizes, backend)]
+            advance()
     figures = {
-        "checks": len(checks) * len(asked.backends),
+        "checks": len(checks),
         "backends": ", ".join(asked.backends),
         "elements": asked.beyond,
-        "memory_gb": round(needed / 1e9, 1),
+        "memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 1),
         "wrong": len(faults),
     }
     seconds = time.monotonic() - begin
