@@ -42,6 +42,8 @@ GRADS = ("hidden", "linear_weight", "linear_bias")
 FLOATS = ("float32", "float32", "float64", "float16")
 # As in fastxent.trials.linear: roundings of a product of vectors, for each root of their length.
 ROUNDINGS = 16
+# Rows up to which there may be more classes than a block has.
+FEW = 128
 
 
 def _draw_layer(source: Source, hidden: Any, axis: Any) -> tuple[Any, Any, Any]:
@@ -49,7 +51,10 @@ def _draw_layer(source: Source, hidden: Any, axis: Any) -> tuple[Any, Any, Any]:
     shape = np.shape(hidden)
     place = class_place(shape, axis)
     features = shape[place] if shape else 1
+    # the reference takes a second for 2049 rows of 1030 classes
+    few = math.prod(shape) <= FEW * features
     classes = 1030 if source.chance(40) else 0 if source.chance(60) else 1 + source.below(20)
+    classes = classes if few else min(classes, 20)
     weights = draw_array(source, (classes, features), FLOATS, False)
     if isinstance(weights, np.ndarray) and weights.dtype.kind == "f":
         weights = pick_layout(source, weights / weights.dtype.type(math.sqrt(features or 1)), 0)
