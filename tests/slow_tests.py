@@ -12,9 +12,9 @@ __all__ = ["is_slow"]
 
 # Seconds of one core with nothing compiled before, and beginnings of names of tests.
 _SLOW = {
-    # Numba's kernels of float16 and float64, in some files of bfloat16, compiled one by one: the
-    # tests of twins hold their bits to those of the compiled backend, for which all of these run.
-    r"tests/test_conformance.py::.*-(float16|float64)-numba\]": 85,
+    # Numba's kernels of all but float32, compiled one by one: the tests of twins hold their bits to
+    # those of the compiled backend, for which all of these run.
+    r"tests/test_conformance.py::.*-(b?float16|float64)-numba\]": 150,
     r"tests/sharding/test_spread_cases.py::.*\[numba-.*-(b?float16|float64)\]": 62,
     r"tests/test_binary.py::.*\[numba-.*(float16|float64)": 11,
     r"tests/test_softmax_backward.py::.*\[numba-.*(float16|float64)": 8,
@@ -41,6 +41,7 @@ _SLOW = {
     r"tests/frameworks/test_jax_transforms.py::test_(derivatives_aga|hessian_is|weights_in)": 29,
     r"tests/frameworks/test_jax_linear_programs.py::test_(a_budget|temporaries|rows_on)": 20,
     r"tests/frameworks/test_jax_vocab_parallel.py::test_(options_are|transformations)": 14,
+    r"tests/frameworks/test_jax_vocab_parallel.py::test_(three_or_four|what_is_left|padding)": 10,
     r"tests/frameworks/test_torch_threads.py::test_workers_of_a_data_loader": 16,
     r"tests/frameworks/test_torch_linear_memory.py::test_peak": 15,
     r"tests/test_bench_frameworks.py::test_fits_reach": 8,
@@ -52,6 +53,9 @@ _SLOW = {
     r"tests/test_bench.py::test_command_measures_one_shape": 15,
     r"tests/test_sdist.py::test_sdist_is_the_same": 9,
     r"tests/test_cli.py::test_(check_prints_a_table|demo_names_the_extra)": 15,
+    r"tests/processes/test_limits.py::test_workers_of": 17,
+    # What `fastxent demo --binary` trains, by Numba; the other demo is trained by it, too.
+    r"tests/test_demo.py::test_(binary_results_agree|short_binary).*\[numba\]": 18,
 }
 _NAMES = re.compile("|".join(_SLOW))
 
