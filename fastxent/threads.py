@@ -47,6 +47,7 @@ NANOSECONDS_PER_THREAD = 10_000.0
 
 _process_limit: int | None = None
 _openmp_limit: Callable[[], int] | None = None
+_in_openmp_region: Callable[[], bool] = bool  # without the extension nobody knows
 _forked = False
 _caller = threading.Lock()
 # How many threads the call takes that a thread is inside of, by the thread. Small calls are not
@@ -119,7 +120,8 @@ class Team:
 
     A number that was asked for is what it gets. Else it stays on its own thread where the calls of
     other threads take half of that number or more: eight callers on eight CPUs would take 64
-    threads. A call beside a smaller one takes its number, not what is left: libgomp ends and starts
+    threads; and inside a parallel region of OpenMP, of which Numba's layers tbb and workqueue know
+    nothing. A call beside a smaller one takes its number, not what is left: libgomp ends and starts
     threads whenever the size of a team changes.
     """
 
@@ -130,10 +132,10 @@ class Team:
 
     def __enter__(self) -> int:
         caller, size = threading.get_ident(), int(self._most)
-        if _at_work and isinstance(self._most, Chosen):
+        if isinstance(self._most, Chosen):
             at_work = _at_work.copy()
             at_work.pop(caller, None)
-            if 2 * sum(at_work.values()) >= size:
+            if 2 * sum(at_work.values()) >= size or _in_openmp_region():
                 size = 1
         _at_work[caller] = size
         return size
@@ -176,10 +178,10 @@ def counted(
     return with_its_team
 
 
-def register_openmp(limit: Callable[[], int]) -> None:
-    """Let the compiled extension tell OpenMP's limit for the calling thread."""
-    global _openmp_limit
-    _openmp_limit = limit
+def register_openmp(limit: Callable[[], int], in_region: Callable[[], bool]) -> None:
+    """Let the extension tell OpenMP's limit, and whether the caller is in a parallel region."""
+    global _openmp_limit, _in_openmp_region
+    _openmp_limit, _in_openmp_region = limit, in_region
 
 
 def _own_limit() -> int | None:

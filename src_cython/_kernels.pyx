@@ -76,6 +76,22 @@ def openmp_version():
     return fastxent_openmp_version()
 
 
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    #include <omp.h>
+    #else
+    static int omp_in_parallel() { return 0; }
+    #endif
+    """
+    int omp_in_parallel()
+
+
+def in_openmp_region():
+    """Whether the calling thread is inside a parallel region of OpenMP."""
+    return omp_in_parallel() != 0
+
+
 def openmp_limit():
     """Threads that OpenMP would give the calling thread."""
     return fastxent_openmp_limit()

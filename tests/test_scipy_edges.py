@@ -5,6 +5,7 @@ import pytest
 
 import fastxent as fx
 
+scipy = pytest.importorskip("scipy")
 special = pytest.importorskip("scipy.special")
 
 NAMES = ["softmax", "log_softmax", "logsumexp"]
@@ -153,7 +154,10 @@ def test_the_default_axis_is_the_last_where_scipy_takes_all_but_in_name():
 def test_no_classes_are_an_error_where_scipy_gives_nothing():
     # a softmax over nothing has no entry to hold; logsumexp of nothing is -inf in both
     x = np.zeros((3, 0))
-    assert of_scipy("logsumexp", x, 1).tolist() == [-INF] * 3
+    try:
+        assert of_scipy("logsumexp", x, 1).tolist() == [-INF] * 3
+    except ValueError:  # of NumPy, which SciPy let through before 1.15
+        assert tuple(map(int, scipy.__version__.split(".")[:2])) < (1, 15)
     assert np.asarray(fx.logsumexp(x, 1)).tolist() == [-INF] * 3
     for name in ("softmax", "log_softmax"):
         with pytest.raises(fx.ShapeError, match="no class"):

@@ -30,7 +30,7 @@ else:
     if _level is not None:
         _kernels.lower_level(_level)
     if _kernels.openmp_version():
-        threads.register_openmp(_kernels.openmp_limit)
+        threads.register_openmp(_kernels.openmp_limit, _kernels.in_openmp_region)
 
 __all__ = ["BACKEND"]
 

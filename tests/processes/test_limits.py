@@ -222,7 +222,8 @@ void each(void (*call)(int), int threads) {
 """
 
 
-def test_inside_an_openmp_region_a_call_stays_on_its_thread(tmp_path):
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_inside_an_openmp_region_a_call_stays_on_its_thread(tmp_path, layer):
     compiler = shutil.which("gcc")
     if compiler is None:
         pytest.skip("no gcc to compile a parallel region with")
@@ -244,7 +245,8 @@ def test_inside_an_openmp_region_a_call_stays_on_its_thread(tmp_path):
         ctypes.CDLL({str(library)!r}).each(call, 2)
         [print(json.dumps(one)) for one in found if one]
     """
-    [found] = answers(code, OMP_NUM_THREADS="3", NUMBA_NUM_THREADS="1")
+    settings = {"OMP_NUM_THREADS": "3", "NUMBA_NUM_THREADS": "3", "NUMBA_THREADING_LAYER": layer}
+    [found] = answers(code, **settings)
     assert found == everybody(3, 1)
 
 

@@ -51,6 +51,7 @@ def _libfuzzer(command: Sequence[str | Path], name: str, seconds: float, **envir
         corpus.mkdir(), found.mkdir()
         options = [f"-max_total_time={max(1, int(seconds))}", f"-artifact_prefix={found}/"]
         options += ["-max_len=256", "-print_final_stats=1", "-timeout=60", "-rss_limit_mb=2048"]
+        options += ["-report_slow_units=60"]  # Numba compiles for longer than the usual 10 seconds
         try:
             done = run(
                 [*command, corpus, stored, *options], seconds + 600, expect=None, **environment
@@ -191,7 +192,8 @@ def _keep(
     for name in ("minutes", *(f"{engine}_executions" for engine in ENGINES)):
         figures[name] = figures.get(name, 0) + earlier["figures"].get(name, 0)
     executions = sum(figures[f"{name}_executions"] for name in ENGINES)
-    figures |= {"executions": executions, "found": len(found)}
+    all_found = earlier["figures"].get("found", 0) + len(found)
+    figures |= {"executions": executions, "found": all_found, "open": len(found)}
     figures["runs"] = earlier["figures"].get("runs", 0) + 1
     figures["stored"] = sum(path.name[0] != "." for path in CORPORA.glob("*/*"))
     faults = [*found, *interrupted]

@@ -87,10 +87,14 @@ def _headlines(sections: Sequence[Section], records: Records) -> list[str]:
     return [*(f"- {line}" for line in lines), ""]
 
 
+def _when(record: Mapping[str, Any]) -> str:
+    return " ".join(filter(None, (record["date"], record.get("commit"))))
+
+
 def _runs(sections: Sequence[Section], records: Records) -> list[str]:
     lines = [
         *("## When and where", "", "The programs behind the figures, each by itself:", ""),
-        *("| program | minutes | on |", "| --- | ---: | --- |"),
+        *("| program | minutes | on, of commit |", "| --- | ---: | --- |"),
     ]
     machines: dict[str, str] = {}
     for run in (run for section in sections for run in section.runs):
@@ -101,11 +105,11 @@ def _runs(sections: Sequence[Section], records: Records) -> list[str]:
             continue
         mark = machines.setdefault(record["machine"], chr(ord("A") + len(machines)))
         minutes = max(0.1, record["seconds"] / 60)
-        lines.append(f"| {command} | {minutes:.1f} | {record['date']}, {mark} |")
+        lines.append(f"| {command} | {minutes:.1f} | {_when(record)}, {mark} |")
     if TESTS in records:
         record = records[TESTS]
         mark = machines.setdefault(record["machine"], chr(ord("A") + len(machines)))
-        lines.append(f"| the tests | {record['seconds'] / 60:.1f} | {record['date']}, {mark} |")
+        lines.append(f"| the tests | {record['seconds'] / 60:.1f} | {_when(record)}, {mark} |")
     return [*lines, "", *(f"- {mark}: {machine}" for machine, mark in machines.items()), ""]
 
 

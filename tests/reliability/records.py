@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -91,12 +92,27 @@ def keep(
         "faults": list(faults),
         "seconds": round(seconds, 1),
         "date": datetime.now(UTC).date().isoformat(),
+        "commit": _commit(),
         "machine": machine.summary(where),
     }
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}.json"
     path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return path
+
+
+def _commit() -> str:
+    """Which version of the source this is; nothing where it is no repository."""
+    with suppress(OSError):
+        done = subprocess.run(
+            ["git", "rev-parse", "--short=10", "HEAD"],
+            cwd=RESULTS.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout.strip()
+    return ""
 
 
 def load(name: str, where: Path = RESULTS) -> dict[str, Any] | None:
