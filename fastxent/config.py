@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fastxent import checks, layout, threads
+from fastxent import checks, layout, openmp, threads
 from fastxent.backends import ORDER, load
 from fastxent.errors import FastxentError
 from fastxent.version import __version__
@@ -38,6 +38,12 @@ _PACKAGES = (
     "tensorflow",
     "tensorflow-cpu",
     "keras",
+)
+
+# Libraries that have threads of their own: those of two make each other wait.
+_THREADED = (
+    *openmp.RUNTIMES,
+    *("libtbb", "libopenblas", "libscipy_openblas", "libmkl_rt", "libblis"),
 )
 
 # Adapters with a function `info`, which says how they call the kernels.
@@ -172,6 +178,7 @@ def collect() -> dict[str, Any]:
         "cpu": _cpu(),
         "threads": _threads(),
         "backends": _backends(),
+        "runtimes": {"loaded": openmp.loaded(_THREADED)},  # those of the backends, too
         "adapters": _adapters(),
         "layouts": {"copied": list(layout.COPIED)},
         "versions": _versions(),

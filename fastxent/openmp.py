@@ -9,20 +9,20 @@ from pathlib import Path
 
 from fastxent import checks, environment
 
-__all__ = ["share_openmp"]
+__all__ = ["RUNTIMES", "loaded", "share_openmp"]
 
 _LIBRARY = "libgomp.so.1"
-_RUNTIMES = ("libgomp", "libomp", "libiomp")
+RUNTIMES = ("libgomp", "libomp", "libiomp")
 
 
-def _loaded(maps: Path = Path("/proc/self/maps")) -> list[str]:
-    """File names of the OpenMP runtimes in the process, but for the one to share."""
+def loaded(names: tuple[str, ...] = RUNTIMES, maps: Path = Path("/proc/self/maps")) -> list[str]:
+    """File names of the libraries in the process that begin so; none where Linux does not tell."""
     try:
         lines = maps.read_text().splitlines()
     except OSError:
         return []
-    names = {Path(line.split(maxsplit=5)[-1]).name for line in lines if "/" in line}
-    return sorted(name for name in names if name.startswith(_RUNTIMES) and name != _LIBRARY)
+    files = {Path(line.split(maxsplit=5)[-1]).name for line in lines if "/" in line}
+    return sorted(file for file in files if file.startswith(names))
 
 
 def share_openmp() -> None:
@@ -49,7 +49,7 @@ def share_openmp() -> None:
     >>> import fastxent as fx
     >>> fx.share_openmp()  # doctest: +SKIP
     """
-    others = _loaded()
+    others = [name for name in loaded() if name != _LIBRARY]
     if others:
         warnings.warn(
             f"{', '.join(others)} is in the process already, and libraries that use it go on to: "

@@ -15,6 +15,7 @@ SECTIONS = [
     "cpu",
     "threads",
     "backends",
+    "runtimes",
     "adapters",
     "layouts",
     "versions",
@@ -33,6 +34,17 @@ def test_facts_are_complete_and_plain():
     assert facts["threads"]["limit"] == fx.get_num_threads()
     assert "numpy" in facts["versions"]
     assert {"FASTXENT_ISA", "FASTXENT_NUM_THREADS"} <= facts["environment"].keys()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is loaded")
+def test_runtimes_with_threads_are_listed_with_those_of_the_backends():
+    if fx.backends()["cython"] is not None:
+        pytest.skip(fx.backends()["cython"])
+    from fastxent.backends import _kernels
+
+    if not _kernels.openmp_version():
+        pytest.skip("built without OpenMP")
+    assert any("omp" in name for name in config.collect()["runtimes"]["loaded"])
 
 
 def test_backends_are_those_of_the_registry_with_their_reasons():

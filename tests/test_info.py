@@ -28,6 +28,7 @@ SCHEMA = {
     "cpu": {"model": str, "features": [str], "cpus": int, "available_cpus": int},
     "threads": {"limit": (int, type(None)), "set_by": str},
     "backends": {"*": {"able": bool, "reason": TEXT_OR_NONE, "facts": {"*": str}}},
+    "runtimes": {"loaded": [str]},
     "adapters": {"*": str},
     "layouts": {"copied": [str]},
     "versions": {"*": str},
