@@ -167,6 +167,23 @@ def test_second_process_loads_what_the_first_compiled_on_any_threading_layer(tmp
     assert {path.suffix for path in directory.iterdir()} == {".nbc"}
 
 
+def test_two_versions_of_the_sources_share_a_cache_and_no_kernel(tmp_path):
+    """What differs is a file that the kernel calls: Numba's own cache looks at its own alone."""
+    counts = {"as_it_is": "= live", "altered": "= 2 * live"}
+    for version, count in counts.items():
+        package = tmp_path / version / "fastxent"
+        shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+        labels = package / "backends" / "numba_cpu" / "labels.py"
+        before, line, after = labels.read_text().partition("np.int64(0))[1] = live\n")
+        assert line
+        labels.write_text(before + line.replace("= live", count) + after)
+    place = {"FASTXENT_CACHE_DIR": tmp_path / "cache"}
+    for way in (COMPILED, LOADED):
+        assert call(place, "count", package=tmp_path / "as_it_is") == (way, 0, "3\n")
+        assert call(place, "count", package=tmp_path / "altered") == (way, 0, "6\n")
+    assert len(list((tmp_path / "cache").glob("numba-*"))) == 2
+
+
 def test_program_that_harms_the_cache(tmp_path, capsys):
     options = ["--rounds", "0", "--only", "1", "--step", "5000", "--out", str(tmp_path)]
     assert cache_faults.main(options) == 0

@@ -47,6 +47,12 @@ def labels():
             raise SystemExit("a bad label was not found")
     return CHECK_LABELS
 
+def count():
+    labels = np.array([0, 2, -100, 1])
+    found = load("numba").check_labels(labels, 3, -100, None, None, 1)
+    print(found.live, file=sys.stderr)
+    return CHECK_LABELS
+
 def threads():
     labels = np.arange(8 * LABEL_CHUNK) % 7
     labels[[-1, 12_345]] = 7
@@ -114,8 +120,9 @@ def start(
     ----------
     environment : mapping
         Variables it gets beside those inherited; None takes one away.
-    kernel : {"labels", "threads", "softmax"}
-        What it calls: a check of labels, the same on threads, or what is compiled for longer.
+    kernel : {"labels", "count", "threads", "softmax"}
+        What it calls: a check of labels, the same that writes to stderr how many count, the same on
+        threads, or what is compiled for longer.
     before : sequence of str
         A command to run it by.
     package : Path
