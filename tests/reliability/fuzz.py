@@ -11,7 +11,9 @@
   reference.
 - cases: Hypothesis on combinations of options, on every backend that runs, against the reference.
 
-What is found is kept in `tests/reliability/corpora/`, where the test suite runs it ever after.
+What is found is kept in `tests/reliability/corpora/`: the test suite runs the inputs of `door` ever
+after, `make sanitize` and this program as it starts those of `rows`. A case is printed, and kept in
+the record.
 Fewer executions than `--executions` are a fault: a record that says little does not pass.
 """
 
