@@ -81,9 +81,6 @@ def _headlines(sections: Sequence[Section], records: Records) -> list[str]:
         else "the tests were not run for this page",
         f"{seconds / 3600:.1f} hours of runs in all",
     ]
-    for run in (run for section in sections for run in section.runs):
-        if run.headline and run.record in records:
-            lines.append(run.headline.format_map(dict(records[run.record]["figures"])))
     return [*(f"- {line}" for line in lines), ""]
 
 

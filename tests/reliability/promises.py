@@ -24,8 +24,6 @@ class Run:
         Arguments of Python, run from the root of the repository.
     minutes : float
         About how long it takes.
-    headline : str
-        What the top of the page says of it, with places for figures; empty for nothing.
     wants : str
         What it needs that a machine may be unable to have, so that its record may be missing; empty
         where it has to be there.
@@ -34,7 +32,6 @@ class Run:
     record: str
     command: tuple[str, ...]
     minutes: float
-    headline: str = ""
     wants: str = ""
 
 
