@@ -23,6 +23,8 @@ MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "mar
 MODULES |= {"yaml", "runpy", "codeop", "pty", "subprocess", "multiprocessing", "socket"}
 MODULES |= {"socketserver", "ssl", "http", "urllib", "urllib3", "requests", "httpx", "aiohttp"}
 MODULES |= {"ftplib", "smtplib", "telnetlib", "xmlrpc", "webbrowser", "asyncio", "zipimport"}
+# Of concurrent.futures, whose threads are used: what starts processes, and sends them pickles.
+PROCESSES = {"ProcessPoolExecutor", "concurrent.futures.process"}
 CALLS = {"eval", "exec", "compile", "__import__"}
 OF_OS = ("system", "popen", "exec", "spawn", "posix_spawn", "fork", "startfile")
 
@@ -46,9 +48,13 @@ def outside(path):
     """What a file uses of the lists above."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
+            for alias in node.names:
+                yield from (alias.name, alias.name.partition(".")[0])
         elif isinstance(node, ast.ImportFrom):
-            yield (node.module or "").partition(".")[0]
+            module = node.module or ""
+            yield from (module, module.partition(".")[0])
+            for alias in node.names:
+                yield from (alias.name, f"{module}.{alias.name}")
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             if node.func.id in CALLS:
                 yield node.func.id
@@ -56,18 +62,47 @@ def outside(path):
             of_os = isinstance(node.value, ast.Name) and node.value.id == "os"
             if of_os and node.attr.startswith(OF_OS):
                 yield f"os.{node.attr}"
+            if node.attr in PROCESSES:
+                yield node.attr
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value  # importlib.import_module("socket")
 
 
+WANTED = MODULES | PROCESSES | CALLS | {f"os.{name}" for name in dir(os) if name.startswith(OF_OS)}
+
+
 def test_code_from_data_and_ways_out_are_only_where_they_are_listed():
-    wanted = MODULES | CALLS | {f"os.{name}" for name in dir(os) if name.startswith(OF_OS)}
     found = {
         (path.relative_to(PACKAGE).as_posix(), name)
         for path in PACKAGE.rglob("*.py")
-        for name in wanted.intersection(outside(path))
+        for name in WANTED.intersection(outside(path))
     }
     assert found == ALLOWED
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("import urllib.request", "urllib"),
+        ("from multiprocessing.pool import Pool", "multiprocessing"),
+        ("from concurrent.futures import ProcessPoolExecutor as Pool", "ProcessPoolExecutor"),
+        ("from concurrent.futures.process import EXTRA_QUEUED_CALLS", "concurrent.futures.process"),
+        ("from concurrent.futures import process", "concurrent.futures.process"),
+        ("import concurrent.futures.process", "concurrent.futures.process"),
+        (
+            "import concurrent.futures; concurrent.futures.ProcessPoolExecutor()",
+            "ProcessPoolExecutor",
+        ),
+        ("from concurrent.futures import ThreadPoolExecutor", None),
+        ("eval('1')", "eval"),
+        ("import os; os.posix_spawnp", "os.posix_spawnp"),
+        ("import_module('socket')", "socket"),
+    ],
+)
+def test_each_way_out_is_seen(line, name, tmp_path):
+    (tmp_path / "module.py").write_text(line)
+    found = WANTED.intersection(outside(tmp_path / "module.py"))
+    assert found == ({name} if name else set())
 
 
 def test_arrays_are_loaded_without_pickle():
