@@ -46,6 +46,16 @@ def test_a_long_call_is_interrupted_within_a_second(backend, num_threads):
     assert late == {}
 
 
+def test_a_call_of_pytorch_is_interrupted_within_a_second():
+    """The engine of its gradients and its linear layer's chunks let the exception through."""
+    pytest.importorskip("torch")
+    if fx.backends()["cython"] is not None:
+        pytest.skip(f"cython: {fx.backends()['cython']}")
+    (found,) = interrupted("cython", 1, "of PyTorch").values()
+    assert found["faults"] == []
+    assert found["seconds"] <= 1
+
+
 def results(shape, backend, num_threads):
     """Bits of the verbs on arrays that are large enough to be watched."""
     rng = np.random.default_rng(11)
