@@ -113,6 +113,16 @@ SETTINGS = """
         memory = (ctypes.c_uint32 * 8)()
         assert libm.fegetenv(memory) == 0
         return memory[0] & 0xFFFF, memory[7] & ~0x3F
+
+    def of_openmp():
+        try:
+            omp = ctypes.CDLL("libgomp.so.1")
+        except OSError:
+            return []
+        kind, size = ctypes.c_int(), ctypes.c_int()
+        omp.omp_get_schedule(ctypes.byref(kind), ctypes.byref(size))
+        found = [kind.value, size.value, omp.omp_get_max_threads(), omp.omp_get_dynamic()]
+        return found + [omp.omp_get_max_active_levels(), omp.omp_get_thread_limit()]
 """
 
 
@@ -128,14 +138,7 @@ def test_a_call_changes_no_setting(backend):
             import numba
             found.append({k: v for k, v in vars(numba.config).items() if k.isupper()})
             found.append(numba.get_num_threads())
-        try:
-            omp = ctypes.CDLL("libgomp.so.1")
-        except OSError:
-            return found
-        kind, size = ctypes.c_int(), ctypes.c_int()
-        omp.omp_get_schedule(ctypes.byref(kind), ctypes.byref(size))
-        found += [kind.value, size.value, omp.omp_get_max_threads(), omp.omp_get_dynamic()]
-        return found + [omp.omp_get_max_active_levels(), omp.omp_get_thread_limit()]
+        return found + of_openmp()
 
     if backend == "numba":
         import numba
@@ -155,6 +158,39 @@ def test_a_call_changes_no_setting(backend):
     assert seen == [True]
     """,
         backend=backend,
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libgomp.so.1 is Linux's")
+@pytest.mark.skipif("numba" not in COMPILED, reason=f"numba: {fx.backends()['numba']}")
+@pytest.mark.parametrize("first", ["the main thread", "another thread"])
+def test_a_call_that_starts_numbas_threads_changes_nothing_of_openmp(first):
+    """Numba's layer omp sets the limit and the nesting of the thread that starts it."""
+    run(
+        SETTINGS
+        + """
+    from numba.np.ufunc import parallel
+    import numba
+
+    seen = []
+    def first_call():
+        ctypes.CDLL("libgomp.so.1").omp_set_num_threads(3)  # not Numba's number
+        before = of_openmp()
+        assert not parallel._is_initialized
+        fx.cross_entropy_and_grad(x, labels, backend="numba", num_threads=2)
+        assert parallel._is_initialized and numba.threading_layer() == "omp"
+        assert of_openmp() == before
+        seen.append(True)
+    if os.environ["FIRST"] == "the main thread":
+        first_call()
+    else:
+        thread = threading.Thread(target=first_call)
+        thread.start()
+        thread.join()
+    assert seen == [True]
+    """,
+        NUMBA_THREADING_LAYER="omp",
+        FIRST=first,
     )
 
 
