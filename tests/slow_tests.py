@@ -1,7 +1,7 @@
 """Tests that `make test` leaves to `make test-slow`; `make reliability` runs those of its promises.
 
 The suite took some 2,000 seconds of one core with nothing compiled before, and 25,000 tests; these
-are an eighth of the tests and 1,010 of the seconds. The comments say what holds the same meanwhile.
+are an eighth of the tests and 990 of the seconds. The comments say what holds the same meanwhile.
 """
 
 from __future__ import annotations
@@ -48,8 +48,7 @@ _SLOW = {
     r"tests/frameworks/test_torch_linear_memory.py::test_peak": 15,
     r"tests/test_bench_frameworks.py::test_fits_reach": 8,
     r"tests/test_docs.py::test_examples\[docs/(jax|numba).md\]": 21,
-    # Processes: the program of the survival matrix is among those of `make reliability`.
-    r"tests/processes/test_survival.py::.*\[omp-fork\]": 19,
+    # Processes: the program of two libraries in one is among those of `make reliability`.
     r"tests/processes/test_left_alone.py::test_adapters.*\[(keras|tensorflow)\]": 14,
     r"tests/processes/test_share_openmp.py::test_two_libraries": 7,
     r"tests/test_bench.py::test_command_measures_one_shape": 15,
