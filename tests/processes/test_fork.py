@@ -102,3 +102,30 @@ def test_a_child_of_a_fork_amid_compiling_can_compile():
     """,
         FASTXENT_NUMBA_CACHE="0",
     )
+
+
+@pytest.mark.skipif(
+    fx.backends()["cython"] is not None, reason=f"cython: {fx.backends()['cython']}"
+)
+@pytest.mark.parametrize(
+    ("of_parent", "of_child"), [("cython", ("numba", "numpy")), ("numba", ("cython", "numpy"))]
+)
+def test_a_child_calls_what_its_parent_never_did(of_parent, of_child):
+    """The parent used one backend on many threads; the child ends within a minute, or is killed."""
+    check(
+        """
+    import os
+    from processes.answers import answers
+    from processes.ways import fork
+
+    answers(os.environ["OF_PARENT"])
+    asked = os.environ["OF_CHILD"].split()
+    found = fork(asked)
+    assert [one["backend"] for one in found] == asked
+    for one in found:
+        assert one["threads"] == 1, one
+        assert one["digest"] == answers(one["backend"]), one
+    """,
+        OF_PARENT=of_parent,
+        OF_CHILD=" ".join(of_child),
+    )
