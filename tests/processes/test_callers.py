@@ -1,5 +1,6 @@
 """Many Python threads call at once: the same bits, and the lock of Python is free meanwhile."""
 
+import functools
 import json
 import threading
 import time
@@ -56,19 +57,67 @@ def test_thirty_two_threads_ask_for_a_kernel_that_is_not_compiled(tmp_path):
     assert list(tmp_path.glob("numba-*/*.nbc"))
 
 
-@pytest.mark.parametrize("num_threads", [1, 2])
-@pytest.mark.parametrize("backend", ["cython", "numba"], indirect=True)
-def test_gil_is_released(backend, num_threads):
+LOGITS = np.broadcast_to(np.zeros(4000, np.float32), (4000, 4000))
+TALL = np.broadcast_to(np.zeros(4000, np.float32), (75_000, 4000))  # where no output is as large
+MANY_LABELS = np.zeros(30_000_000, np.uint8)
+LABELS = MANY_LABELS[: len(TALL)]
+OF_SHARD = {"class_offset": 0, "num_classes": 4000}
+
+
+def check_labels(backend, num_threads):
+    """It takes one thread, and no backend as an argument."""
+    with fx.use_backend(backend):
+        fx.check_labels(MANY_LABELS, 1)
+
+
+def gradient_of_shard():
+    """The gradient, from statistics that are there already."""
+    labels, out = LABELS[: len(LOGITS)], np.empty(LOGITS.shape, np.float32)
+    stats = fx.partial_stats(LOGITS, labels, **OF_SHARD, backend="numpy")
+    return lambda **options: fx.grad_from_stats(
+        LOGITS, labels, stats, **OF_SHARD, out=out, **options
+    )
+
+
+def with_output(verb, second):
+    """A call that writes as many elements as it reads."""
+    out = np.empty(LOGITS.shape, np.float32)
+    return lambda **options: verb(LOGITS, second, out=out, **options)
+
+
+# Each makes a call, which takes a backend and a number of threads. Those of the compiled backend
+# let go of the lock in places of their own.
+CALLS = {
+    "logsumexp": lambda: lambda **options: fx.logsumexp(TALL, **options),
+    "gradient": lambda: with_output(fx.cross_entropy_and_grad, LABELS[: len(LOGITS)]),
+    "binary": lambda: with_output(fx.binary_cross_entropy_with_logits_and_grad, LOGITS),
+    "softmax_backward": lambda: with_output(fx.softmax_backward, LOGITS),
+    "labels": lambda: check_labels,
+    "partial_stats": lambda: (
+        lambda **options: fx.partial_stats(TALL, LABELS, **OF_SHARD, **options)
+    ),
+    "grad_from_stats": gradient_of_shard,
+}
+
+
+@pytest.mark.parametrize(
+    ("backend", "name", "num_threads"),
+    [("cython", name, 1) for name in CALLS]
+    + [("cython", "logsumexp", 2), ("numba", "logsumexp", 1), ("numba", "logsumexp", 2)]
+    + [("numba", "gradient", 1), ("numba", "softmax_backward", 2)],
+    indirect=["backend"],
+)
+def test_gil_is_released(backend, name, num_threads):
     """Another thread runs in the middle of a call."""
-    logits = np.broadcast_to(np.zeros(30_000, np.float32), (10_000, 30_000))
-    fx.logsumexp(logits[:3], backend=backend, num_threads=num_threads)
+    run_call = functools.partial(CALLS[name](), backend=backend, num_threads=num_threads)
+    run_call()  # compiles
 
     def ticks_amid_a_call():
         span = []
 
         def call():
             start = time.perf_counter()
-            fx.logsumexp(logits, backend=backend, num_threads=num_threads)
+            run_call()
             span.extend([start, time.perf_counter()])
 
         caller = threading.Thread(target=call)
