@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("rich")
 
-from reliability import page, run
+from reliability import page, run, suite
 from reliability.promises import Promise, Run, Section, sections
 
 ROOT = Path(__file__).parents[1]
@@ -95,7 +95,7 @@ def test_what_is_broken_or_was_not_run_is_said():
     ],
 )
 def test_which_cases_belong_to_a_name(case, name, is_it):
-    assert run.is_of(case, name) is is_it
+    assert suite.is_of(case, name) is is_it
 
 
 def test_cases_are_counted_once_with_their_worst_outcome():
@@ -103,7 +103,7 @@ def test_cases_are_counted_once_with_their_worst_outcome():
         def __init__(self, nodeid, when, outcome):
             self.nodeid, self.when, self.outcome = nodeid, when, outcome
 
-    tally = run.Tally(["tests/test_a.py", "tests/test_a.py::test_b"])
+    tally = suite.Tally(["tests/test_a.py", "tests/test_a.py::test_b"])
     for when, outcome in (("setup", "passed"), ("call", "passed"), ("teardown", "failed")):
         tally.pytest_runtest_logreport(Report("tests/test_a.py::test_b[0]", when, outcome))
     for when, outcome in (("setup", "skipped"), ("teardown", "passed")):

@@ -2,7 +2,6 @@
 
 make reliability
 PYTHONPATH=tests python -m reliability.run --only soak fuzz
-PYTHONPATH=tests python -m reliability.run --only tests
 PYTHONPATH=tests python -m reliability.run --page-only
 """
 
@@ -12,61 +11,17 @@ import argparse
 import os
 import subprocess
 import sys
-import time
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
 from reliability import page, records
-from reliability.promises import Run, Section, sections, tests_of
+from reliability.promises import Run, Section, sections
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
 LACKING = 2  # exit code of a program that needs what is not here
-
-
-class Tally:
-    """Plugin of pytest: counts the cases of each test that a promise names."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = names
-        self.counts = {name: {"passed": 0, "failed": 0, "skipped": 0} for name in names}
-        self.faults: list[str] = []
-        self._outcome: dict[str, str] = defaultdict(lambda: "passed")
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note the worst of set-up, call and clean-up; count after the last."""
-        if report.outcome != "passed" and self._outcome[report.nodeid] != "failed":
-            self._outcome[report.nodeid] = report.outcome
-        if report.when != "teardown":
-            return
-        outcome = self._outcome[report.nodeid]
-        if outcome == "failed":
-            self.faults.append(report.nodeid)
-        for name in self.names:
-            if is_of(report.nodeid, name):
-                self.counts[name][outcome] += 1
-
-
-def is_of(case: str, name: str) -> bool:
-    """Whether a test case is one of a folder, a file, a class or a parametrised test."""
-    return case == name or (case.startswith(name) and case[len(name)] in "/:[")
-
-
-def run_tests(names: Sequence[str]) -> bool:
-    """Run the tests of all promises, and keep how many cases passed."""
-    tally, start = Tally(names), time.monotonic()
-    options = ["-q", "-m", "", "-n", "auto", "--dist", "loadfile", "--rootdir", str(ROOT)]
-    code = pytest.main([*options, *(str(ROOT / name) for name in names)], plugins=[tally])
-    none = [name for name, count in tally.counts.items() if not sum(count.values())]
-    faults = [*tally.faults, *(f"no such test: {name}" for name in none)]
-    passed = code == 0 and not faults
-    seconds = time.monotonic() - start
-    records.keep(page.TESTS, tally.counts, passed, seconds, faults)
-    return passed
 
 
 def run_program(run: Run, console: Console) -> int:
@@ -101,10 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=(*runs, page.TESTS),
-        default=(*runs, page.TESTS),
+        choices=runs,
+        default=list(runs),
         metavar="NAME",
-        help=f"of {', '.join(runs)}, {page.TESTS}; by default all",
+        help=f"of {', '.join(runs)}; by default all",
     )
     parser.add_argument("--page-only", action="store_true", help="write the page, run nothing")
     asked = parser.parse_args(arguments)
@@ -119,10 +74,6 @@ def main(arguments: list[str] | None = None) -> int:
                 elif code:
                     broken.append(name)
                 write_page(found)  # a later program may run the test of the page
-        if page.TESTS in asked.only:
-            console.rule("the tests of the promises")
-            if not run_tests(tests_of(found)):
-                broken.append(page.TESTS)
     write_page(found)
     console.print(f"{PAGE.relative_to(ROOT)} is written")
     for name in broken:
