@@ -49,6 +49,10 @@ SITUATIONS = {
             is_array(x, np.float64) and label_smoothing == np.float32(0.25)
         ),
     ),
+    "infinite-and-filtered": (
+        "linear_cross_entropy_and_grad",
+        lambda *_, grad_output, grad_filter, **__: np.isinf(grad_output) and grad_filter > 0,
+    ),
     "infinite-probabilities": (
         "cross_entropy_and_grad",
         lambda x, y, **_: is_array(x, np.float32) and y.dtype == np.float32 and np.isinf(y).any(),

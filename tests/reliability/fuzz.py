@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in given.only:  # all of them, before any engine has run for minutes
         NEEDED[name]()
     start = time.monotonic()
-    figures: dict[str, Any] = {"minutes": given.minutes, "level": given.level}
+    figures: dict[str, Any] = {"level": given.level}
     found: list[str] = []
     interrupted: list[str] = []
     try:
@@ -191,11 +191,12 @@ def _keep(
     now = sum(figures.get(f"{name}_executions", 0) for name in ENGINES)
     earlier = records.load("fuzz", given.out) or {"figures": {}, "seconds": 0.0}
     seconds += earlier["seconds"]
-    for name in ("minutes", *(f"{engine}_executions" for engine in ENGINES)):
+    for name in (f"{engine}_executions" for engine in ENGINES):
         figures[name] = figures.get(name, 0) + earlier["figures"].get(name, 0)
     executions = sum(figures[f"{name}_executions"] for name in ENGINES)
     all_found = earlier["figures"].get("found", 0) + len(found)
     figures |= {"executions": executions, "found": all_found, "open": len(found)}
+    figures["minutes"] = round(seconds / 60)
     figures["runs"] = earlier["figures"].get("runs", 0) + 1
     figures["stored"] = sum(path.name[0] != "." for path in CORPORA.glob("*/*"))
     faults = [*found, *interrupted]
