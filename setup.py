@@ -50,7 +50,12 @@ PROTECTION = [
     "-fcf-protection=full",
 ]
 # No function pointer that the loader fills in stays writable, and no stack is executable.
-LINK_PROTECTION = ["-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack"]
+LINK_PROTECTION = [
+    "-Wl,-z,relro",
+    "-Wl,-z,now",
+    "-Wl,-z,noexecstack",
+    "-fno-openmp-implicit-rpath",  # Clang writes the folder of its libomp into what it links
+]
 # -mprefer-vector-width: GCC otherwise splits 64-byte vectors in two on some CPUs
 LEVELS = {
     "baseline": [],
