@@ -101,7 +101,7 @@ def test_which_cases_belong_to_a_name(case, name, is_it):
 def test_cases_are_counted_once_with_their_worst_outcome():
     class Report:
         def __init__(self, nodeid, when, outcome):
-            self.nodeid, self.when, self.outcome = nodeid, when, outcome
+            self.nodeid, self.when, self.outcome, self.duration = nodeid, when, outcome, 0.5
 
     tally = suite.Tally(["tests/test_a.py", "tests/test_a.py::test_b"])
     for when, outcome in (("setup", "passed"), ("call", "passed"), ("teardown", "failed")):
@@ -111,6 +111,7 @@ def test_cases_are_counted_once_with_their_worst_outcome():
     assert tally.counts["tests/test_a.py"] == {"passed": 0, "failed": 1, "skipped": 1}
     assert tally.counts["tests/test_a.py::test_b"] == {"passed": 0, "failed": 1, "skipped": 0}
     assert tally.faults == ["tests/test_a.py::test_b[0]"]
+    assert tally.seconds == {"tests/test_a.py": 2.5}
 
 
 @pytest.mark.parametrize(("code", "says"), [(0, ""), (1, "broken: soak"), (2, "not run: soak")])

@@ -35,10 +35,12 @@ class Tally:
         self.counts = {name: {"passed": 0, "failed": 0, "skipped": 0} for name in names}
         self.all: Counter[str] = Counter()
         self.faults: list[str] = []
+        self.seconds: Counter[str] = Counter()  # of each file
         self._outcome: dict[str, str] = defaultdict(lambda: "passed")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note the worst of set-up, call and clean-up; count after the last."""
+        self.seconds[report.nodeid.partition("::")[0]] += report.duration
         if report.outcome != "passed" and self._outcome[report.nodeid] != "failed":
             self._outcome[report.nodeid] = report.outcome
         if report.when != "teardown":
@@ -84,6 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "cpus": len(os.sched_getaffinity(0)),
         }
         records.keep("suite", figures, not faults, took, faults, given.out)
+        print("the files that take longest, in seconds of one process:")
+        for name, seconds in tally.seconds.most_common(30):
+            print(f"{seconds:6.0f}  {name}")
         slow = [*OPTIONS, "-m", "slow", *(str(ROOT / name) for name in names)]
         code = pytest.main(slow, plugins=[tally])
     none = [name for name, count in tally.counts.items() if not sum(count.values())]

@@ -92,8 +92,10 @@ def test_file_larger_than_memory(large, tmp_path, how):
     assert found["growth"] <= windows * BUDGET + SLACK
 
 
+# What is started in the background may be told to ignore Ctrl-C, and Python then does.
 INTERRUPTED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import numpy as np
 from fastxent import on_disk
 logits, out = sys.argv[1:]
