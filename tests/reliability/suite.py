@@ -37,10 +37,12 @@ class Tally:
         self.faults: list[str] = []
         self.seconds: Counter[str] = Counter()  # of each file
         self._outcome: dict[str, str] = defaultdict(lambda: "passed")
+        self._of_file: dict[str, list[str]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note the worst of set-up, call and clean-up; count after the last."""
-        self.seconds[report.nodeid.partition("::")[0]] += report.duration
+        file = report.nodeid.partition("::")[0]
+        self.seconds[file] += report.duration
         if report.outcome != "passed" and self._outcome[report.nodeid] != "failed":
             self._outcome[report.nodeid] = report.outcome
         if report.when != "teardown":
@@ -49,7 +51,10 @@ class Tally:
         self.all[outcome] += 1
         if outcome == "failed":
             self.faults.append(report.nodeid)
-        for name in self.names:
+        if file not in self._of_file:
+            few = [name for name in self.names if file.startswith(name.partition("::")[0])]
+            self._of_file[file] = few
+        for name in self._of_file[file]:
             if is_of(report.nodeid, name):
                 self.counts[name][outcome] += 1
 
