@@ -1,7 +1,7 @@
 """Tests that `make test` leaves to `make test-slow`; `make reliability` runs those of its promises.
 
 The suite took some 2,000 seconds of one core with nothing compiled before, and 25,000 tests; these
-are a sixth of the tests and 1,150 of the seconds. The comments say what holds the same meanwhile.
+are a sixth of the tests and some 1,140 of the seconds. The comments say what holds the same meanwhile.
 """
 
 from __future__ import annotations
@@ -12,17 +12,10 @@ __all__ = ["is_slow"]
 
 # Seconds of one core with nothing compiled before, and beginnings of names of tests.
 _SLOW = {
-    # Numba's kernels of all but float32, compiled one by one: the tests of twins hold their bits to
-    # those of the compiled backend, for which all of these run.
-    r"tests/test_conformance.py::.*-(b?float16|float64)-numba\]": 150,
-    r"tests/sharding/test_spread_cases.py::.*\[numba-": 92,
-    r"tests/sharding/test_by_block.py::.*\[numba-": 35,
-    r"tests/test_traps.py::.*\[numba-.*(float16|float64)": 25,
-    r"tests/test_scipy_edges.py::.*\[numba-.*(float16|float64)": 15,
-    r"tests/test_threads.py::.*\[numba-.*float64": 6,
-    r"tests/test_binary.py::.*\[numba-.*(float16|float64)": 11,
-    r"tests/test_softmax_backward.py::.*\[numba-.*(float16|float64)": 8,
-    r"tests/test_properties.py::.*\[(float16|float64)-numba\]": 22,
+    # Numba's kernels of all but float32, compiled one by one, wherever a test is run for each
+    # backend: the tests of twins hold their bits to those of the compiled backend, which is tested.
+    r"tests/(?!processes/|gpu/).*\[(?=.*\bnumba\b)(?=.*float(16|64))": 300,
+    r"tests/sharding/test_(spread_cases|by_block).py::.*\[numba-": 50,
     r"tests/test_properties.py::test_(random_cases_with_every|any_layout).*float32-numba\]": 12,
     # Kernels of float16 and float64 between pages that nobody may touch; those of float32 stay.
     r"tests/test_guard_pages.py::test_numba_touches": 120,
