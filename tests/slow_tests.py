@@ -1,7 +1,7 @@
 """Tests that `make test` leaves to `make test-slow`; `make reliability` runs those of its promises.
 
 The suite took some 2,000 seconds of one core with nothing compiled before, and 25,000 tests; these
-are a sixth of the tests and some 1,140 of the seconds. The comments say what holds the same meanwhile.
+are a sixth of the tests and 1,140 of the seconds. The comments say what holds the same meanwhile.
 """
 
 from __future__ import annotations
