@@ -57,7 +57,7 @@ def _option_cases() -> list[Case]:
 def _shape_cases() -> list[Case]:
     """Awkward numbers of rows and classes, leading dimensions, and one shape of real size."""
     shapes: list[tuple[int | tuple[int, ...], int]] = [(1, 1), (2, 1), (3, 2), (5, 16), (5, 17)]
-    shapes += [(33, 10), (7, 1001), (3, BLOCK), (3, BLOCK + 1), (2, 2 * BLOCK + 1), (64, 32003)]
+    shapes += [(33, 10), (7, 1001), (3, BLOCK), (3, BLOCK + 1), (2, 2 * BLOCK + 1), (9, 32003)]
     shapes += [((), 7), ((2, 3), 5)]
     cases = [Case(*shape, labels=labels) for shape in shapes for labels in ("hard", "soft")]
     for labels, axis in itertools.product(("hard", "soft", "ignored"), (0, 1)):
