@@ -44,6 +44,8 @@ def test_programs_exist_and_kept_the_promise(name):
     assert importlib.util.find_spec(one.command[1]) is not None
     record = run.kept(FOUND).get(name)
     if record is None:
+        if not run.PAGE.exists():
+            pytest.skip("no page where the source tree is absent")
         assert "not run" in run.PAGE.read_text(encoding="utf-8")
     else:
         assert record["passed"]

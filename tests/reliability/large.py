@@ -8,7 +8,7 @@ More than 2**31 elements, rows, classes and bytes between neighbours, and more t
 whose numbers float32 cannot hold. Rows repeat a pattern of odd length, so that a wrapped index
 meets another row, and every row of the result must have the bits that the pattern alone gets; the
 pattern is held against the float64 reference. Needs 12 GB of memory and, with all backends, about
-20 minutes on two cores.
+36 minutes on two cores that have other work.
 """
 
 from __future__ import annotations
