@@ -1,6 +1,6 @@
 # Two commands on a fresh machine with Python 3.11+, a C++ compiler and make:
 #   make demo    train a network on real digits, draw it, measure the speed
-#   make test    the test suite, but for the sixth of it that takes long: make test-slow
+#   make test    the test suite, but for the quarter of it that takes longest: make test-slow
 # Each sets up what it needs in .venv first: pinned packages, and fastxent built from this tree.
 
 PYTHON ?= python3
@@ -33,7 +33,7 @@ demo: $(SETUP)  ## Train on real digits, compare with the textbook, draw it, mea
 	$(BIN)/fastxent demo
 
 # A file of tests stays in one process: what Numba compiles for it is compiled once.
-test: $(SETUP)  ## Run the doctests and the tests, but for a sixth that take long (test-slow)
+test: $(SETUP)  ## Run the doctests and the tests, but for a quarter that take long (test-slow)
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(SETUP)  ## Run the tests that `make test` leaves out since they take long

@@ -257,8 +257,9 @@ def told(library, code):
         assert driver.why_not() is None, driver.why_not()
     """
     path = os.pathsep.join([str(Path(fastxent.__file__).parents[1]), *sys.path])
+    # -u: the library writes beside Python's buffer, and the order of lines is what is tested
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(start) + textwrap.dedent(code)],
+        [sys.executable, "-u", "-W", "error", "-c", textwrap.dedent(start) + textwrap.dedent(code)],
         env={**os.environ, "LD_LIBRARY_PATH": str(library), "PYTHONPATH": path},
         capture_output=True,
         text=True,
