@@ -150,3 +150,20 @@ def test_the_oldest_versions_that_are_tested_are_those_that_are_told():
     assert needed <= set(tested)
     known = {name: told[name] for name in tested if name in told}
     assert known == {name: {tested[name]} for name in known}
+
+
+@pytest.mark.parametrize("level", ["baseline", "v3", "v4"])
+def test_no_size_is_cut_to_32_bits(level):
+    """Of the kernels' own code; GCC has no warning for this."""
+    path, source = shutil.which("clang++"), ROOT / "src_cython" / "kernels.cpp"
+    if path is None or not source.exists() or platform.machine() != "x86_64":
+        pytest.skip("needs Clang, the source tree and x86-64")
+    flags = [] if level == "baseline" else [f"-march=x86-64-{level}"]
+    strict = ["-std=c++17", "-fsyntax-only", "-Werror=shorten-64-to-32", "-Werror=sign-compare"]
+    done = subprocess.run(
+        [path, *strict, *flags, f"-DFASTXENT_LEVEL={level}", str(source)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
