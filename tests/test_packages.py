@@ -1,6 +1,8 @@
 """The programs that audit dependencies and look into packages: what they pass, and what not."""
 
+import http.server
 import json
+import threading
 import zipfile
 
 import pytest
@@ -18,6 +20,7 @@ SKIPPED = {"name": "llvmlite", "skip_reason": "not found: llvmlite"}
 @pytest.fixture
 def auditor(tmp_path, monkeypatch):
     """A pip-audit that reports what it is given."""
+    pytest.importorskip("requests", reason="comes with pip-audit")
 
     def reports(*dependencies):
         folder = tmp_path / "pip_audit"
@@ -48,6 +51,43 @@ def test_audit_passes_only_what_was_looked_up(auditor, tmp_path, capsys, depende
         assert kept["passed"] == (code == 0)
         assert kept["figures"]["packages"] == len(dependencies)
         assert ("numba 0.1: PYSEC-1, mended in 0.2" in told.out) == bool(code)
+
+
+PAGES = {  # of an index that has no page of the release 1.0
+    "/some/1.1/json": {"info": {"version": "1.1"}},
+    "/some/json": {"info": {"version": "1.2"}},
+}
+
+
+class Index(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        page = PAGES.get(self.path)
+        self.send_response(404 if page is None else 200)
+        self.end_headers()
+        self.wfile.write(json.dumps(page).encode())
+
+    def log_message(self, *_):
+        """Print nothing."""
+
+
+def test_the_page_of_a_project_answers_for_its_newest_release(monkeypatch):
+    requests = pytest.importorskip("requests", reason="comes with pip-audit")
+    from reliability import advisories
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", requests.adapters.HTTPAdapter.send)
+    advisories.answer_for_the_newest()
+    with http.server.HTTPServer(("127.0.0.1", 0), Index) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        where = "http://{}:{}".format(*server.server_address)
+        answers = {
+            version: requests.get(f"{where}/some/{version}/json", timeout=100)
+            for version in ("1.0", "1.1", "1.2")
+        }
+        nothing = requests.get(f"{where}/other/1.0/json", timeout=100)
+        server.shutdown()
+    assert answers["1.1"].json() == PAGES["/some/1.1/json"]
+    assert answers["1.2"].json() == PAGES["/some/json"]  # the newest: its project's page
+    assert (answers["1.0"].status_code, nothing.status_code) == (404, 404)
 
 
 def test_audit_says_what_it_needs(monkeypatch, capsys):

@@ -1,5 +1,8 @@
 """Ask an advisory database about what an installation of fastxent brings along.
 
+Run it in an environment of its own, where fastxent is installed with the newest of everything, as
+users get it: some indexes know advisories of the newest releases only.
+
 pip-audit calls a package that the database's service does not know "skipped", and ends with
 success all the same: here, what was not looked up is not audited.
 """
@@ -25,7 +28,7 @@ __all__ = ["main"]
 PACKAGES = ("numpy", "numba", "llvmlite", "setuptools", "Cython")
 EXAMPLES = """\
 example:
-  python -m pip install pip-audit
+  python -m pip install . pip-audit rich
   python -m reliability.audit
   python -m reliability.audit --requirements constraints.txt
 
@@ -103,7 +106,8 @@ def main(argv: list[str] | None = None) -> int:
         listed = Path(work) / "requirements.txt"
         listed.write_text("\n".join(line for line in lines if "==" in line) + "\n")
         options = ["--no-deps", "--disable-pip", "--progress-spinner", "off", "--format", "json"]
-        command = [sys.executable, "-m", "pip_audit", "--vulnerability-service", arguments.service]
+        auditor = str(Path(__file__).with_name("advisories.py"))
+        command = [sys.executable, auditor, "--vulnerability-service", arguments.service]
         done = subprocess.run(
             [*command, *options, "--requirement", listed],
             capture_output=True,
