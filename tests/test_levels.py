@@ -216,7 +216,8 @@ def test_exponential_is_good_to_one_unit_in_the_last_place(dtype):
     # below `highest` the sum rounds to 1 by far and p is exp itself; without a fused multiply-add
     # the argument is rounded once more
     fused = kernels().level() in ("v3", "v4")
-    assert error[x < highest].max() <= (1.0 if fused else 1.25)
+    of_exp = 1.0 if fused else 1.25
+    assert error[x < highest].max() <= of_exp
     # half from the sum, its reciprocal and the product each
-    assert error.max() <= 2.5
+    assert error.max() <= of_exp + 1.5
     assert fx.softmax(np.array([0.0, -np.inf], dtype))[1] == 0

@@ -223,6 +223,13 @@ def test_the_program_of_levels_runs_tests_on_each(tmp_path):
     assert levels.main([*arguments, "--out", str(tmp_path)]) == 0
     record = records.load("levels", tmp_path)
     assert record["figures"]["levels"] == "baseline: 1 passed, 0 skipped, 0 failed"
+    # figures of another level stay, and what failed there is still said
+    record["figures"]["counts"] = {"v3": {"failed": 1, "passed": 2}}
+    records.keep("levels", record["figures"], False, 1.0, ["v3"], tmp_path)
+    assert levels.main([*arguments, "--out", str(tmp_path)]) == 1
+    record = records.load("levels", tmp_path)
+    assert record["figures"]["counts"]["v3"] == {"failed": 1, "passed": 2}
+    assert record["figures"]["counts"]["baseline"]["passed"] == 1
 
 
 def test_counts_are_those_of_the_last_line_of_pytest():
