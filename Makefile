@@ -1,6 +1,6 @@
 # Two commands on a fresh machine with Python 3.11+, a C++ compiler and make:
 #   make demo    train a network on real digits, draw it, measure the speed
-#   make test    the test suite, but for the quarter of it that takes longest: make test-slow
+#   make test    the test suite, but for a quarter of it that takes long: make test-slow
 # Each sets up what it needs in .venv first: pinned packages, and fastxent built from this tree.
 
 PYTHON ?= python3

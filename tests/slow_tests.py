@@ -14,8 +14,8 @@ __all__ = ["is_slow"]
 _SLOW = {
     # Numba's kernels are compiled one by one. Conformance in float32 has every option, and twins in
     # float32 hold their bits to those of the compiled backend; what else is run for each backend in
-    # turn leaves Numba out.
-    r"tests/(?!processes/|gpu/|test_(conformance|twins|numba_|disk_)).*\[.*\bnumba\b": 450,
+    # turn leaves Numba out, but in tests of processes.
+    r"tests/(?!processes/|gpu/|test_(conformance|twins|numba_|disk_|doc|arch)).*\[.*\bnumba\b": 450,
     r"tests/test_conformance.py::.*float(16|64)-numba\]": 140,
     r"tests/test_twins_options.py::.*\[b?float(16|64)": 120,
     r"tests/test_twins.py::test_rows_shared_among_threads.*\[float64": 8,
@@ -32,7 +32,8 @@ _SLOW = {
     r"tests/test_instructions.py::": 30,
     r"tests/test_numba_backend.py::test_(vector_instructions|bits_do_not_depend_on_the_width)": 37,
     # Kernels of cards without a card: every way of choosing kernels but the usual one, what is in
-    # the compiled files of rows, the scripts that measure a card.
+    # the compiled files of rows, bfloat16 and float64 beside float16 and float32, the scripts that
+    # measure a card.
     r"tests/gpu/test_conformance_simulated.py::(?!.*-as_planned\]|test_every)": 43,
     r"tests/gpu/test_row_cubins.py::": 71,
     r"tests/gpu/test_(row_kernels|on_device|tile_and_str|torch_tens).*::.*(bfloat16|float64)": 22,
@@ -71,8 +72,7 @@ _SLOW = {
     r"tests/test_disk_cache_numba.py::test_program_that_harms": 8,
     r"tests/test_cli.py::test_(check_prints_a_table|demo_names_the_extra)": 15,
     r"tests/processes/test_limits.py::test_workers_of": 17,
-    # What `fastxent demo --binary` trains, by Numba; the other demo is trained by it, too.
-    r"tests/test_demo.py::test_(binary_results_agree|short_binary).*\[numba\]": 18,
+    # Demos that fail, and the binary one as a user runs it: the other is.
     r"tests/test_demo.py::test_(binary_demo_as_a_user|(binary_)?demo_fails|a_wrong_result)": 15,
 }
 _NAMES = re.compile("|".join(_SLOW))

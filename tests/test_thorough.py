@@ -222,14 +222,26 @@ def test_the_program_of_levels_runs_tests_on_each(tmp_path):
     arguments = ["--level", "baseline", "--tests", test, "--processes", "1"]
     assert levels.main([*arguments, "--out", str(tmp_path)]) == 0
     record = records.load("levels", tmp_path)
-    assert record["figures"]["levels"] == "baseline: 1 passed, 0 skipped, 0 failed"
-    # figures of another level stay, and what failed there is still said
-    record["figures"]["counts"] = {"v3": {"failed": 1, "passed": 2}}
-    records.keep("levels", record["figures"], False, 1.0, ["v3"], tmp_path)
+    assert record["figures"]["levels"].startswith(
+        "baseline: 1 passed, 0 skipped, 0 failed (commit "
+    )
+    # figures of a level that was not asked for stay, and so does what was wrong there
+    figures = record["figures"]
+    figures["counts"] = {"v3": {"passed": 2, "seconds": 100, "commit": "0123456789"}}
+    records.keep("levels", figures, False, 100, ["v3: pytest died"], tmp_path)
     assert levels.main([*arguments, "--out", str(tmp_path)]) == 1
     record = records.load("levels", tmp_path)
-    assert record["figures"]["counts"]["v3"] == {"failed": 1, "passed": 2}
-    assert record["figures"]["counts"]["baseline"]["passed"] == 1
+    assert record["faults"] == ["v3: pytest died"]
+    assert set(record["figures"]["counts"]) == {"v3", "baseline"}
+    assert 100 < record["seconds"] < 1000
+
+
+def test_the_program_of_levels_fails_where_there_are_none(tmp_path, monkeypatch):
+    from reliability import levels, records
+
+    monkeypatch.setattr(levels, "levels_here", list)
+    assert levels.main(["--out", str(tmp_path)]) == 1
+    assert not records.load("levels", tmp_path)["passed"]
 
 
 def test_counts_are_those_of_the_last_line_of_pytest():

@@ -23,14 +23,19 @@ def answer_for_the_newest() -> None:
         self: HTTPAdapter, request: PreparedRequest, *rest: Any, **options: Any
     ) -> Response:
         answer = send(self, request, *rest, **options)
-        project, _, version = (request.url or "").removesuffix("/json").rpartition("/")
-        if answer.status_code != 404 or not version:
+        url = request.url or ""
+        if answer.status_code != 404 or request.method != "GET" or not url.endswith("/json"):
             return answer
+        project, _, version = url.removesuffix("/json").rpartition("/")
         of_project = request.copy()
         of_project.url = f"{project}/json"
         newest = send(self, of_project, *rest, **options)
-        same = newest.ok and newest.json()["info"]["version"] == version
-        return newest if same else answer
+        page = newest.json() if newest.ok else {}
+        # pip-audit takes a page that tells of no advisories at all for one that has none
+        if "vulnerabilities" not in page or page["info"]["version"] != version:
+            return answer
+        answer.close()
+        return newest
 
     HTTPAdapter.send = of_release_or_project  # type: ignore[method-assign]
 

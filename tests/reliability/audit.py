@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
         listed.write_text("\n".join(line for line in lines if "==" in line) + "\n")
         options = ["--no-deps", "--disable-pip", "--progress-spinner", "off", "--format", "json"]
         auditor = str(Path(__file__).with_name("advisories.py"))
-        command = [sys.executable, auditor, "--vulnerability-service", arguments.service]
+        command = [sys.executable, "-P", auditor, "--vulnerability-service", arguments.service]
         done = subprocess.run(
             [*command, *options, "--requirement", listed],
             capture_output=True,

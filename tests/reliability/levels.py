@@ -1,7 +1,7 @@
 """The test suite on the instruction levels below the one that this machine takes by itself.
 
 On that one `make test` runs it. Tests of Numba's kernels and of those for graphics cards, which
-know no levels, are left out. Levels that are run by themselves replace their own figures only.
+know no levels, are left out. Levels that are asked for by `--level` replace their own figures only.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import fastxent as fx
 from reliability import records
@@ -47,12 +48,12 @@ def counts_of(output: str) -> dict[str, int]:
     return {word: int(n) for n, word in re.findall(r"(\d+) ([a-z]+)", lines[-1])} if lines else {}
 
 
-def failed_of(found: dict[str, int]) -> int:
+def failed_of(found: dict[str, Any]) -> int:
     """How many tests failed, or could not be run for an error."""
     return sum(found.get(word, 0) for word in ("failed", "error", "errors"))
 
 
-def _run(level: str, arguments: argparse.Namespace) -> tuple[dict[str, int], str, int]:
+def _run(level: str, arguments: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     # what was recorded before says nothing of a level, and a failed record would keep itself alive
     command += ["--ignore=tests/test_reliability.py"]
@@ -76,35 +77,39 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--level", nargs="+", choices=here, default=here[:-1] or here)
+    parser.add_argument("--level", nargs="+", choices=here, help="default: all but the highest")
     parser.add_argument("--tests", nargs="+", default=TESTS, help="pytest's words; default: all")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=records.RESULTS, help="directory of the record")
     arguments = parser.parse_args(argv)
-    start, figures, faults = time.perf_counter(), {}, []
-    with records.progress("levels", len(arguments.level)) as advance:
-        for level in arguments.level:
+    levels: list[str] = arguments.level or here[:-1] or here
+    figures: dict[str, dict[str, Any]] = {}
+    faults: list[str] = []
+    with records.progress("levels", len(levels)) as advance:
+        for level in levels:
             advance(0, f"the suite at level {level}")
+            began = time.perf_counter()
             figures[level], output, code = _run(level, arguments)
+            figures[level]["seconds"] = round(time.perf_counter() - began)
+            figures[level]["commit"] = records.commit()
             if code:
                 faults.append(f"{level}: {figures[level]}")
                 print(f"{level}: pytest ended with {code}\n{output[-5000:]}")
             advance(1)
-    seconds = time.perf_counter() - start
     before = records.load("levels", arguments.out)
-    if before is not None and before["figures"]["tests"] == arguments.tests:
+    if arguments.level and before and before["figures"]["tests"] == arguments.tests:
         stay = {k: v for k, v in before["figures"]["counts"].items() if k not in figures}
+        faults += [fault for fault in before["faults"] if fault.partition(":")[0] in stay]
         figures = stay | figures
-        seconds += before["seconds"] if stay else 0
     words = [
         f"{level}: {found.get('passed', 0):,} passed, {found.get('skipped', 0):,} skipped, "
-        f"{failed_of(found)} failed"
+        f"{failed_of(found)} failed (commit {found['commit']})"
         for level, found in figures.items()
     ]
     print("\n".join(words))
     kept = {"levels": "; ".join(words), "counts": figures, "tests": arguments.tests}
-    passed = not faults and bool(figures)
-    passed &= all(one.get("passed") and not failed_of(one) for one in figures.values())
+    passed = bool(levels) and not faults and all(one.get("passed") for one in figures.values())
+    seconds = sum(one["seconds"] for one in figures.values())
     records.keep("levels", kept, passed, seconds, faults, arguments.out)
     return 0 if passed else 1
 

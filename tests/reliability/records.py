@@ -22,7 +22,7 @@ from rich.progress import (
 
 from fastxent.bench import machine
 
-__all__ = ["RESULTS", "Advance", "keep", "load", "progress"]
+__all__ = ["RESULTS", "Advance", "commit", "keep", "load", "progress"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -92,7 +92,7 @@ def keep(
         "faults": list(faults),
         "seconds": round(seconds, 1),
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": _commit(),
+        "commit": commit(),
         "machine": machine.summary(where),
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def keep(
     return path
 
 
-def _commit() -> str:
+def commit() -> str:
     """Which version of the source this is; nothing where it is no repository."""
     with suppress(OSError):
         done = subprocess.run(
